@@ -1,0 +1,1 @@
+//! The security companion of workloads, one per node.

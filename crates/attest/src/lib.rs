@@ -1,0 +1,1 @@
+//! Selectors, the subset matcher, evidence, lineage.

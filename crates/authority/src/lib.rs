@@ -1,0 +1,1 @@
+//! The control plane: registration, sites, issuance, agent streams, bundles, admin API.

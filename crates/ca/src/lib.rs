@@ -1,0 +1,1 @@
+//! Certificate profiles and templates, linter, rotation state machine.

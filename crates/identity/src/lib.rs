@@ -1,0 +1,1 @@
+//! SPIFFE IDs, X509- and JWT-SVIDs, trust bundles: parse, build, validate, verify.

@@ -1,0 +1,1 @@
+//! Seals, root key, wrapping keys and wrapped keys.

@@ -1,0 +1,1 @@
+//! Append-only verifiable logs: tiles, checkpoints, proofs (C2SP tlog-tiles).

@@ -1,0 +1,1 @@
+//! Listeners, limits, drain, health, telemetry.

@@ -1,0 +1,1 @@
+//! What a workload links: SVID sources and mutual TLS.

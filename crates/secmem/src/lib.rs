@@ -1,0 +1,1 @@
+//! Protected buffers and process hardening: the only unsafe code of ours.

@@ -1,0 +1,1 @@
+//! The revision log: state as a fold over a dense, authenticated log of changes.

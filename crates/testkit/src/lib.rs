@@ -1,0 +1,1 @@
+//! Fakes, clocks and throw-away trust domains for tests.
