@@ -1,5 +1,7 @@
 //! Chores of the repository. `cargo xtask codegen` writes the protobuf code that is checked in.
 
+#[cfg(test)]
+mod arch;
 mod codegen;
 
 use anyhow::{Result, bail};

@@ -1,0 +1,83 @@
+//! The arrows of the house: who may depend on whom. `ARCHITECTURE.md` explains the floors.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+const FLOOR_0: &[&str] = &["crypto", "identity", "secmem", "wire"];
+const FLOOR_1: &[&str] = &["attest", "ca", "keyring", "ledger", "store"];
+const FLOOR_2: &[&str] = &["net", "tls"];
+const FLOOR_3: &[&str] = &["agent", "authority", "cli", "sdk"];
+
+/// What each crate may use in its shipped code. Tests may use more.
+fn allowed(name: &str) -> Option<Vec<&'static str>> {
+    let below_roles = || [FLOOR_0, FLOOR_1, FLOOR_2].concat();
+    Some(match name {
+        "secmem" => vec![],
+        "crypto" => vec!["secmem"],
+        "identity" => vec!["crypto"],
+        "wire" => vec!["identity"],
+        "store" | "ledger" => vec!["crypto"],
+        "keyring" => vec!["crypto", "secmem"],
+        "ca" | "attest" | "tls" => vec!["crypto", "identity"],
+        "net" => vec!["tls"],
+        "authority" => below_roles(),
+        "agent" => below_roles().into_iter().filter(|room| !["ca", "store"].contains(room)).collect(),
+        "sdk" => vec!["crypto", "identity", "tls", "wire"],
+        "cli" | "lab" => [below_roles().as_slice(), FLOOR_3].concat(),
+        // Beside the house: tests and examples.
+        "testkit" => below_roles(),
+        _ => return None,
+    })
+}
+
+/// Crates that stand for a library of others: nobody else names it.
+const SOLE_OWNERS: &[(&str, &[&str])] = &[
+    ("aws-lc-rs", &["crypto"]),
+    ("rusqlite", &["store"]),
+    ("rustls", &["tls"]),
+    ("rustls-webpki", &["identity"]),
+    ("tokio-rustls", &["tls"]),
+];
+
+type Arrows = BTreeMap<String, Vec<String>>;
+
+fn shipped_dependencies() -> Arrows {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut arrows = Arrows::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let Some(name) = package["name"].as_str().unwrap().strip_prefix("bonafide-") else { continue };
+        let shipped = package["dependencies"].as_array().unwrap().iter().filter(|d| d["kind"] != "dev");
+        let names = shipped.map(|d| d["name"].as_str().unwrap().to_owned()).collect();
+        arrows.insert(name.to_owned(), names);
+    }
+    arrows
+}
+
+#[test]
+fn every_arrow_is_in_the_table() {
+    for (name, dependencies) in shipped_dependencies() {
+        let Some(allowed) = allowed(&name) else { panic!("`{name}` has no place in the house: see xtask/src/arch.rs") };
+        for dependency in dependencies.iter().filter_map(|d| d.strip_prefix("bonafide-")) {
+            assert!(allowed.contains(&dependency), "`{name}` must not use `{dependency}`");
+        }
+    }
+}
+
+#[test]
+fn foreign_libraries_have_one_door() {
+    let arrows = shipped_dependencies();
+    for (library, owners) in SOLE_OWNERS {
+        for (name, dependencies) in &arrows {
+            let uses = dependencies.iter().any(|d| d == library);
+            // Benchmarks measure the bare library beside ours.
+            let may = owners.contains(&name.as_str()) || name == "lab";
+            assert!(!uses || may, "`{name}` names `{library}`, which is the business of {owners:?}");
+        }
+    }
+}
