@@ -27,7 +27,7 @@ const SETS: &[Set] = &[
     },
     Set {
         include: "crates/authority/proto",
-        protos: &["record.proto"],
+        protos: &["record.proto", "entry.proto"],
         out: "crates/authority/src/generated",
         services: false,
     },
