@@ -1,0 +1,358 @@
+//! The certificate extension with what was attested about one launch of a workload.
+//!
+//! ```asn1
+//! BonafideAttributes ::= SEQUENCE {
+//!     instance    [0] IMPLICIT OCTET STRING (SIZE (16)) OPTIONAL,
+//!     generation  INTEGER (0..18446744073709551615),
+//!     attributes  SEQUENCE (SIZE (0..64)) OF Attribute }
+//!
+//! Attribute ::= SEQUENCE {
+//!     kind   ENUMERATED { selector(0), label(1), site(2), registration(3), admin(4), evidence(5) },
+//!     key    UTF8String (SIZE (1..128)),           -- printable ASCII without space
+//!     value  OCTET STRING (SIZE (0..1024)) }
+//! ```
+//!
+//! - `instance` names one launch: replicas share a SPIFFE ID, and each has an instance ID of its own.
+//! - `generation` counts the certificates of one instance; every renewal adds one.
+//! - `attributes` is a set, written in ascending order of (kind, key, value) without duplicates. A label has
+//!   one value per key; a certificate has at most one site and one registration.
+//! - The encoding is DER with exactly one form per value; the reader refuses every other. The whole is at
+//!   most 8 KiB. A change of layout gets a new object identifier, so there is no version field.
+//!
+//! **Semantics.** Labels certified here are the only labels that policies trust. Selectors and evidence
+//! record what the authority was shown when it issued; they grant nothing by themselves. Nothing may be
+//! read from this extension before the certificate that carries it was verified, and only for the trust
+//! domain of that certificate: another trust domain's labels mean what that trust domain says they mean.
+//!
+//! **Not critical.** X509-SVID is a shared format: an Envoy, a Go or a Java program must be able to verify
+//! our certificates although it never heard of attributes, and RFC 5280 section 4.2 makes it refuse an
+//! unknown critical extension. Ignoring the extension is safe, because it only ever adds facts about the
+//! holder of an identity; it never takes rights away. What limits a certificate (validity, usages) stands
+//! in the standard fields.
+
+use std::collections::BTreeSet;
+
+use const_oid::ObjectIdentifier;
+
+use crate::asn1::{self, BadDer, Reader, tag};
+use crate::instance::InstanceId;
+
+/// The object identifier of the extension.
+///
+/// Provisional: it hangs below a private enterprise number that IANA has not assigned to anybody (the
+/// letters `bona` as a 31-bit number, far beyond the assigned range), and it changes once, here, when a
+/// number is registered. An arc under 2.25 (a UUID) is no way out: Go refuses extensions whose identifiers
+/// have a component of 2^31 or more.
+pub const OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.1651470945.1");
+
+/// Most attributes of one certificate.
+pub const MAX_ATTRIBUTES: usize = 64;
+/// Longest key in bytes.
+pub const MAX_KEY_LENGTH: usize = 128;
+/// Longest value in bytes.
+pub const MAX_VALUE_LENGTH: usize = 1024;
+/// Longest encoding of the extension's value in bytes.
+pub const MAX_DER_LENGTH: usize = 8 * 1024;
+
+/// Key that [`Attribute::site`] uses.
+pub const SITE_KEY: &str = "site";
+/// Key that [`Attribute::registration`] uses.
+pub const REGISTRATION_KEY: &str = "registration";
+
+/// What an attribute is about.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum Kind {
+    /// An attested selector of the process, such as `unix.uid` = `1000`. Several values per key are usual.
+    Selector = 0,
+    /// A label that policies may trust. One value per key.
+    Label = 1,
+    /// The site whose evidence led to this certificate; its value is the site's name.
+    Site = 2,
+    /// The registration that granted this identity; its value is the registration's ID.
+    Registration = 3,
+    /// An administrative right over the authority.
+    Admin = 4,
+    /// How strong the evidence was, such as `caller` = `pidfd`.
+    Evidence = 5,
+}
+
+/// One attested attribute.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Attribute {
+    /// What it is about.
+    pub kind: Kind,
+    /// 1 to 128 printable ASCII characters without space.
+    pub key: String,
+    /// Up to 1024 bytes, text or not.
+    pub value: Vec<u8>,
+}
+
+/// The content of the extension.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Attributes {
+    /// Which launch of the workload the certificate belongs to, if it belongs to one.
+    pub instance: Option<InstanceId>,
+    /// How many certificates this instance had before this one.
+    pub generation: u64,
+    /// The attributes; their order has no meaning.
+    pub attributes: Vec<Attribute>,
+}
+
+/// Why attributes cannot be written, or bytes are not attributes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum AttributesError {
+    /// Not the one DER form of the type.
+    #[error("the attributes are not in their DER form")]
+    Malformed,
+    /// A kind that this version does not know.
+    #[error("an attribute is of an unknown kind")]
+    UnknownKind,
+    /// More than 64 attributes, or an encoding of more than 8 KiB.
+    #[error("there are more than 64 attributes, or more than 8 KiB of them")]
+    TooMany,
+    /// An empty or too long key, or one that is not printable ASCII.
+    #[error("the key of an attribute is not 1 to 128 printable ASCII characters")]
+    Key,
+    /// A value of more than 1024 bytes, or a site or registration that is not text.
+    #[error("the value of an attribute is longer than 1024 bytes, or not text where it must be")]
+    Value,
+    /// Attributes that are not in ascending order, or twice the same.
+    #[error("the attributes are not in ascending order")]
+    Order,
+    /// Two values of one label, two sites or two registrations.
+    #[error("a label, site or registration has two values")]
+    Ambiguous,
+}
+
+impl AttributesError {
+    /// A stable name of this error for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed => "attributes.malformed",
+            Self::UnknownKind => "attributes.unknown-kind",
+            Self::TooMany => "attributes.too-many",
+            Self::Key => "attributes.key",
+            Self::Value => "attributes.value",
+            Self::Order => "attributes.order",
+            Self::Ambiguous => "attributes.ambiguous",
+        }
+    }
+
+    /// What a person can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Malformed | Self::UnknownKind | Self::Order => {
+                "the certificate was issued by another version or another program: upgrade, or issue it again"
+            }
+            Self::TooMany => "certify fewer labels and selectors",
+            Self::Key => "use keys of 1 to 128 printable ASCII characters without space",
+            Self::Value => "use values of at most 1024 bytes",
+            Self::Ambiguous => "give each label one value, and the certificate one site and one registration",
+        }
+    }
+}
+
+impl From<BadDer> for AttributesError {
+    fn from(_: BadDer) -> Self {
+        Self::Malformed
+    }
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Selector, Self::Label, Self::Site, Self::Registration, Self::Admin, Self::Evidence]
+            .into_iter()
+            .find(|&kind| kind as u8 == byte)
+    }
+
+    /// The name of the kind, for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Selector => "selector",
+            Self::Label => "label",
+            Self::Site => "site",
+            Self::Registration => "registration",
+            Self::Admin => "admin",
+            Self::Evidence => "evidence",
+        }
+    }
+}
+
+impl Attribute {
+    /// An attribute of any kind. Its bounds are checked when it is written.
+    pub fn new(kind: Kind, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
+        Self { kind, key: key.into(), value: value.into() }
+    }
+
+    /// The site whose evidence led to the certificate.
+    pub fn site(name: &str) -> Self {
+        Self::new(Kind::Site, SITE_KEY, name)
+    }
+
+    /// The registration that granted the identity.
+    pub fn registration(id: &str) -> Self {
+        Self::new(Kind::Registration, REGISTRATION_KEY, id)
+    }
+
+    fn check(&self) -> Result<(), AttributesError> {
+        check_key(&self.key)?;
+        check_value(self.kind, &self.value)
+    }
+}
+
+impl Attributes {
+    /// The value of the extension. Attributes may be in any order, and exact duplicates count once.
+    ///
+    /// # Errors
+    /// If an attribute or the whole exceeds its bounds, or a label, site or registration has two values.
+    pub fn to_der(&self) -> Result<Vec<u8>, AttributesError> {
+        let sorted: BTreeSet<&Attribute> = self.attributes.iter().collect();
+        if sorted.len() > MAX_ATTRIBUTES {
+            return Err(AttributesError::TooMany);
+        }
+        let mut list = Vec::new();
+        let mut previous: Option<&Attribute> = None;
+        for attribute in sorted {
+            attribute.check()?;
+            if previous.is_some_and(|previous| clash(previous, attribute)) {
+                return Err(AttributesError::Ambiguous);
+            }
+            previous = Some(attribute);
+            let mut fields = Vec::with_capacity(attribute.key.len() + attribute.value.len() + 16);
+            asn1::write(&mut fields, tag::ENUMERATED, &[attribute.kind as u8]);
+            asn1::write(&mut fields, tag::UTF8_STRING, attribute.key.as_bytes());
+            asn1::write(&mut fields, tag::OCTET_STRING, &attribute.value);
+            asn1::write(&mut list, tag::SEQUENCE, &fields);
+        }
+        let mut content = Vec::with_capacity(list.len() + 40);
+        if let Some(instance) = &self.instance {
+            asn1::write(&mut content, tag::context(0), instance.as_bytes());
+        }
+        asn1::write_u64(&mut content, self.generation);
+        asn1::write(&mut content, tag::SEQUENCE, &list);
+        let mut der = Vec::with_capacity(content.len() + 4);
+        asn1::write(&mut der, tag::SEQUENCE, &content);
+        if der.len() > MAX_DER_LENGTH {
+            return Err(AttributesError::TooMany);
+        }
+        Ok(der)
+    }
+
+    /// Reads the value of the extension.
+    ///
+    /// # Errors
+    /// If the bytes are anything else than what [`to_der`](Self::to_der) writes.
+    pub fn from_der(der: &[u8]) -> Result<Self, AttributesError> {
+        if der.len() > MAX_DER_LENGTH {
+            return Err(AttributesError::TooMany);
+        }
+        let mut reader = Reader::new(der);
+        let attributes = reader.nested(tag::SEQUENCE, |content| {
+            let instance = match content.optional(tag::context(0))? {
+                Some(bytes) => Some(InstanceId::from_bytes(bytes.try_into().map_err(|_| BadDer)?)),
+                None => None,
+            };
+            let generation = content.u64()?;
+            let attributes = content.nested(tag::SEQUENCE, read_list)?;
+            Ok::<_, AttributesError>(Self { instance, generation, attributes })
+        })?;
+        reader.finish()?;
+        Ok(attributes)
+    }
+
+    /// The certified labels: key and value.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.of(Kind::Label)
+    }
+
+    /// The value of one certified label.
+    pub fn label(&self, key: &str) -> Option<&[u8]> {
+        self.labels().find(|(k, _)| *k == key).map(|(_, value)| value)
+    }
+
+    /// The attested selectors: key and value.
+    pub fn selectors(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.of(Kind::Selector)
+    }
+
+    /// The administrative rights: key and value.
+    pub fn admin(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.of(Kind::Admin)
+    }
+
+    /// The evidence: key and value.
+    pub fn evidence(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.of(Kind::Evidence)
+    }
+
+    /// The site whose evidence led to the certificate.
+    pub fn site(&self) -> Option<&str> {
+        self.of(Kind::Site).next().and_then(|(_, value)| str::from_utf8(value).ok())
+    }
+
+    /// The registration that granted the identity.
+    pub fn registration(&self) -> Option<&str> {
+        self.of(Kind::Registration).next().and_then(|(_, value)| str::from_utf8(value).ok())
+    }
+
+    fn of(&self, kind: Kind) -> impl Iterator<Item = (&str, &[u8])> {
+        self.attributes.iter().filter(move |a| a.kind == kind).map(|a| (a.key.as_str(), a.value.as_slice()))
+    }
+}
+
+fn read_list(list: &mut Reader<'_>) -> Result<Vec<Attribute>, AttributesError> {
+    let mut attributes: Vec<Attribute> = Vec::new();
+    while !list.is_empty() {
+        if attributes.len() == MAX_ATTRIBUTES {
+            return Err(AttributesError::TooMany);
+        }
+        let attribute = list.nested(tag::SEQUENCE, read_attribute)?;
+        if let Some(previous) = attributes.last() {
+            if *previous >= attribute {
+                return Err(AttributesError::Order);
+            }
+            if clash(previous, &attribute) {
+                return Err(AttributesError::Ambiguous);
+            }
+        }
+        attributes.push(attribute);
+    }
+    Ok(attributes)
+}
+
+fn read_attribute(fields: &mut Reader<'_>) -> Result<Attribute, AttributesError> {
+    let kind = match fields.read(tag::ENUMERATED)? {
+        [byte @ 0..=0x7f] => Kind::from_byte(*byte).ok_or(AttributesError::UnknownKind)?,
+        _ => return Err(AttributesError::Malformed),
+    };
+    let key = str::from_utf8(fields.read(tag::UTF8_STRING)?).map_err(|_| AttributesError::Key)?;
+    check_key(key)?;
+    let value = fields.read(tag::OCTET_STRING)?;
+    check_value(kind, value)?;
+    Ok(Attribute { kind, key: key.to_owned(), value: value.to_vec() })
+}
+
+fn check_key(key: &str) -> Result<(), AttributesError> {
+    let in_bounds = (1..=MAX_KEY_LENGTH).contains(&key.len());
+    if in_bounds && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err(AttributesError::Key)
+    }
+}
+
+fn check_value(kind: Kind, value: &[u8]) -> Result<(), AttributesError> {
+    let is_text = !matches!(kind, Kind::Site | Kind::Registration) || str::from_utf8(value).is_ok();
+    if value.len() <= MAX_VALUE_LENGTH && is_text { Ok(()) } else { Err(AttributesError::Value) }
+}
+
+/// Whether two neighbours in the order give two values to what has one.
+fn clash(one: &Attribute, other: &Attribute) -> bool {
+    one.kind == other.kind
+        && match one.kind {
+            Kind::Label => one.key == other.key,
+            Kind::Site | Kind::Registration => true,
+            Kind::Selector | Kind::Admin | Kind::Evidence => false,
+        }
+}
