@@ -1,1 +1,7 @@
 //! Protected buffers and process hardening: the only unsafe code of ours.
+
+mod process;
+mod secret;
+
+pub use process::{Hardening, harden_process};
+pub use secret::{SecretBytes, SecretError};
