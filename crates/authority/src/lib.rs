@@ -11,6 +11,10 @@
 )]
 mod generated;
 
+pub mod config;
+mod issuance;
 pub mod rates;
+mod stream;
 
+pub use config::{AuthorityConfig, ConfigError};
 pub use generated::entry;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 /// Keys that one table remembers. Above it, buckets that are full again are forgotten; if none is, newcomers share
 /// the fate of a full table and are refused.
 const MAX_KEYS: usize = 65_536;
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What a bucket allows: `per_second` on average, `burst` at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct Limit {
 /// One table of buckets. Cheap: a hash look-up under a lock that is never held across an await.
 #[derive(Debug)]
 pub struct Rates<Key> {
-    buckets: Mutex<HashMap<Key, Bucket>>,
+    table: Mutex<Table<Key>>,
 }
 
 /// The bucket is empty.
@@ -32,6 +33,12 @@ pub struct Rates<Key> {
 pub struct TooMany {
     /// When there will be room again.
     pub retry_after: Duration,
+}
+
+#[derive(Debug)]
+struct Table<Key> {
+    buckets: HashMap<Key, Bucket>,
+    swept_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +57,7 @@ impl Limit {
 impl<Key: Eq + Hash + Clone> Rates<Key> {
     /// An empty table.
     pub fn new() -> Self {
-        Self { buckets: Mutex::new(HashMap::new()) }
+        Self { table: Mutex::new(Table { buckets: HashMap::new(), swept_at: None }) }
     }
 
     /// Takes one token of `key`'s bucket.
@@ -59,19 +66,16 @@ impl<Key: Eq + Hash + Clone> Rates<Key> {
         Key: std::borrow::Borrow<Borrowed>,
         Borrowed: Eq + Hash + ToOwned<Owned = Key> + ?Sized,
     {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = buckets.get_mut(key) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = table.buckets.get_mut(key) {
             return bucket.take(limit, now);
         }
-        if buckets.len() >= MAX_KEYS {
-            buckets.retain(|_, bucket| !bucket.is_full(limit, now));
-            if buckets.len() >= MAX_KEYS {
-                return Err(TooMany { retry_after: Duration::from_secs(1) });
-            }
+        if table.buckets.len() >= MAX_KEYS && !table.sweep(limit, now) {
+            return Err(TooMany { retry_after: SWEEP_EVERY });
         }
         let mut bucket = Bucket { tokens: f64::from(limit.burst), filled_at: now };
         let taken = bucket.take(limit, now);
-        buckets.insert(key.to_owned(), bucket);
+        table.buckets.insert(key.to_owned(), bucket);
         taken
     }
 }
@@ -79,6 +83,19 @@ impl<Key: Eq + Hash + Clone> Rates<Key> {
 impl<Key: Eq + Hash + Clone> Default for Rates<Key> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl<Key> Table<Key> {
+    /// Forgets full buckets; says whether there is room now. Not more often than once a second: under a flood of
+    /// new keys each of them would pay for the whole table.
+    fn sweep(&mut self, limit: Limit, now: Instant) -> bool {
+        if self.swept_at.is_some_and(|swept_at| now.saturating_duration_since(swept_at) < SWEEP_EVERY) {
+            return false;
+        }
+        self.swept_at = Some(now);
+        self.buckets.retain(|_, bucket| !bucket.is_full(limit, now));
+        self.buckets.len() < MAX_KEYS
     }
 }
 
@@ -142,6 +159,9 @@ mod tests {
         let limit = Limit { per_second: 1, burst: 2 };
         let accepted = (0..100_000_u32).filter(|key| rates.take(key, limit, start).is_ok()).count();
         assert_eq!(accepted, MAX_KEYS);
-        assert!(rates.take(&100_001, limit, start + Duration::from_secs(10)).is_ok(), "full buckets are forgotten");
+        assert!(
+            rates.take(&100_001, limit, start + Duration::from_secs(10)).is_ok(),
+            "full buckets are forgotten"
+        );
     }
 }

@@ -1,0 +1,165 @@
+//! What goes to one agent: answers of the signing threads, and updates of the stream's own task.
+//!
+//! Answers overtake updates, for a workload waits for them. Both lanes are bounded; an agent that doesn't read is
+//! disconnected, it never costs memory.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bonafide_wire::node::authority_message::Kind;
+use bonafide_wire::node::{AuthorityMessage, Refused};
+use futures_util::Stream;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+/// Parts of snapshots that may wait; each is up to 256 KiB.
+const MAX_UPDATES: usize = 4;
+
+/// The sending ends.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    /// Dropping it ends the stream once it is drained.
+    pub(crate) updates: mpsc::Sender<Result<AuthorityMessage, Status>>,
+    pub(crate) answers: Answers,
+}
+
+/// Where answers go; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Answers {
+    lane: mpsc::Sender<AuthorityMessage>,
+    in_flight: Arc<AtomicUsize>,
+    limit: usize,
+    /// Cancelled when the agent doesn't read.
+    too_slow: CancellationToken,
+}
+
+/// The right to answer one request. One slot of the stream's bound on requests in flight.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    answers: Answers,
+    pub(crate) request: u64,
+}
+
+/// The receiving end, which tonic reads.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    answers: mpsc::Receiver<AuthorityMessage>,
+    updates: mpsc::Receiver<Result<AuthorityMessage, Status>>,
+}
+
+/// Both ends of a stream that has at most `limit` requests in flight.
+pub(crate) fn channel(limit: usize) -> (Sender, Outbound) {
+    // Twice: as many again may lie here, answered and unread, before the agent counts as too slow.
+    let (lane, answers) = mpsc::channel(limit.saturating_mul(2).max(1));
+    let (update_lane, updates) = mpsc::channel(MAX_UPDATES);
+    let too_slow = CancellationToken::new();
+    let sender = Sender {
+        updates: update_lane,
+        answers: Answers { lane, in_flight: Arc::default(), limit, too_slow },
+    };
+    (sender, Outbound { answers, updates })
+}
+
+impl Answers {
+    /// A slot for `request`, or none when too many are in flight.
+    pub(crate) fn ticket(&self, request: u64) -> Option<Ticket> {
+        let taken = self.in_flight.fetch_add(1, Ordering::AcqRel);
+        if taken >= self.limit {
+            self.in_flight.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(Ticket { answers: self.clone(), request })
+    }
+
+    /// Sends without waiting.
+    pub(crate) fn send(&self, kind: Kind) {
+        if let Err(mpsc::error::TrySendError::Full(_)) =
+            self.lane.try_send(AuthorityMessage { kind: Some(kind) })
+        {
+            self.too_slow.cancel();
+        }
+    }
+
+    /// Resolves when the agent doesn't read its answers.
+    pub(crate) async fn too_slow(&self) {
+        self.too_slow.cancelled().await;
+    }
+}
+
+impl Ticket {
+    /// Answers, and frees the slot.
+    pub(crate) fn answer(self, kind: Kind) {
+        self.answers.send(kind);
+    }
+
+    /// Refuses, and frees the slot.
+    pub(crate) fn refuse(self, problem: bonafide_wire::types::Problem, retry_after: u32) {
+        let request = self.request;
+        self.answer(Kind::Refused(Refused { request, problem: Some(problem), retry_after }));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.answers.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Stream for Outbound {
+    type Item = Result<AuthorityMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Poll::Ready(Some(answer)) = self.answers.poll_recv(context) {
+            return Poll::Ready(Some(Ok(answer)));
+        }
+        // The stream lives as long as its own task; answers that come later have nobody to go to.
+        self.updates.poll_recv(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bonafide_wire::node::{Bookmark, Reported};
+    use tokio_stream::StreamExt;
+
+    use super::*;
+
+    fn reported(request: u64) -> Kind {
+        Kind::Reported(Reported { request })
+    }
+
+    #[tokio::test]
+    async fn answers_overtake_updates_and_the_task_ends_the_stream() {
+        let (sender, mut outbound) = channel(4);
+        let bookmark = Kind::Bookmark(Bookmark::default());
+        sender.updates.send(Ok(AuthorityMessage { kind: Some(bookmark.clone()) })).await.unwrap();
+        let answers = sender.answers.clone();
+        answers.ticket(7).unwrap().answer(reported(7));
+        drop(sender);
+        assert_eq!(outbound.next().await.unwrap().unwrap().kind, Some(reported(7)));
+        assert_eq!(outbound.next().await.unwrap().unwrap().kind, Some(bookmark));
+        assert!(outbound.next().await.is_none(), "although `answers` is alive");
+    }
+
+    #[tokio::test]
+    async fn requests_in_flight_are_bounded_and_given_back() {
+        let (sender, _outbound) = channel(2);
+        let first = sender.answers.ticket(1).unwrap();
+        let _second = sender.answers.ticket(2).unwrap();
+        assert!(sender.answers.ticket(3).is_none());
+        first.answer(reported(1));
+        assert!(sender.answers.ticket(3).is_some());
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_read_is_noticed() {
+        let (sender, _outbound) = channel(2);
+        for request in 0..5 {
+            sender.answers.ticket(request).unwrap().answer(reported(request));
+        }
+        sender.answers.too_slow().await;
+    }
+}
