@@ -1,0 +1,197 @@
+//! gRPC and HTTP/1.1 on one connection, told apart by its first bytes, with limits on everything that a peer can make us
+//! hold or wait for.
+
+mod deadline;
+
+use std::{convert::Infallible, error::Error, future::Future, io, time::Duration};
+
+use http::{Extensions, Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::drain::Shutdown;
+use deadline::FirstBytes;
+
+/// What a connection may cost.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct HttpLimits {
+    /// For the first bytes of a connection, and for the head of an HTTP/1.1 request.
+    pub header_time: Duration,
+    /// Bytes of all header fields of a request, decoded.
+    pub header_bytes: u32,
+    /// Header fields of an HTTP/1.1 request.
+    pub header_fields: usize,
+    /// Requests at a time on one HTTP/2 connection.
+    pub streams: u32,
+    /// How often an HTTP/2 peer is asked whether it is alive, and how long it may take to answer.
+    pub ping: (Duration, Duration),
+    /// A connection is asked to end (GOAWAY) when it gets this old. Connections differ by up to a tenth less, so that
+    /// those of one rollout don't all come back at once.
+    pub age: Option<Duration>,
+    /// How long requests may go on after shutdown, or after `age`.
+    pub grace: Duration,
+}
+
+impl HttpLimits {
+    /// For processes on this machine: no maximum age.
+    pub fn local() -> Self {
+        Self {
+            header_time: Duration::from_secs(10),
+            header_bytes: 16 * 1024,
+            header_fields: 64,
+            streams: 128,
+            ping: (Duration::from_secs(60), Duration::from_secs(20)),
+            age: None,
+            grace: Duration::from_secs(5),
+        }
+    }
+
+    /// For peers on the network.
+    pub fn remote() -> Self {
+        Self {
+            ping: (Duration::from_secs(30), Duration::from_secs(20)),
+            age: Some(Duration::from_secs(3600)),
+            ..Self::local()
+        }
+    }
+}
+
+/// What can be served: an `axum::Router`, or any tower service of its shape.
+pub trait HttpService: Clone + Send + Sync + 'static {
+    /// Answers one request.
+    fn answer(
+        self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Self::Body>, Infallible>> + Send + 'static;
+
+    /// The body of its responses.
+    type Body: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+}
+
+impl<S, B> HttpService for S
+where
+    S: tower_service::Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    fn answer(
+        self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<B>, Infallible>> + Send + 'static {
+        self.oneshot(request)
+    }
+
+    type Body = B;
+}
+
+/// Serves connections in tasks of their own, and waits for them at the end.
+#[derive(Debug)]
+pub(crate) struct Server<S> {
+    service: S,
+    limits: HttpLimits,
+    shutdown: Shutdown,
+    tasks: TaskTracker,
+    spread: std::sync::atomic::AtomicU64,
+}
+
+impl<S: HttpService> Server<S> {
+    pub(crate) fn new(service: S, limits: HttpLimits, shutdown: Shutdown) -> Self {
+        Self { service, limits, shutdown, tasks: TaskTracker::new(), spread: Default::default() }
+    }
+
+    /// Serves one connection; `introduce` puts what is known of the peer into the extensions of each request.
+    pub(crate) fn spawn<IO, F>(&self, io: IO, introduce: F)
+    where
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        F: Fn(&mut Extensions) + Send + 'static,
+    {
+        let (service, limits, shutdown) = (self.service.clone(), self.limits, self.shutdown.clone());
+        let age = limits.age.map(|age| age.mul_f64(1.0 - self.next_spread() / 10.0));
+        self.tasks.spawn(async move {
+            if let Err(error) = connection(io, service, introduce, limits, age, shutdown).await {
+                tracing::debug!(error, "a connection ended early");
+            }
+        });
+    }
+
+    /// Waits until every connection has ended; each has [`HttpLimits::grace`] after the shutdown.
+    pub(crate) async fn drain(self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The golden-ratio sequence: neighbours are far apart and any run fills [0, 1) evenly, without a random source.
+    fn next_spread(&self) -> f64 {
+        let step = self.spread.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        (step as f64 * 0.618_033_988_749_895).fract()
+    }
+}
+
+async fn connection<IO, S, F>(
+    io: IO,
+    service: S,
+    introduce: F,
+    limits: HttpLimits,
+    age: Option<Duration>,
+    shutdown: Shutdown,
+) -> Result<(), String>
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: HttpService,
+    F: Fn(&mut Extensions) + Send + 'static,
+{
+    let builder = builder(&limits);
+    let io = TokioIo::new(FirstBytes::new(io, limits.header_time));
+    let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        introduce(request.extensions_mut());
+        service.clone().answer(request)
+    });
+    let mut connection = std::pin::pin!(builder.serve_connection(io, answer));
+
+    let too_old = async {
+        match age {
+            Some(age) => tokio::time::sleep(age).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = connection.as_mut() => return ended.map_err(|error| error.to_string()),
+        () = shutdown.triggered() => {}
+        () = too_old => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    match tokio::time::timeout(limits.grace, connection).await {
+        Ok(ended) => ended.map_err(|error| error.to_string()),
+        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).to_string()),
+    }
+}
+
+fn builder(limits: &HttpLimits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_time)
+        .max_headers(limits.header_fields)
+        .max_buf_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX).max(64 * 1024));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_frame_size(16 * 1024)
+        .max_header_list_size(limits.header_bytes)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(100)
+        .max_send_buf_size(1024 * 1024)
+        .keep_alive_interval(limits.ping.0)
+        .keep_alive_timeout(limits.ping.1);
+    builder
+}
