@@ -1,0 +1,48 @@
+//! Sites: places that vouch for workloads, and names for them.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bonafide_identity::time::UnixTime;
+
+use crate::{refusal::Refusal, scope::Scope};
+
+/// Longest name.
+const MAX_NAME: usize = 63;
+
+/// A site, as the store holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// See [`check_name`].
+    pub name: Arc<str>,
+    /// All that the site's evidence and its admins can ever obtain.
+    pub scope: Scope,
+    /// For registrations that name no lifetime. Never above the scope's.
+    pub default_x509_ttl: Duration,
+    /// For registrations that name no lifetime. Never above the scope's.
+    pub default_jwt_ttl: Duration,
+    /// When it was first put.
+    pub created_at: UnixTime,
+    /// Log revision of the last change.
+    pub revision: u64,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// A site's name is 1 to 63 of `a-z 0-9 -`, and begins and ends with a letter or digit: it is a segment of SPIFFE IDs
+/// and of store keys.
+///
+/// # Errors
+/// `site.name`.
+pub fn check_name(name: &str) -> Result<(), Refusal> {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(inner) || name.starts_with('-') || name.ends_with('-')
+    {
+        return Err(Refusal::invalid("site.name", "a site's name has 1 to 63 of `a-z 0-9 -` and no `-` at either end")
+            .hint("choose a name such as `edge-1`"));
+    }
+    Ok(())
+}
