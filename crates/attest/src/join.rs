@@ -88,7 +88,8 @@ impl JoinLine {
     #[must_use]
     pub fn to_word(&self) -> Zeroizing<String> {
         let trust_domain = self.trust_domain.to_string();
-        let mut bytes = Zeroizing::new(Vec::with_capacity(65 + trust_domain.len() + self.address.len() + CHECKSUM));
+        let mut bytes =
+            Zeroizing::new(Vec::with_capacity(65 + trust_domain.len() + self.address.len() + CHECKSUM));
         bytes.extend_from_slice(&self.root_pin);
         bytes.extend_from_slice(self.token.expose());
         // INVARIANT: a trust domain has at most 255 bytes (SPIFFE-ID §2.1).
@@ -111,15 +112,19 @@ impl FromStr for JoinLine {
         }
         let body = word.strip_prefix(PREFIX).ok_or(JoinError::NotAJoinLine)?;
         let bytes = Zeroizing::new(Base64UrlUnpadded::decode_vec(body).map_err(|_| JoinError::Damaged)?);
-        let (content, checksum) =
-            bytes.len().checked_sub(CHECKSUM).and_then(|at| bytes.split_at_checked(at)).ok_or(JoinError::Damaged)?;
+        let (content, checksum) = bytes
+            .len()
+            .checked_sub(CHECKSUM)
+            .and_then(|at| bytes.split_at_checked(at))
+            .ok_or(JoinError::Damaged)?;
         if !sha256(content).starts_with(checksum) {
             return Err(JoinError::Damaged);
         }
         let (root_pin, rest) = content.split_first_chunk::<32>().ok_or(JoinError::Damaged)?;
         let (token, rest) = rest.split_first_chunk::<32>().ok_or(JoinError::Damaged)?;
         let (length, rest) = rest.split_first().ok_or(JoinError::Damaged)?;
-        let (trust_domain, address) = rest.split_at_checked(usize::from(*length)).ok_or(JoinError::Damaged)?;
+        let (trust_domain, address) =
+            rest.split_at_checked(usize::from(*length)).ok_or(JoinError::Damaged)?;
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| JoinError::Damaged);
         let address = text(address)?;
         check_address(&address)?;
@@ -171,7 +176,8 @@ impl JoinError {
 pub fn check_address(address: &str) -> Result<(), JoinError> {
     let (host, port) = address.rsplit_once(':').ok_or(JoinError::Address)?;
     let printable = address.bytes().all(|byte| byte.is_ascii_graphic());
-    if host.is_empty() || address.len() > MAX_ADDRESS || !printable || !matches!(port.parse::<u16>(), Ok(1..)) {
+    if host.is_empty() || address.len() > MAX_ADDRESS || !printable || !matches!(port.parse::<u16>(), Ok(1..))
+    {
         return Err(JoinError::Address);
     }
     Ok(())

@@ -13,8 +13,13 @@ mod generated;
 
 pub mod config;
 mod issuance;
+pub mod presence;
 pub mod rates;
+mod refusal;
+pub mod scope;
+pub mod site;
 mod stream;
 
 pub use config::{AuthorityConfig, ConfigError};
 pub use generated::entry;
+pub use refusal::Refusal;

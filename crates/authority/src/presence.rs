@@ -88,13 +88,20 @@ impl Presence {
     pub fn behind(&self, revision: u64, filter: impl Fn(&SpiffeId) -> bool) -> Vec<SpiffeId> {
         self.agents()
             .iter()
-            .filter(|(id, presence)| presence.is_connected() && presence.acknowledged < revision && filter(id))
+            .filter(|(id, presence)| {
+                presence.is_connected() && presence.acknowledged < revision && filter(id)
+            })
             .map(|(id, _)| id.clone())
             .collect()
     }
 
     /// Waits until no agent is behind, or the time is up; returns those that still are.
-    pub async fn wait(&self, revision: u64, timeout: Duration, filter: impl Fn(&SpiffeId) -> bool) -> Vec<SpiffeId> {
+    pub async fn wait(
+        &self,
+        revision: u64,
+        timeout: Duration,
+        filter: impl Fn(&SpiffeId) -> bool,
+    ) -> Vec<SpiffeId> {
         let mut changed = self.changes();
         let caught_up = async {
             loop {

@@ -187,8 +187,11 @@ impl Scope {
     fn check_dns_names(&self, names: &[DnsName]) -> Result<(), Refusal> {
         match names.iter().find(|name| !self.dns_names.iter().any(|pattern| pattern.matches(name))) {
             None => Ok(()),
-            Some(name) => Err(Refusal::denied("scope.dns-name", format!("the DNS name `{name}` is outside the site's scope"))
-                .hint(WIDEN)),
+            Some(name) => Err(Refusal::denied(
+                "scope.dns-name",
+                format!("the DNS name `{name}` is outside the site's scope"),
+            )
+            .hint(WIDEN)),
         }
     }
 
@@ -200,10 +203,11 @@ impl Scope {
         };
         match labels.iter().find(|label| !inside(label)) {
             None => Ok(()),
-            Some((key, value)) => {
-                Err(Refusal::denied("scope.label", format!("the label `{key}` = `{value}` is outside the site's scope"))
-                    .hint(WIDEN))
-            }
+            Some((key, value)) => Err(Refusal::denied(
+                "scope.label",
+                format!("the label `{key}` = `{value}` is outside the site's scope"),
+            )
+            .hint(WIDEN)),
         }
     }
 
@@ -260,7 +264,12 @@ fn check_range(code: &'static str, ttl: Duration, max: Duration) -> Result<(), R
     if ttl < MIN_TTL || ttl > max {
         return Err(Refusal::invalid(
             code,
-            format!("a lifetime of {} s is not between {} s and {} s", ttl.as_secs(), MIN_TTL.as_secs(), max.as_secs()),
+            format!(
+                "a lifetime of {} s is not between {} s and {} s",
+                ttl.as_secs(),
+                MIN_TTL.as_secs(),
+                max.as_secs()
+            ),
         )
         .hint("choose a lifetime in this range, or none for the default"));
     }
@@ -272,8 +281,11 @@ fn outside_id(id: &str) -> Refusal {
 }
 
 fn reserved_refusal(id: &str) -> Refusal {
-    Refusal::denied("scope.reserved", format!("`{id}` is reserved: everything under `/bonafide` is Bonafide's own"))
-        .hint("choose another path")
+    Refusal::denied(
+        "scope.reserved",
+        format!("`{id}` is reserved: everything under `/bonafide` is Bonafide's own"),
+    )
+    .hint("choose another path")
 }
 
 /// Whether the first path segment of an ID or pattern is `bonafide`, in any case of letters.

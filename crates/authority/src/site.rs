@@ -39,10 +39,17 @@ impl fmt::Display for Site {
 /// `site.name`.
 pub fn check_name(name: &str) -> Result<(), Refusal> {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(inner) || name.starts_with('-') || name.ends_with('-')
+    if name.is_empty()
+        || name.len() > MAX_NAME
+        || !name.bytes().all(inner)
+        || name.starts_with('-')
+        || name.ends_with('-')
     {
-        return Err(Refusal::invalid("site.name", "a site's name has 1 to 63 of `a-z 0-9 -` and no `-` at either end")
-            .hint("choose a name such as `edge-1`"));
+        return Err(Refusal::invalid(
+            "site.name",
+            "a site's name has 1 to 63 of `a-z 0-9 -` and no `-` at either end",
+        )
+        .hint("choose a name such as `edge-1`"));
     }
     Ok(())
 }
