@@ -104,9 +104,14 @@ impl Drop for SocketFile {
     }
 }
 
-pub(super) fn bind(path: &Path, mode: u32, gid: Option<u32>) -> Result<(UnixListener, SocketFile), BindError> {
+pub(super) fn bind(
+    path: &Path,
+    mode: u32,
+    gid: Option<u32>,
+) -> Result<(UnixListener, SocketFile), BindError> {
     let wrong = |why| BindError::Path { path: path.to_owned(), why };
-    let parent = path.parent().filter(|parent| parent.is_absolute()).ok_or_else(|| wrong("it is not absolute"))?;
+    let parent =
+        path.parent().filter(|parent| parent.is_absolute()).ok_or_else(|| wrong("it is not absolute"))?;
     let name = path.file_name().ok_or_else(|| wrong("it names no file"))?;
     let template = template(parent);
     if too_long(path) || too_long(&template.join("s")) {

@@ -9,6 +9,9 @@ use std::{
 use bonafide_net::unix::{Limits, Listener};
 use tokio::{io::AsyncReadExt, net::UnixStream};
 
+/// Between fork and exec a child holds every descriptor of ours, and with it locks and listening sockets.
+static FORKING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 fn place() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.sock");
@@ -24,8 +27,10 @@ async fn the_socket_has_the_mode_it_was_asked_for_and_nothing_is_left_behind() {
     assert_eq!(metadata.mode() & 0o7777, 0o666);
     assert_eq!(metadata.gid(), gid);
     let names = || {
-        let mut names: Vec<_> =
-            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     };
@@ -50,6 +55,7 @@ async fn the_caller_is_what_the_kernel_says() {
 
 #[tokio::test]
 async fn a_process_that_has_ended_is_seen_as_ended() {
+    let _forking = FORKING.lock().await;
     let (_dir, path) = place();
     let listener = Listener::bind(&path, 0o600, None).unwrap();
     let mut child = tokio::process::Command::new("python3")
@@ -72,6 +78,7 @@ async fn a_process_that_has_ended_is_seen_as_ended() {
 
 #[tokio::test]
 async fn a_live_server_keeps_its_socket_and_a_dead_ones_is_replaced() {
+    let _forking = FORKING.lock().await;
     let (_dir, path) = place();
     let first = Listener::bind(&path, 0o600, None).unwrap();
     assert_eq!(Listener::bind(&path, 0o600, None).unwrap_err().code(), "socket.in-use");

@@ -48,7 +48,7 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 
 /// GET /who with the given field for `:authority`.
 fn request(stream: u8, authority: &[u8]) -> Vec<u8> {
-    let mut block = vec![0x82, 0x86, 0x44, 4];
+    let mut block = vec![0x82, 0x86, 0x04, 4];
     block.extend_from_slice(b"/who");
     block.extend_from_slice(authority);
     frame(1, 0x5, stream, &block)
@@ -92,10 +92,14 @@ async fn http2_with_the_socket_path_as_authority() {
     // The client refers to its table from now on.
     socket.write_all(&request(3, &[0xbe])).await.unwrap();
     assert_eq!(answer(&mut socket, 3).await, Ok(expected()));
-    // Huffman-coded: `/tmp` is 6+5+6+6 bits and a bit of padding. It evicts nothing, indices move by one.
-    let huffman = [0x41, 0x83, 0b0110_0001, 0b0011_0100, 0b1101_0111];
-    socket.write_all(&request(5, &huffman)).await.unwrap();
-    let _ = answer(&mut socket, 5).await;
+    // `/tmp` in Huffman code (6, 5, 6 and 6 bits, one of padding), and from the table again.
+    socket.write_all(&request(5, &[0x41, 0x83, 0b0110_0001, 0b0011_0100, 0b1101_0111])).await.unwrap();
+    assert_eq!(answer(&mut socket, 5).await, Ok(expected()));
+    socket.write_all(&request(7, &[0xbe])).await.unwrap();
+    assert_eq!(answer(&mut socket, 7).await, Ok(expected()));
+    // The entry before it has moved by one.
+    socket.write_all(&request(9, &[0xbf])).await.unwrap();
+    assert_eq!(answer(&mut socket, 9).await, Ok(expected()));
 }
 
 #[tokio::test]
