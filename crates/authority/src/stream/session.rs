@@ -1,0 +1,263 @@
+//! What one agent has been told, and what it must be told next. No I/O: messages in, messages out.
+//!
+//! The agent holds the registrations that its node may host. It says where it stands by incarnation, revision and
+//! digest; it gets what has changed since, if the ring still knows and the digests agree, and everything otherwise.
+//! A digest that disagrees later is repaired the same way.
+
+use std::collections::VecDeque;
+
+use bonafide_attest::registration::digest_item;
+use bonafide_crypto::digest::SetDigest;
+use bonafide_wire::node::authority_message::Kind;
+use bonafide_wire::node::{Acknowledge, Bookmark, Hello, Update};
+use bonafide_wire::types::Registration;
+use bytes::Bytes;
+use prost::Message;
+
+/// Largest part of a snapshot or delta, in bytes of registrations.
+const MAX_PART: usize = 240 * 1024;
+/// States that were told and not acknowledged yet, of which the digest is remembered.
+const MAX_AWAITING: usize = 64;
+/// Snapshots for one stream because of a digest. An agent that still disagrees then is broken, not behind.
+const MAX_REPAIRS: u32 = 4;
+
+/// The log as one agent may see it, at one revision.
+pub(crate) trait AgentView {
+    fn incarnation(&self) -> [u8; 16];
+    fn revision(&self) -> u64;
+    /// The bundle document and the revision that it is of.
+    fn bundle(&self) -> (u64, Bytes);
+    /// Everything that the agent's node may host.
+    fn hosted(&self) -> Vec<Registration>;
+    /// One of them.
+    fn registration(&self, id: &str) -> Option<Registration>;
+    /// What has changed for this agent after `since`, in order; none if that is too long ago.
+    fn changes(&self, since: u64) -> Option<Vec<AgentChange>>;
+}
+
+/// One change, as one agent sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AgentChange {
+    pub(crate) id: String,
+    /// Revision of the registration that the agent had before, if it had it.
+    pub(crate) before: Option<u64>,
+    pub(crate) after: Option<u64>,
+}
+
+/// The state of one stream.
+#[derive(Debug)]
+pub(crate) struct Session {
+    incarnation: [u8; 16],
+    /// What the agent will hold once it has applied all that was sent.
+    told: u64,
+    digest: SetDigest,
+    awaiting: VecDeque<(u64, [u8; 32])>,
+    acknowledged: u64,
+    repairs: u32,
+}
+
+/// The agent does not keep to the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error("the agent acknowledged a revision that it was never told of")]
+    Ahead,
+    #[error("the agent's registrations differ from the authority's although it was sent all of them, several times")]
+    Diverged,
+}
+
+impl Session {
+    /// Begins with what the agent says that it has.
+    pub(crate) fn begin(hello: &Hello, view: &impl AgentView) -> (Self, Vec<Kind>) {
+        let hosted = view.hosted();
+        let mut session = Self {
+            incarnation: view.incarnation(),
+            told: view.revision(),
+            digest: digest_of(&hosted),
+            awaiting: VecDeque::new(),
+            acknowledged: 0,
+            repairs: 0,
+        };
+        let messages = match session.missing(hello, view) {
+            Some(changes) => session.delta(&changes, Some(view.bundle().1), view),
+            None => session.snapshot(hosted, view),
+        };
+        (session, messages)
+    }
+
+    /// Tells what has changed up to `view`'s revision; nothing if nothing did.
+    pub(crate) fn advance(&mut self, view: &impl AgentView) -> Vec<Kind> {
+        if view.incarnation() != self.incarnation {
+            return self.repair_with_snapshot(view);
+        }
+        if view.revision() <= self.told {
+            return Vec::new();
+        }
+        let Some(changes) = view.changes(self.told) else { return self.repair_with_snapshot(view) };
+        for change in &changes {
+            if let Some(revision) = change.before {
+                self.digest.remove(&digest_item(&change.id, revision));
+            }
+            if let Some(revision) = change.after {
+                self.digest.insert(&digest_item(&change.id, revision));
+            }
+        }
+        let (bundle_revision, bundle) = view.bundle();
+        let bundle = (bundle_revision > self.told).then_some(bundle);
+        self.told = view.revision();
+        if changes.is_empty() && bundle.is_none() {
+            if self.awaiting.is_empty() {
+                self.acknowledged = self.told;
+            }
+            return Vec::new();
+        }
+        self.delta(&changes, bundle, view)
+    }
+
+    /// The agent has applied what it was told.
+    pub(crate) fn acknowledge(
+        &mut self,
+        acknowledge: &Acknowledge,
+        view: &impl AgentView,
+    ) -> Result<Vec<Kind>, Violation> {
+        if acknowledge.revision > self.told {
+            return Err(Violation::Ahead);
+        }
+        let mut digest = None;
+        while let Some(&(revision, expected)) = self.awaiting.front() {
+            if revision > acknowledge.revision {
+                break;
+            }
+            if revision == acknowledge.revision {
+                digest = Some(expected);
+            }
+            self.awaiting.pop_front();
+        }
+        if digest.is_some_and(|expected| acknowledge.set_digest != expected.as_slice()) {
+            self.repairs += 1;
+            if self.repairs > MAX_REPAIRS {
+                return Err(Violation::Diverged);
+            }
+            return Ok(self.repair_with_snapshot(view));
+        }
+        // What nobody had to be told of is acknowledged by whoever has acknowledged all before it.
+        let reached = if self.awaiting.is_empty() { self.told } else { acknowledge.revision };
+        self.acknowledged = self.acknowledged.max(reached);
+        Ok(Vec::new())
+    }
+
+    /// "Nothing else has changed": finds any divergence.
+    pub(crate) fn bookmark(&mut self) -> Kind {
+        let set_digest = self.expect_acknowledgement();
+        Kind::Bookmark(Bookmark { revision: self.told, set_digest: Bytes::copy_from_slice(&set_digest) })
+    }
+
+    /// The highest revision that the agent is known to have applied.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// What the agent misses; none if only a snapshot can tell.
+    fn missing(&self, hello: &Hello, view: &impl AgentView) -> Option<Vec<AgentChange>> {
+        if hello.revision == 0 || hello.revision > self.told || hello.incarnation != self.incarnation.as_slice() {
+            return None;
+        }
+        if hello.set_digest == self.digest.bytes().as_slice() {
+            return Some(Vec::new());
+        }
+        let changes = view.changes(hello.revision)?;
+        let mut then = self.digest.clone();
+        for change in changes.iter().rev() {
+            if let Some(revision) = change.after {
+                then.remove(&digest_item(&change.id, revision));
+            }
+            if let Some(revision) = change.before {
+                then.insert(&digest_item(&change.id, revision));
+            }
+        }
+        (hello.set_digest == then.bytes().as_slice()).then_some(changes)
+    }
+
+    fn repair_with_snapshot(&mut self, view: &impl AgentView) -> Vec<Kind> {
+        let hosted = view.hosted();
+        self.incarnation = view.incarnation();
+        self.told = view.revision();
+        self.digest = digest_of(&hosted);
+        self.awaiting.clear();
+        self.snapshot(hosted, view)
+    }
+
+    fn snapshot(&mut self, hosted: Vec<Registration>, view: &impl AgentView) -> Vec<Kind> {
+        let mut messages = self.parts(hosted, Vec::new(), Some(view.bundle().1));
+        if let Some(Kind::Update(first)) = messages.first_mut() {
+            first.snapshot_start = true;
+        }
+        messages
+    }
+
+    fn delta(&mut self, changes: &[AgentChange], bundle: Option<Bytes>, view: &impl AgentView) -> Vec<Kind> {
+        let mut upserts = Vec::new();
+        let mut removals = Vec::new();
+        let mut seen = std::collections::BTreeSet::new();
+        // The last change of each registration is the one that the view shows.
+        for change in changes.iter().rev().filter(|change| seen.insert(change.id.as_str())) {
+            match change.after.and_then(|_| view.registration(&change.id)) {
+                Some(registration) => upserts.push(registration),
+                None => removals.push(change.id.clone()),
+            }
+        }
+        self.parts(upserts, removals, bundle)
+    }
+
+    /// Cuts one change of state into messages; only the last one names the revision.
+    fn parts(&mut self, upserts: Vec<Registration>, removals: Vec<String>, bundle: Option<Bytes>) -> Vec<Kind> {
+        let mut parts = vec![Update { bundle: bundle.unwrap_or_default(), ..Update::default() }];
+        let mut size = 0;
+        let mut place = |length: usize, parts: &mut Vec<Update>| {
+            size += length + 8;
+            if size > MAX_PART {
+                size = length + 8;
+                parts.push(Update::default());
+            }
+        };
+        for removal in removals {
+            place(removal.len(), &mut parts);
+            if let Some(part) = parts.last_mut() {
+                part.removals.push(removal);
+            }
+        }
+        for upsert in upserts {
+            place(upsert.encoded_len(), &mut parts);
+            if let Some(part) = parts.last_mut() {
+                part.upserts.push(upsert);
+            }
+        }
+        self.expect_acknowledgement();
+        let last = parts.len() - 1;
+        for (index, part) in parts.iter_mut().enumerate() {
+            part.incarnation = Bytes::copy_from_slice(&self.incarnation);
+            part.more = index < last;
+            part.revision = if index == last { self.told } else { 0 };
+        }
+        parts.into_iter().map(Kind::Update).collect()
+    }
+
+    fn expect_acknowledgement(&mut self) -> [u8; 32] {
+        let digest = self.digest.bytes();
+        if self.awaiting.len() >= MAX_AWAITING {
+            self.awaiting.pop_front();
+        }
+        self.awaiting.push_back((self.told, digest));
+        digest
+    }
+}
+
+fn digest_of(hosted: &[Registration]) -> SetDigest {
+    let mut digest = SetDigest::default();
+    for registration in hosted {
+        digest.insert(&digest_item(&registration.id, registration.revision));
+    }
+    digest
+}
+
+#[cfg(test)]
+mod tests;

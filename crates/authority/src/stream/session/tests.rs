@@ -1,0 +1,308 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A log with registrations of one agent, and a ring of bounded length.
+#[derive(Clone, Debug, Default)]
+struct Log {
+    incarnation: u8,
+    revision: u64,
+    registrations: BTreeMap<String, u64>,
+    ring: VecDeque<(u64, AgentChange)>,
+    floor: u64,
+    bundle_revision: u64,
+    padding: usize,
+}
+
+impl Log {
+    fn put(&mut self, id: &str) {
+        self.revision += 1;
+        let before = self.registrations.insert(id.to_owned(), self.revision);
+        self.note(AgentChange { id: id.to_owned(), before, after: Some(self.revision) });
+    }
+
+    fn remove(&mut self, id: &str) {
+        let Some(before) = self.registrations.remove(id) else { return };
+        self.revision += 1;
+        self.note(AgentChange { id: id.to_owned(), before: Some(before), after: None });
+    }
+
+    fn note(&mut self, change: AgentChange) {
+        self.ring.push_back((self.revision, change));
+        if self.ring.len() > 8 {
+            self.floor = self.ring.pop_front().unwrap().0;
+        }
+    }
+
+    fn show(&self, id: &str, revision: u64) -> Registration {
+        Registration { id: id.to_owned(), revision, hint: "x".repeat(self.padding), ..Registration::default() }
+    }
+}
+
+impl AgentView for Log {
+    fn incarnation(&self) -> [u8; 16] {
+        [self.incarnation; 16]
+    }
+    fn revision(&self) -> u64 {
+        self.revision
+    }
+    fn bundle(&self) -> (u64, Bytes) {
+        (self.bundle_revision, Bytes::from(format!("bundle {}", self.bundle_revision)))
+    }
+    fn hosted(&self) -> Vec<Registration> {
+        self.registrations.iter().map(|(id, revision)| self.show(id, *revision)).collect()
+    }
+    fn registration(&self, id: &str) -> Option<Registration> {
+        self.registrations.get(id).map(|revision| self.show(id, *revision))
+    }
+    fn changes(&self, since: u64) -> Option<Vec<AgentChange>> {
+        (since >= self.floor)
+            .then(|| self.ring.iter().filter(|(at, _)| *at > since).map(|(_, change)| change.clone()).collect())
+    }
+}
+
+/// The agent's half, as the protocol describes it.
+#[derive(Clone, Debug, Default)]
+struct Agent {
+    incarnation: Bytes,
+    revision: u64,
+    registrations: BTreeMap<String, u64>,
+    bundle: Bytes,
+    snapshots: usize,
+}
+
+impl Agent {
+    fn digest(&self) -> Bytes {
+        let mut digest = SetDigest::default();
+        for (id, revision) in &self.registrations {
+            digest.insert(&digest_item(id, *revision));
+        }
+        Bytes::copy_from_slice(&digest.bytes())
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            incarnation: self.incarnation.clone(),
+            revision: self.revision,
+            set_digest: self.digest(),
+            agent_version: String::new(),
+        }
+    }
+
+    fn apply(&mut self, message: &Kind) -> Option<Acknowledge> {
+        match message {
+            Kind::Update(update) => {
+                if update.snapshot_start {
+                    self.registrations.clear();
+                    self.snapshots += 1;
+                }
+                for id in &update.removals {
+                    self.registrations.remove(id);
+                }
+                for registration in &update.upserts {
+                    self.registrations.insert(registration.id.clone(), registration.revision);
+                }
+                if !update.bundle.is_empty() {
+                    self.bundle = update.bundle.clone();
+                }
+                assert_eq!(update.more, update.revision == 0);
+                if update.more {
+                    return None;
+                }
+                self.incarnation = update.incarnation.clone();
+                self.revision = update.revision;
+            }
+            Kind::Bookmark(bookmark) => self.revision = bookmark.revision,
+            other => panic!("{other:?}"),
+        }
+        Some(Acknowledge { revision: self.revision, set_digest: self.digest() })
+    }
+}
+
+/// Lets both talk until nobody has anything to say.
+fn settle(session: &mut Session, agent: &mut Agent, log: &Log, messages: Vec<Kind>) {
+    let mut queue: VecDeque<_> = messages.into();
+    while let Some(message) = queue.pop_front() {
+        if let Some(acknowledge) = agent.apply(&message) {
+            queue.extend(session.acknowledge(&acknowledge, log).unwrap());
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8),
+    Remove(u8),
+    Rotate,
+    Advance,
+    Bookmark,
+    Reconnect,
+    /// The agent's own bug: it loses one.
+    Forget,
+    Restore,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..6_u8).prop_map(Step::Put),
+        3 => (0..6_u8).prop_map(Step::Remove),
+        1 => Just(Step::Rotate),
+        4 => Just(Step::Advance),
+        1 => Just(Step::Bookmark),
+        2 => Just(Step::Reconnect),
+        1 => Just(Step::Forget),
+        1 => Just(Step::Restore),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn the_agent_ends_with_what_the_log_says(steps in proptest::collection::vec(step(), 0..60)) {
+        let mut log = Log { incarnation: 1, revision: 1, floor: 1, bundle_revision: 1, ..Log::default() };
+        let mut agent = Agent::default();
+        let (mut session, messages) = Session::begin(&agent.hello(), &log);
+        settle(&mut session, &mut agent, &log, messages);
+        for step in steps {
+            match step {
+                Step::Put(id) => log.put(&id.to_string()),
+                Step::Remove(id) => log.remove(&id.to_string()),
+                Step::Rotate => {
+                    log.revision += 1;
+                    log.bundle_revision = log.revision;
+                }
+                Step::Advance => {
+                    let messages = session.advance(&log);
+                    settle(&mut session, &mut agent, &log, messages);
+                    prop_assert_eq!(session.acknowledged(), log.revision);
+                }
+                Step::Bookmark => {
+                    let bookmark = session.bookmark();
+                    settle(&mut session, &mut agent, &log, vec![bookmark]);
+                }
+                Step::Reconnect => {
+                    let (next, messages) = Session::begin(&agent.hello(), &log);
+                    session = next;
+                    settle(&mut session, &mut agent, &log, messages);
+                }
+                Step::Forget => {
+                    agent.registrations.pop_first();
+                    // Each stream repairs only so often.
+                    let (next, messages) = Session::begin(&agent.hello(), &log);
+                    session = next;
+                    settle(&mut session, &mut agent, &log, messages);
+                }
+                Step::Restore => {
+                    log.incarnation += 1;
+                    log.ring.clear();
+                    log.floor = log.revision;
+                }
+            }
+        }
+        let messages = session.advance(&log);
+        settle(&mut session, &mut agent, &log, messages);
+        let bookmark = session.bookmark();
+        settle(&mut session, &mut agent, &log, vec![bookmark]);
+        prop_assert_eq!(&agent.registrations, &log.registrations);
+        prop_assert_eq!(agent.bundle, log.bundle().1);
+        prop_assert_eq!(session.acknowledged(), log.revision);
+    }
+}
+
+#[test]
+fn an_agent_that_is_up_to_date_gets_no_registration() {
+    let mut log = Log { incarnation: 1, ..Log::default() };
+    for id in 0..20 {
+        log.put(&id.to_string());
+    }
+    let mut agent = Agent::default();
+    let (mut session, messages) = Session::begin(&agent.hello(), &log);
+    settle(&mut session, &mut agent, &log, messages);
+    log.revision += 1;
+    // The ring of a server that has just started is empty.
+    log.ring.clear();
+    log.floor = log.revision;
+    let (_, messages) = Session::begin(&agent.hello(), &log);
+    let [Kind::Update(update)] = messages.as_slice() else { panic!("{messages:?}") };
+    assert!(update.upserts.is_empty() && !update.snapshot_start && !update.bundle.is_empty());
+}
+
+#[test]
+fn an_agent_that_was_away_gets_only_what_changed() {
+    let mut log = Log { incarnation: 1, ..Log::default() };
+    for id in 0..20 {
+        log.put(&id.to_string());
+    }
+    let mut agent = Agent::default();
+    let (mut session, messages) = Session::begin(&agent.hello(), &log);
+    settle(&mut session, &mut agent, &log, messages);
+    log.put("3");
+    log.remove("4");
+    log.put("3");
+    let (_, messages) = Session::begin(&agent.hello(), &log);
+    let [Kind::Update(update)] = messages.as_slice() else { panic!("{messages:?}") };
+    assert!(!update.snapshot_start);
+    assert_eq!(update.upserts.len(), 1);
+    assert_eq!(update.removals, ["4"]);
+}
+
+#[test]
+fn a_digest_that_disagrees_is_repaired_by_a_snapshot_but_not_for_ever() {
+    let mut log = Log { incarnation: 1, ..Log::default() };
+    log.put("a");
+    let mut agent = Agent::default();
+    let (mut session, messages) = Session::begin(&agent.hello(), &log);
+    settle(&mut session, &mut agent, &log, messages);
+    agent.registrations.clear();
+    let bookmark = session.bookmark();
+    settle(&mut session, &mut agent, &log, vec![bookmark]);
+    assert_eq!(agent.snapshots, 2);
+    assert_eq!(agent.registrations, log.registrations);
+
+    let wrong = Acknowledge { revision: log.revision, set_digest: Bytes::from_static(&[7; 32]) };
+    let mut repairs = 0;
+    let violation = loop {
+        session.bookmark();
+        match session.acknowledge(&wrong, &log) {
+            Ok(messages) => repairs += usize::from(!messages.is_empty()),
+            Err(violation) => break violation,
+        }
+    };
+    assert_eq!(violation, Violation::Diverged);
+    assert!(repairs < 8);
+}
+
+#[test]
+fn nobody_acknowledges_the_future() {
+    let log = Log { incarnation: 1, revision: 5, ..Log::default() };
+    let (mut session, _) = Session::begin(&Hello::default(), &log);
+    let ahead = Acknowledge { revision: 6, set_digest: Bytes::new() };
+    assert_eq!(session.acknowledge(&ahead, &log), Err(Violation::Ahead));
+}
+
+#[test]
+fn an_agent_that_claims_the_future_gets_a_snapshot() {
+    let log = Log { incarnation: 1, revision: 5, ..Log::default() };
+    let hello = Hello { incarnation: Bytes::from_static(&[1; 16]), revision: 6, ..Hello::default() };
+    let (_, messages) = Session::begin(&hello, &log);
+    assert!(matches!(messages.as_slice(), [Kind::Update(Update { snapshot_start: true, .. })]));
+}
+
+#[test]
+fn a_large_snapshot_comes_in_parts() {
+    let mut log = Log { incarnation: 1, padding: 1024, ..Log::default() };
+    for id in 0..1000 {
+        log.put(&id.to_string());
+    }
+    let mut agent = Agent::default();
+    let (mut session, messages) = Session::begin(&agent.hello(), &log);
+    assert!(messages.len() >= 4);
+    for message in &messages {
+        let Kind::Update(update) = message else { panic!("{message:?}") };
+        assert!(update.encoded_len() <= 256 * 1024);
+    }
+    settle(&mut session, &mut agent, &log, messages);
+    assert_eq!(agent.registrations, log.registrations);
+    assert_eq!(agent.snapshots, 1);
+}
