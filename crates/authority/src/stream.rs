@@ -1,4 +1,6 @@
 //! `Connect`: one bidirectional stream for each agent.
 
-#[allow(dead_code, reason = "the session joins it when the crates below it land")]
+#[allow(dead_code, reason = "the service joins it when the crates below it land")]
 pub(crate) mod outbound;
+#[allow(dead_code, reason = "the service joins it when the crates below it land")]
+pub(crate) mod session;

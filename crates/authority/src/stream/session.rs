@@ -61,7 +61,9 @@ pub(crate) struct Session {
 pub(crate) enum Violation {
     #[error("the agent acknowledged a revision that it was never told of")]
     Ahead,
-    #[error("the agent's registrations differ from the authority's although it was sent all of them, several times")]
+    #[error(
+        "the agent's registrations differ from the authority's although it was sent all of them, several times"
+    )]
     Diverged,
 }
 
@@ -158,7 +160,10 @@ impl Session {
 
     /// What the agent misses; none if only a snapshot can tell.
     fn missing(&self, hello: &Hello, view: &impl AgentView) -> Option<Vec<AgentChange>> {
-        if hello.revision == 0 || hello.revision > self.told || hello.incarnation != self.incarnation.as_slice() {
+        if hello.revision == 0
+            || hello.revision > self.told
+            || hello.incarnation != self.incarnation.as_slice()
+        {
             return None;
         }
         if hello.set_digest == self.digest.bytes().as_slice() {
@@ -209,7 +214,12 @@ impl Session {
     }
 
     /// Cuts one change of state into messages; only the last one names the revision.
-    fn parts(&mut self, upserts: Vec<Registration>, removals: Vec<String>, bundle: Option<Bytes>) -> Vec<Kind> {
+    fn parts(
+        &mut self,
+        upserts: Vec<Registration>,
+        removals: Vec<String>,
+        bundle: Option<Bytes>,
+    ) -> Vec<Kind> {
         let mut parts = vec![Update { bundle: bundle.unwrap_or_default(), ..Update::default() }];
         let mut size = 0;
         let mut place = |length: usize, parts: &mut Vec<Update>| {

@@ -37,7 +37,12 @@ impl Log {
     }
 
     fn show(&self, id: &str, revision: u64) -> Registration {
-        Registration { id: id.to_owned(), revision, hint: "x".repeat(self.padding), ..Registration::default() }
+        Registration {
+            id: id.to_owned(),
+            revision,
+            hint: "x".repeat(self.padding),
+            ..Registration::default()
+        }
     }
 }
 
@@ -58,8 +63,9 @@ impl AgentView for Log {
         self.registrations.get(id).map(|revision| self.show(id, *revision))
     }
     fn changes(&self, since: u64) -> Option<Vec<AgentChange>> {
-        (since >= self.floor)
-            .then(|| self.ring.iter().filter(|(at, _)| *at > since).map(|(_, change)| change.clone()).collect())
+        (since >= self.floor).then(|| {
+            self.ring.iter().filter(|(at, _)| *at > since).map(|(_, change)| change.clone()).collect()
+        })
     }
 }
 
