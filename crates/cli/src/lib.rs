@@ -1,1 +1,121 @@
 //! Every command: parse, call, print.
+//!
+//! | command | meaning |
+//! |---|---|
+//! | `bonafide status` | whether authority and agent are well |
+//! | `bonafide explain [PID]` | why a process gets an identity, or why not |
+//! | `bonafide entry create\|list\|show\|delete` | who gets which identity: entries, and rules with `--rule` |
+//! | `bonafide site list\|show\|put\|delete` | what each place can ever obtain |
+//! | `bonafide join [SITE]` | the one line to paste on a new node |
+//! | `bonafide token create\|list\|delete` | join tokens |
+//! | `bonafide agent list\|ban` | agents, as the authority knows them |
+//! | `bonafide ca show` | what signs, in which state, until when |
+//! | `bonafide completion SHELL` | a completion script |
+//!
+//! Data goes to standard output, in the form that `--output table|json|yaml` names; messages go to standard error.
+//! Failures end with `error[code]: message`, a hint, and exit code 1; command lines that make no sense with 2.
+
+pub mod admin;
+pub mod args;
+pub mod command;
+pub mod console;
+pub mod duration;
+pub mod failure;
+pub mod moment;
+pub mod page;
+pub mod pem;
+pub mod progress;
+pub mod socket;
+pub mod text;
+pub mod view;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use bonafide_identity::time::SystemClock;
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+
+use crate::args::Command;
+pub use crate::{
+    args::Cli,
+    console::{Console, Format, View, render},
+    failure::Failure,
+    moment::Moment,
+};
+
+/// Runs the program `bonafide` with the arguments of this process.
+pub fn run() -> ExitCode {
+    finish(parse(std::env::args_os()).and_then(|cli| match cli {
+        Some(cli) => start(cli),
+        None => Ok(()),
+    }))
+}
+
+/// Parses a command line. `None` when it asked for help or for the version, which is then shown.
+///
+/// # Errors
+/// [`Failure::Usage`].
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, Failure> {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => Ok(Some(cli)),
+        Err(cause) => match cause.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                cause.print().map_err(Failure::Output)?;
+                Ok(None)
+            }
+            _ => Err(usage_failure(&cause)),
+        },
+    }
+}
+
+/// Clap's message in our form: what is wrong, then how it should be.
+fn usage_failure(cause: &clap::Error) -> Failure {
+    let text = cause.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    if cause.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Failure::usage("a command is missing", text.trim_end());
+    }
+    Failure::usage(message.trim_end(), rest.trim_end())
+}
+
+fn start(cli: Cli) -> Result<(), Failure> {
+    let console = Console::new(cli.globals.output, cli.globals.quiet, Arc::new(SystemClock));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|cause| {
+        Failure::of("process.no-runtime", cause, "see whether this user may start more threads")
+    })?;
+    runtime.block_on(execute(cli.command, &console))
+}
+
+async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
+    match command {
+        Command::Status(arguments) => command::status::run(arguments, console).await,
+        Command::Explain(arguments) => command::explain::run(arguments, console).await,
+        Command::Entry(command) => command::entry::run(command, console).await,
+        Command::Site(command) => command::site::run(command, console).await,
+        Command::Join(arguments) => command::join::run(arguments, console).await,
+        Command::Token(command) => command::token::run(command, console).await,
+        Command::Agent(command) => command::agent::run(command, console).await,
+        Command::Ca(command) => command::ca::run(command, console).await,
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "bonafide", &mut script);
+            console.write(&script)
+        }
+    }
+}
+
+fn finish(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nothing is left to tell it to if standard error is closed.
+            let _ = io::stderr().lock().write_all(failure.render().as_bytes());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

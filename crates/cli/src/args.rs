@@ -1,0 +1,64 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{
+    command::{
+        agent::AgentsCommand, ca::CaCommand, entry::EntryCommand, explain::ExplainArgs, join::JoinArgs,
+        site::SiteCommand, status::StatusArgs, token::TokenCommand,
+    },
+    console::Format,
+};
+
+/// Unforgeable identities for workloads, from no secret at all.
+#[derive(Debug, Parser)]
+#[command(name = "bonafide", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Globals {
+    /// How data is written
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub(crate) output: Format,
+    /// No messages; of data only the names
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show whether authority and agent are well
+    Status(StatusArgs),
+    /// Tell why a process gets an identity, or why not
+    Explain(ExplainArgs),
+    /// Create, list, show and delete entries and rules: who gets which identity
+    #[command(subcommand)]
+    Entry(EntryCommand),
+    /// List, show, put and delete sites: what each place can ever obtain
+    #[command(subcommand)]
+    Site(SiteCommand),
+    /// Print the one line to paste on a new node
+    Join(JoinArgs),
+    /// Create, list and delete join tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// List and ban agents
+    #[command(subcommand)]
+    Agent(AgentsCommand),
+    /// Show what signs: roots, intermediates, JWT keys
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Print a completion script for a shell
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+}

@@ -1,0 +1,7 @@
+//! All roles and every command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bonafide_cli::run()
+}

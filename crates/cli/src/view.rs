@@ -1,0 +1,9 @@
+//! What commands answer with: stable names for JSON and YAML, tables for people. Lists are arrays.
+
+pub mod agent;
+pub mod authority;
+pub mod explanation;
+pub mod registration;
+pub mod site;
+pub mod status;
+pub mod token;
