@@ -18,6 +18,7 @@ pub enum AgentsCommand {
         /// Only those of this site
         #[arg(long)]
         site: Option<String>,
+        /// The authority.
         #[command(flatten)]
         socket: AdminSocket,
     },
@@ -28,8 +29,10 @@ pub enum AgentsCommand {
         /// Why; kept in the record
         #[arg(long, default_value = "")]
         reason: String,
+        /// Whether to wait for agents.
         #[command(flatten)]
         wait: WaitArgs,
+        /// The authority.
         #[command(flatten)]
         socket: AdminSocket,
     },

@@ -10,6 +10,7 @@ pub enum CaCommand {
     /// Show roots, intermediates and JWT keys with their states and expiries
     #[command(alias = "list", alias = "ls")]
     Show {
+        /// The authority.
         #[command(flatten)]
         socket: AdminSocket,
     },

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bonafide_attest::{Selector, SelectorError};
 use bonafide_wire::{
     admin::{DeleteRequest, ListRegistrationsRequest, PutRegistrationRequest},
     types::{self, Registration, registration::Kind},
@@ -30,6 +31,7 @@ pub enum EntryCommand {
         /// Only those for this SPIFFE ID or template
         #[arg(long)]
         spiffe_id: Option<String>,
+        /// The authority.
         #[command(flatten)]
         socket: AdminSocket,
     },
@@ -37,6 +39,7 @@ pub enum EntryCommand {
     Show {
         /// Its ID
         id: String,
+        /// The authority.
         #[command(flatten)]
         socket: AdminSocket,
     },
@@ -46,8 +49,10 @@ pub enum EntryCommand {
         /// Their IDs
         #[arg(required = true)]
         ids: Vec<String>,
+        /// Whether to wait for agents.
         #[command(flatten)]
         wait: WaitArgs,
+        /// The authority.
         #[command(flatten)]
         socket: AdminSocket,
     },
@@ -97,8 +102,10 @@ pub struct CreateArgs {
     /// Replace the entry whose --id this is, instead of refusing
     #[arg(long, requires = "id")]
     replace: bool,
+    /// Whether to wait for agents.
     #[command(flatten)]
     wait: WaitArgs,
+    /// The authority.
     #[command(flatten)]
     socket: AdminSocket,
 }
@@ -208,6 +215,6 @@ async fn all(client: &mut Client, site: String, spiffe_id: String) -> Result<Vec
 
 /// `key:value`; the first colon splits.
 fn selector(text: &str) -> Result<types::Selector, String> {
-    let (key, value) = text.split_once(':').ok_or("expected `key:value`")?;
-    Ok(types::Selector { key: key.to_owned(), value: value.to_owned() })
+    let selector: Selector = text.parse().map_err(|cause: SelectorError| cause.to_string())?;
+    Ok(types::Selector { key: selector.key().to_owned(), value: selector.value().to_owned() })
 }

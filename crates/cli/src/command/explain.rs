@@ -21,6 +21,7 @@ pub struct ExplainArgs {
     /// Ask the authority too
     #[arg(long, env = "BONAFIDE_ADMIN_SOCKET", value_name = "PATH", value_parser = socket::parse)]
     admin_socket: Option<PathBuf>,
+    /// The agent.
     #[command(flatten)]
     socket: AgentSocket,
 }

@@ -11,6 +11,7 @@ pub struct JoinArgs {
     /// How long the line can be used
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration::parse)]
     ttl: u32,
+    /// The authority.
     #[command(flatten)]
     socket: AdminSocket,
 }

@@ -19,6 +19,7 @@ pub enum SiteCommand {
     /// List the sites
     #[command(alias = "ls")]
     List {
+        /// The authority.
         #[command(flatten)]
         socket: AdminSocket,
     },
@@ -26,6 +27,7 @@ pub enum SiteCommand {
     Show {
         /// Its name
         name: String,
+        /// The authority.
         #[command(flatten)]
         socket: AdminSocket,
     },
@@ -37,8 +39,10 @@ pub enum SiteCommand {
         /// Their names
         #[arg(required = true)]
         names: Vec<String>,
+        /// Whether to wait for agents.
         #[command(flatten)]
         wait: WaitArgs,
+        /// The authority.
         #[command(flatten)]
         socket: AdminSocket,
     },
@@ -82,8 +86,10 @@ pub struct PutArgs {
     /// Refuse if the site exists
     #[arg(long)]
     create_only: bool,
+    /// Whether to wait for agents.
     #[command(flatten)]
     wait: WaitArgs,
+    /// The authority.
     #[command(flatten)]
     socket: AdminSocket,
 }

@@ -23,6 +23,7 @@ pub struct StatusArgs {
     #[arg(long, env = "BONAFIDE_ADMIN_SOCKET", default_value = ADMIN_SOCKET, value_name = "PATH",
         value_parser = socket::parse)]
     admin_socket: PathBuf,
+    /// The agent.
     #[command(flatten)]
     socket: AgentSocket,
 }

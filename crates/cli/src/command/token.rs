@@ -24,6 +24,7 @@ pub enum TokenCommand {
         /// How long it can be used
         #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration::parse)]
         ttl: u32,
+        /// The authority.
         #[command(flatten)]
         socket: AdminSocket,
     },
@@ -33,6 +34,7 @@ pub enum TokenCommand {
         /// Only those of this site
         #[arg(long)]
         site: Option<String>,
+        /// The authority.
         #[command(flatten)]
         socket: AdminSocket,
     },
@@ -42,6 +44,7 @@ pub enum TokenCommand {
         /// Their IDs
         #[arg(required = true)]
         ids: Vec<String>,
+        /// The authority.
         #[command(flatten)]
         socket: AdminSocket,
     },
