@@ -1,0 +1,99 @@
+//! Every statement that a store runs.
+//!
+//! They are portable: the same text runs on SQLite and PostgreSQL (`$1` placeholders, each first used in ascending
+//! order, because SQLite numbers named parameters by first use). Only the schema is in a dialect.
+
+/// SQLite's schema, by name. `STRICT` keeps types; a table `WITHOUT ROWID` has no second index that could disagree
+/// with it.
+pub(crate) const SQLITE_SCHEMA: [(&str, &str); 3] = [
+    (
+        "change",
+        "CREATE TABLE change (\
+         revision INTEGER PRIMARY KEY, \
+         key TEXT NOT NULL, \
+         value BLOB, \
+         mac BLOB NOT NULL\
+         ) STRICT",
+    ),
+    (
+        "head",
+        "CREATE TABLE head (\
+         id INTEGER PRIMARY KEY, \
+         incarnation BLOB NOT NULL, \
+         revision INTEGER NOT NULL, \
+         floor INTEGER NOT NULL, \
+         anchor BLOB NOT NULL, \
+         tip BLOB NOT NULL, \
+         objects INTEGER NOT NULL, \
+         set_tag BLOB NOT NULL, \
+         mac BLOB NOT NULL\
+         ) STRICT",
+    ),
+    (
+        "object",
+        "CREATE TABLE object (\
+         key TEXT NOT NULL PRIMARY KEY, \
+         revision INTEGER NOT NULL, \
+         value BLOB NOT NULL, \
+         mac BLOB NOT NULL\
+         ) STRICT, WITHOUT ROWID",
+    ),
+];
+
+/// What the schema is in fact.
+pub(crate) const SQLITE_SCHEMA_OBJECTS: &str = "SELECT type, name, sql FROM sqlite_master ORDER BY name";
+
+pub(crate) const HEAD: &str =
+    "SELECT id, incarnation, revision, floor, anchor, tip, objects, set_tag, mac FROM head ORDER BY id";
+
+pub(crate) const INSERT_HEAD: &str = "INSERT INTO head \
+     (id, incarnation, revision, floor, anchor, tip, objects, set_tag, mac) \
+     VALUES (1, $1, $2, $3, $4, $5, $6, $7, $8)";
+
+/// The first statement of each commit. On a server with several writers it takes the lock of the row, so that the
+/// order of commits is the order of revisions; and it gives nothing when somebody else was first.
+pub(crate) const ADVANCE: &str =
+    "UPDATE head SET revision = revision + $1 WHERE id = 1 AND revision = $2";
+
+/// The last statement of each commit.
+pub(crate) const AUTHENTICATE_HEAD: &str =
+    "UPDATE head SET floor = $1, anchor = $2, tip = $3, objects = $4, set_tag = $5, mac = $6 WHERE id = 1";
+
+pub(crate) const CHANGES: &str =
+    "SELECT revision, key, value, mac FROM change WHERE revision > $1 ORDER BY revision LIMIT $2";
+
+pub(crate) const CHANGE_MAC: &str = "SELECT mac FROM change WHERE revision = $1";
+
+pub(crate) const INSERT_CHANGE: &str =
+    "INSERT INTO change (revision, key, value, mac) VALUES ($1, $2, $3, $4)";
+
+pub(crate) const DELETE_CHANGES: &str = "DELETE FROM change WHERE revision <= $1";
+
+pub(crate) const OBJECT: &str = "SELECT key, revision, value, mac FROM object WHERE key = $1";
+
+pub(crate) const OBJECTS: &str = "SELECT key, revision, value, mac FROM object ORDER BY key";
+
+pub(crate) const PUT_OBJECT: &str = "INSERT INTO object (key, revision, value, mac) VALUES ($1, $2, $3, $4) \
+     ON CONFLICT (key) DO UPDATE SET revision = excluded.revision, value = excluded.value, mac = excluded.mac";
+
+pub(crate) const DELETE_OBJECT: &str = "DELETE FROM object WHERE key = $1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_first_used_in_ascending_order() {
+        for statement in [
+            HEAD, INSERT_HEAD, ADVANCE, AUTHENTICATE_HEAD, CHANGES, CHANGE_MAC, INSERT_CHANGE, DELETE_CHANGES,
+            OBJECT, OBJECTS, PUT_OBJECT, DELETE_OBJECT,
+        ] {
+            let mut next = 1;
+            for part in statement.split('$').skip(1) {
+                let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
+                assert_eq!(digits.parse::<u32>().unwrap(), next, "{statement}");
+                next += 1;
+            }
+        }
+    }
+}

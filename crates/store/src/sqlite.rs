@@ -1,0 +1,217 @@
+//! The store in a SQLite file: WAL, `synchronous=FULL`, one thread that writes and one that reads.
+
+mod database;
+mod rows;
+mod verification;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bonafide_crypto::{mac::MacKey, random::Random};
+use rusqlite::Connection;
+use tokio::{sync::watch, time::Instant};
+
+use self::writer::Writer;
+use crate::{
+    Batch, BoxFuture, Change, Head, Incarnation, Object, Revision, Snapshot, Store, StoreError,
+    authentication::Keys, worker::Worker,
+};
+
+/// How often [`Store::wait`] looks at the database although nobody told it to.
+const POLL: Duration = Duration::from_millis(250);
+/// How many changes one call of [`Store::changes`] returns at most, whatever the caller asks for.
+const MAX_PAGE: usize = 10_000;
+
+/// A store in a SQLite file. One process at a time: a second one is refused.
+#[derive(Debug)]
+pub struct SqliteStore {
+    path: PathBuf,
+    writer: Worker<Writer>,
+    reader: Worker<Reader>,
+    committed: watch::Receiver<Revision>,
+    // Dropped, and so unlocked, after the threads have ended.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Reader {
+    connection: Connection,
+    keys: Keys,
+}
+
+impl SqliteStore {
+    /// Opens the store at `path`, or makes an empty one with an incarnation drawn from `random` if no file is there.
+    ///
+    /// Verifies everything, and may take a while: about a second for half a million rows. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Broken`] when any row was changed, exchanged, removed, replayed or added, or when `key` is not
+    /// the key that the rows were written under; [`StoreError::Locked`] when the store is in use.
+    pub fn open(path: impl AsRef<Path>, key: MacKey, random: &dyn Random) -> Result<Self, StoreError> {
+        let lock = database::lock(path.as_ref())?;
+        if !path.as_ref().exists() {
+            database::create(path.as_ref(), &Keys::derive(&key), random)?;
+        }
+        Self::start(path.as_ref(), &key, lock)
+    }
+
+    /// Like [`open`](Self::open), but never makes a store: for a server that knows that it had one.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when there is none, and those of [`open`](Self::open).
+    pub fn open_existing(path: impl AsRef<Path>, key: MacKey) -> Result<Self, StoreError> {
+        if !path.as_ref().exists() {
+            return Err(StoreError::Missing(path.as_ref().to_owned()));
+        }
+        let lock = database::lock(path.as_ref())?;
+        Self::start(path.as_ref(), &key, lock)
+    }
+
+    /// Forgets the changes up to and including `floor`; the objects stay. The rest of the chain remains verifiable.
+    ///
+    /// Does nothing when that much is forgotten already.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when `floor` is after the last revision; [`StoreError::Broken`] when what is to be
+    /// forgotten was tampered with.
+    pub async fn compact(&self, floor: Revision) -> Result<Head, StoreError> {
+        self.writer.call(move |writer| writer.compact(floor)).await
+    }
+
+    /// Where the database is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn start(path: &Path, key: &MacKey, lock: File) -> Result<Self, StoreError> {
+        let keys = Keys::derive(key);
+        let mut connection = database::connect(path)?;
+        let (row, digest) = verification::verify(&mut connection, &keys)?;
+        let (sender, committed) = watch::channel(row.revision);
+        let reader = Reader { connection: database::connect_read_only(path)?, keys: keys.clone() };
+        let writer = Writer::new(connection, keys, row, digest, sender);
+        Ok(Self {
+            path: path.to_owned(),
+            writer: Worker::start("store-writer", writer)?,
+            reader: Worker::start("store-reader", reader)?,
+            committed,
+            _lock: lock,
+        })
+    }
+}
+
+impl Store for SqliteStore {
+    fn head(&self) -> BoxFuture<'_, Result<Head, StoreError>> {
+        Box::pin(self.reader.call(Reader::head))
+    }
+
+    fn commit(&self, expect: Revision, batch: Batch) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        Box::pin(async move {
+            batch.check()?;
+            self.writer.call(move |writer| writer.commit(expect, &batch)).await
+        })
+    }
+
+    fn changes(&self, since: Revision, max: usize) -> BoxFuture<'_, Result<Vec<Change>, StoreError>> {
+        Box::pin(self.reader.call(move |reader| reader.changes(since, max.min(MAX_PAGE))))
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, StoreError>> {
+        Box::pin(self.reader.call(Reader::snapshot))
+    }
+
+    fn wait(&self, after: Revision, timeout: Duration) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        Box::pin(async move {
+            let mut committed = self.committed.clone();
+            let started = Instant::now();
+            loop {
+                let revision = *committed.borrow_and_update();
+                if revision > after {
+                    return Ok(revision);
+                }
+                let left = timeout.saturating_sub(started.elapsed());
+                match tokio::time::timeout(left.min(POLL), committed.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(StoreError::Closed),
+                    Err(_) => {
+                        let revision = self.head().await?.revision;
+                        if revision > after || started.elapsed() >= timeout {
+                            return Ok(revision);
+                        }
+                    }
+                }
+            }
+        })
+    }
+}
+
+impl Reader {
+    fn head(&mut self) -> Result<Head, StoreError> {
+        let row = rows::head(&self.connection, &self.keys)?;
+        Ok(row.head())
+    }
+
+    fn changes(&mut self, since: Revision, max: usize) -> Result<Vec<Change>, StoreError> {
+        let transaction = self.connection.transaction().map_err(database::error)?;
+        let head = rows::head(&transaction, &self.keys)?;
+        if since < head.floor {
+            return Err(StoreError::Compacted { floor: head.floor });
+        }
+        let mut changes = Vec::new();
+        if since >= head.revision {
+            return Ok(changes);
+        }
+        let previous = if since == head.floor { head.anchor } else { rows::change_mac(&transaction, since)? };
+        rows::each_change(&transaction, &self.keys, &head, (since, previous), max, |change, _| {
+            changes.push(Change {
+                revision: change.revision,
+                key: change.key.to_owned(),
+                value: change.value.map(<[u8]>::to_vec),
+            });
+            Ok(())
+        })?;
+        Ok(changes)
+    }
+
+    fn snapshot(&mut self) -> Result<Snapshot, StoreError> {
+        let transaction = self.connection.transaction().map_err(database::error)?;
+        let row = rows::head(&transaction, &self.keys)?;
+        let mut objects = Vec::new();
+        let digest = rows::each_object(&transaction, &self.keys, &row, |object, _| {
+            objects.push(Object {
+                key: object.key.to_owned(),
+                revision: object.revision,
+                value: object.value.to_vec(),
+            });
+            Ok(())
+        })?;
+        self.keys.verify_set(&digest, &row, objects.len() as u64)?;
+        Ok(Snapshot { head: row.head(), objects })
+    }
+}
+
+impl crate::authentication::HeadRow {
+    const fn head(&self) -> Head {
+        Head { incarnation: self.incarnation, revision: self.revision, floor: self.floor }
+    }
+
+    const fn empty(incarnation: Incarnation, genesis: [u8; 32], set_tag: [u8; 32]) -> Self {
+        Self {
+            incarnation,
+            revision: Revision(0),
+            floor: Revision(0),
+            anchor: genesis,
+            tip: genesis,
+            objects: 0,
+            set_tag,
+        }
+    }
+}
