@@ -234,3 +234,6 @@ fn read_extension<'a>(extensions: &mut Reader<'a>) -> Option<Option<Reader<'a>>>
     value.finish()?;
     Some(Some(names))
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,3 +24,17 @@ pub fn harden_process() -> Hardening {
         && matches!(dumpable_behavior(), Ok(DumpableBehavior::NotDumpable));
     Hardening { not_dumpable, no_core }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hardened_process_dumps_nothing() {
+        assert_eq!(harden_process(), Hardening { not_dumpable: true, no_core: true });
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+        // A process that isn't dumpable may not even read its own limits any more, unless it is root.
+        assert!(core.is_none_or(|line| line.split_whitespace().nth(4) == Some("0")));
+    }
+}

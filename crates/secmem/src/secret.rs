@@ -121,3 +121,48 @@ impl SecretError {
         "give the process more memory"
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_kept_and_not_printed() {
+        for len in [0, 1, 32, 4095, 4096, 4097] {
+            let mut secret = SecretBytes::new(len, |bytes| bytes.fill(0x5a)).unwrap();
+            assert_eq!(secret.expose(), vec![0x5a; len]);
+            secret.expose_mut().fill(1);
+            assert_eq!(secret.expose(), vec![1; len]);
+            assert_eq!(format!("{secret:?}"), "[secret]");
+        }
+        assert!(SecretBytes::new(usize::MAX, |_| ()).is_err());
+    }
+
+    /// What the kernel says about the pages: guards around them, not dumped (`dd`), wiped on fork (`wf`).
+    #[test]
+    fn pages_are_guarded_and_not_dumped() {
+        let secret = SecretBytes::new(32, |bytes| bytes.fill(1)).unwrap();
+        let page = rustix::param::page_size();
+        let first = secret.data.as_ptr() as usize / page * page;
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let flags = maps
+            .split_once(&format!("{first:x}-{:x} rw-p", first + page))
+            .and_then(|(_, rest)| rest.split_once("VmFlags:"))
+            .and_then(|(_, rest)| rest.lines().next())
+            .unwrap();
+        assert!(flags.contains(" dd") && flags.contains(" wf"), "{flags}");
+        assert_eq!(flags.contains(" lo"), secret.is_locked());
+        for guard in [first - page, first + page] {
+            let protected = maps.lines().any(|line| {
+                let Some((range, rest)) = line.split_once(' ') else { return false };
+                let Some((from, to)) = range.split_once('-') else { return false };
+                let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16))
+                else {
+                    return false;
+                };
+                from <= guard && guard < to && rest.starts_with("---p")
+            });
+            assert!(protected, "{guard:x}");
+        }
+    }
+}

@@ -28,7 +28,7 @@ struct Parsed {
 enum Verifier {
     One(ParsedPublicKey),
     /// aws-lc-rs ties a parsed key to padding and hash, so there is one for each of the six that was ever used.
-    Rsa([OnceLock<Option<ParsedPublicKey>>; 6]),
+    Rsa(Box<[OnceLock<Option<ParsedPublicKey>>; 6]>),
 }
 
 /// Everything in front of the point or the raw key: with a named curve and a fixed length, canonical DER has one
