@@ -72,15 +72,21 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, F
     }
 }
 
-/// Clap's message in our form: what is wrong, then how it should be.
+/// Clap's message in our form: what is wrong, then what could be meant.
 fn usage_failure(cause: &clap::Error) -> Failure {
     let text = cause.render().to_string();
-    let text = text.strip_prefix("error: ").unwrap_or(&text);
-    let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
     if cause.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return Failure::usage("a command is missing", text.trim_end());
     }
-    Failure::usage(message.trim_end(), rest.trim_end())
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    let line = |prefix: &str| rest.lines().find_map(|line| line.trim_start().strip_prefix(prefix));
+    let hint = match (line("tip: "), line("Usage: ")) {
+        (Some(tip), _) => tip.to_owned(),
+        (None, Some(usage)) => format!("use it as `{usage}`"),
+        (None, None) => "`--help` after any command tells what it takes".to_owned(),
+    };
+    Failure::usage(message.trim_end(), hint)
 }
 
 fn start(cli: Cli) -> Result<(), Failure> {

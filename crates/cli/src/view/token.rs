@@ -119,7 +119,7 @@ impl JoinView {
         Self {
             id: token.id,
             site: site.to_owned(),
-            command: format!("bonafide-agent run --join {}", token.join),
+            command: format!("bonafide agent run --join {}", token.join),
             join: token.join,
             expires_at: Moment::from_wire(token.expires_at),
         }

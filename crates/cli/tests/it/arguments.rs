@@ -1,0 +1,56 @@
+//! Command lines that parse, and how those that do not are refused.
+
+use bonafide_cli::Cli;
+use clap::{CommandFactory as _, Parser as _};
+
+#[test]
+fn the_definition_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn what_people_type_parses() {
+    for line in [
+        "status",
+        "status --agent",
+        "explain",
+        "explain 4711 --admin-socket /a.sock -o json",
+        "entry create spiffe://td/web -s unix.uid:1000 --selector unix.path:/usr/bin/web --x509-ttl 1h30m --wait",
+        "entry create --rule spiffe://td/user/{unix.user} -s unix.uid:1000 --site local --label tier=front",
+        "entry list --site local --output yaml",
+        "entry rm a b --wait --timeout 5s",
+        "site put edge --spiffe-id spiffe://td/** --dns *.x.org --label tier=* --max-x509-ttl 2d --create-only",
+        "site show edge -q",
+        "join edge --ttl 1h --socket unix:///a.sock",
+        "token create --site edge",
+        "agent list",
+        "agent ban spiffe://td/bonafide/agent/s/1 --reason lost",
+        "ca show",
+        "completion bash",
+    ] {
+        let arguments = std::iter::once("bonafide").chain(line.split(' '));
+        if let Err(cause) = Cli::try_parse_from(arguments) {
+            panic!("{line}: {cause}");
+        }
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for line in [
+        "",
+        "entry create spiffe://td/web",
+        "entry create spiffe://td/web -s unix",
+        "entry create spiffe://td/web -s unix.uid:",
+        "entry create spiffe://td/web -s unix.uid:1 --x509-ttl 3600",
+        "entry create spiffe://td/web -s unix.uid:1 --replace",
+        "entry delete",
+        "site put edge",
+        "join edge --socket tcp://127.0.0.1:1",
+        "status --agent --authority",
+        "completion tcsh",
+    ] {
+        let arguments = std::iter::once("bonafide").chain(line.split(' ').filter(|word| !word.is_empty()));
+        assert!(Cli::try_parse_from(arguments).is_err(), "{line}");
+    }
+}

@@ -1,0 +1,14 @@
+//! The command line from outside: arguments, output, errors, and the real programs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "a failed test is a panic"
+)]
+
+mod arguments;
+mod golden;
+mod output;
+mod program;
