@@ -12,13 +12,19 @@
 mod generated;
 
 pub mod config;
+mod convert;
 mod issuance;
 pub mod presence;
 pub mod rates;
+pub mod records;
 mod refusal;
+pub mod registration;
+pub mod registry;
 pub mod scope;
 pub mod site;
+pub mod state;
 mod stream;
+pub mod token;
 
 pub use config::{AuthorityConfig, ConfigError};
 pub use generated::entry;

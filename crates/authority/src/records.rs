@@ -1,0 +1,272 @@
+//! What the store holds, in typed form. Records are protobuf of the authority's own, in an envelope that tells an
+//! older server whether it may go on without understanding them.
+
+use std::sync::Arc;
+
+use bonafide_attest::{SelectorSet, registration::Registration};
+use bonafide_identity::{SpiffeId, TrustDomain, time::UnixTime};
+use prost::Message;
+
+use crate::{
+    convert::record as convert,
+    generated::record::{self as proto, record::Kind},
+    site::Site,
+};
+
+pub use crate::generated::record::{Idempotency, Lease, SigningKey, signing_key};
+
+/// The version of records that this server writes and reads.
+pub const VERSION: u32 = 1;
+
+/// One record, `settings`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Of this authority; never changes.
+    pub trust_domain: TrustDomain,
+    /// When the store was made.
+    pub created_at: UnixTime,
+}
+
+/// A token that admits one node, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinToken {
+    /// Names it in lists; not secret.
+    pub id: String,
+    /// The site that the node will belong to.
+    pub site: String,
+    /// The token itself is never stored.
+    pub sha256: [u8; 32],
+    /// From then on it admits nobody.
+    pub expires_at: UnixTime,
+    /// When it was made.
+    pub created_at: UnixTime,
+}
+
+/// A node that has proved what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// `spiffe://td/bonafide/agent/<site>/<uuid>`.
+    pub id: SpiffeId,
+    /// The site that it belongs to.
+    pub site: String,
+    /// How it proved itself: `join_token`.
+    pub attestor: String,
+    /// What was proved.
+    pub selectors: SelectorSet,
+    /// When.
+    pub attested_at: UnixTime,
+    /// Set when it gets nothing any more.
+    pub ban: Option<Ban>,
+    /// Of its software, as it said when it attested.
+    pub version: String,
+}
+
+/// Why and since when an agent gets nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// Since when.
+    pub at: UnixTime,
+    /// In the words of who banned it.
+    pub reason: String,
+}
+
+/// One record that the fold understands.
+#[derive(Clone, Debug)]
+pub enum Object {
+    /// `agent/<id path>`
+    Agent(Arc<Agent>),
+    /// `idem/<key>`; the key stands here.
+    Idempotency(Arc<str>, Arc<Idempotency>),
+    /// `token/<id>`
+    JoinToken(Arc<JoinToken>),
+    /// `lease/<name>`; the name stands here.
+    Lease(Arc<str>, Arc<Lease>),
+    /// `registration/<id>`
+    Registration(Arc<Registration>),
+    /// `settings`
+    Settings(Arc<Settings>),
+    /// `key/<id>`
+    SigningKey(Arc<SigningKey>),
+    /// `site/<name>`
+    Site(Arc<Site>),
+}
+
+/// What a mutation does to one record.
+#[derive(Clone, Debug)]
+pub enum RecordChange {
+    /// Puts it, in place of the one of the same key.
+    Put(Object),
+    /// Removes the record of this key.
+    Remove(String),
+}
+
+impl Object {
+    /// Where the store keeps it.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Self::Agent(agent) => agent_key(&agent.id),
+            Self::Idempotency(key, _) => idempotency_key(key),
+            Self::JoinToken(token) => token_key(&token.id),
+            Self::Lease(name, _) => lease_key(name),
+            Self::Registration(registration) => registration_key(&registration.id),
+            Self::Settings(_) => SETTINGS.to_owned(),
+            Self::SigningKey(key) => signing_key_key(&key.id),
+            Self::Site(site) => site_key(&site.name),
+        }
+    }
+
+    /// When housekeeping may remove it.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<UnixTime> {
+        match self {
+            Self::Idempotency(_, idempotency) => Some(UnixTime::from_secs(idempotency.expires_at)),
+            Self::JoinToken(token) => Some(token.expires_at),
+            Self::Registration(registration) => registration.expires_at,
+            _ => None,
+        }
+    }
+
+    /// For the store.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let kind = match self {
+            Self::Agent(agent) => Kind::Agent(convert::from_agent(agent)),
+            Self::Idempotency(_, idempotency) => Kind::Idempotency((**idempotency).clone()),
+            Self::JoinToken(token) => Kind::JoinToken(convert::from_token(token)),
+            Self::Lease(_, lease) => Kind::Lease((**lease).clone()),
+            Self::Registration(registration) => Kind::Registration(convert::from_registration(registration)),
+            Self::Settings(settings) => Kind::Settings(proto::Settings {
+                trust_domain: settings.trust_domain.to_string(),
+                created_at: settings.created_at.as_secs(),
+            }),
+            Self::SigningKey(key) => Kind::SigningKey((**key).clone()),
+            Self::Site(site) => Kind::Site(convert::from_site(site)),
+        };
+        let record = proto::Record { kind: Some(kind) };
+        // Every kind of this version decides who gets what: a server that can't read one must not go on.
+        proto::Envelope { min_reader: VERSION, critical: true, record: Some(record) }.encode_to_vec()
+    }
+
+    /// From the store. `None`: a record of a newer kind that this server may ignore.
+    ///
+    /// # Errors
+    /// [`RecordError::Newer`] for one that it may not ignore, [`RecordError::Damaged`] for anything else.
+    pub fn decode(key: &str, value: &[u8], revision: u64) -> Result<Option<Self>, RecordError> {
+        let damaged = || RecordError::Damaged { key: key.to_owned() };
+        let envelope = proto::Envelope::decode(value).map_err(|_| damaged())?;
+        let kind = envelope.record.and_then(|record| record.kind);
+        let kind = match kind {
+            Some(kind) if envelope.min_reader <= VERSION => kind,
+            _ if envelope.critical => return Err(RecordError::Newer { key: key.to_owned() }),
+            _ => return Ok(None),
+        };
+        let object = match kind {
+            Kind::Agent(agent) => convert::to_agent(&agent).map(|agent| Self::Agent(Arc::new(agent))),
+            Kind::Idempotency(idempotency) => {
+                key.strip_prefix(IDEMPOTENCY).map(|key| Self::Idempotency(key.into(), Arc::new(idempotency)))
+            }
+            Kind::JoinToken(token) => convert::to_token(token).map(|token| Self::JoinToken(Arc::new(token))),
+            Kind::Lease(lease) => {
+                key.strip_prefix(LEASE).map(|name| Self::Lease(name.into(), Arc::new(lease)))
+            }
+            Kind::Registration(registration) => convert::to_registration(&registration, revision)
+                .map(|registration| Self::Registration(Arc::new(registration))),
+            Kind::Settings(settings) => settings.trust_domain.parse().ok().map(|trust_domain| {
+                let created_at = UnixTime::from_secs(settings.created_at);
+                Self::Settings(Arc::new(Settings { trust_domain, created_at }))
+            }),
+            Kind::SigningKey(key) => Some(Self::SigningKey(Arc::new(key))),
+            Kind::Site(site) => convert::to_site(&site, revision).map(|site| Self::Site(Arc::new(site))),
+        };
+        match object {
+            // A record under another's key would be read as two things.
+            Some(object) if object.key() == key => Ok(Some(object)),
+            _ => Err(damaged()),
+        }
+    }
+}
+
+/// Why a record can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Not what this authority writes.
+    #[error("the record `{key}` is damaged")]
+    Damaged {
+        /// Of the record.
+        key: String,
+    },
+    /// A newer server marked it as critical.
+    #[error("the record `{key}` was written by a newer server, and must not be ignored")]
+    Newer {
+        /// Of the record.
+        key: String,
+    },
+}
+
+impl RecordError {
+    /// Stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Damaged { .. } => "record.damaged",
+            Self::Newer { .. } => "record.newer",
+        }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Damaged { .. } => "restore the store from a backup",
+            Self::Newer { .. } => "upgrade this server: another one of this trust domain is newer",
+        }
+    }
+}
+
+/// Key of the settings.
+pub const SETTINGS: &str = "settings";
+const IDEMPOTENCY: &str = "idem/";
+const LEASE: &str = "lease/";
+
+/// Key of an agent's record.
+#[must_use]
+pub fn agent_key(id: &SpiffeId) -> String {
+    format!("agent{}", id.path())
+}
+
+/// Key of an idempotency record.
+#[must_use]
+pub fn idempotency_key(key: &str) -> String {
+    format!("{IDEMPOTENCY}{key}")
+}
+
+/// Key of a lease.
+#[must_use]
+pub fn lease_key(name: &str) -> String {
+    format!("{LEASE}{name}")
+}
+
+/// Key of a registration.
+#[must_use]
+pub fn registration_key(id: &str) -> String {
+    format!("registration/{id}")
+}
+
+/// Key of a signing key's record.
+#[must_use]
+pub fn signing_key_key(id: &str) -> String {
+    format!("key/{id}")
+}
+
+/// Key of a site.
+#[must_use]
+pub fn site_key(name: &str) -> String {
+    format!("site/{name}")
+}
+
+/// Key of a join token.
+#[must_use]
+pub fn token_key(id: &str) -> String {
+    format!("token/{id}")
+}

@@ -1,0 +1,106 @@
+//! What a registration earns: from an agent's evidence to a [`Grant`]. Issuance and `explain` both ask here, so that
+//! what is explained is what would happen.
+
+use std::sync::Arc;
+
+use bonafide_attest::{
+    SelectorSet,
+    registration::{Kind, Registration},
+};
+use bonafide_identity::{SpiffeId, time::UnixTime};
+
+use crate::{
+    records::Agent,
+    refusal::Refusal,
+    scope::{Grant, Wish},
+    site::Site,
+    state::{SiteState, State},
+};
+
+/// What an agent's request for a registration earns.
+#[derive(Clone, Debug)]
+pub struct Earned {
+    /// What may be issued, and nothing beyond it.
+    pub grant: Grant,
+    /// The registration that earned it.
+    pub registration: Arc<Registration>,
+    /// The site whose evidence earned it.
+    pub site: Arc<Site>,
+}
+
+/// The agent's record, unless it is unknown or banned.
+///
+/// # Errors
+/// `agent.unknown`, `agent.banned`.
+pub fn admitted_agent<'a>(state: &'a State, agent: &SpiffeId) -> Result<&'a Arc<Agent>, Refusal> {
+    let Some(record) = state.agent(agent) else {
+        return Err(Refusal::denied("agent.unknown", format!("`{agent}` is no agent of this authority"))
+            .hint("join the node again with a new join line"));
+    };
+    if let Some(ban) = &record.ban {
+        return Err(Refusal::denied("agent.banned", format!("`{agent}` was banned: {}", ban.reason))
+            .hint("join the node again with a new join line, once its trouble is cleared"));
+    }
+    Ok(record)
+}
+
+/// Checks evidence against site, registration and scope, in this order. An entry may be earned without selectors: the
+/// agent's pool draws SVIDs before the launch is known, and the agent matches at the launch.
+///
+/// # Errors
+/// Says which of the steps failed.
+pub fn earn(
+    state: &State,
+    agent: &SpiffeId,
+    registration: &str,
+    attested: &SelectorSet,
+    now: UnixTime,
+) -> Result<Earned, Refusal> {
+    let agent = admitted_agent(state, agent)?;
+    let unknown = || {
+        Refusal::not_found(
+            "registration.unknown",
+            format!("this agent may host no registration `{registration}`"),
+        )
+        .hint("the agent's copy is behind, or the registration was deleted")
+    };
+    let registration = state.registration(registration).ok_or_else(unknown)?;
+    let site = state.site(&agent.site).and_then(SiteState::site).ok_or_else(unknown)?;
+    if registration.site != agent.site
+        || registration.parent.as_ref().is_some_and(|parent| *parent != agent.id)
+    {
+        return Err(unknown());
+    }
+    if registration.is_expired(now) {
+        return Err(Refusal::denied(
+            "registration.expired",
+            format!("the registration `{}` has expired", registration.id),
+        )
+        .hint("put it again with a later end"));
+    }
+    let pooled = attested.is_empty() && matches!(registration.kind, Kind::Entry(_));
+    if !pooled && !registration.selectors.is_subset_of(attested) {
+        return Err(Refusal::denied(
+            "registration.selectors",
+            format!("the workload does not have all selectors of the registration `{}`", registration.id),
+        )
+        .hint("`bonafide explain` shows what is missing"));
+    }
+    let grant = granted(site, registration, attested)?;
+    Ok(Earned { grant, registration: registration.clone(), site: site.clone() })
+}
+
+/// The last two steps of [`earn`]: the ID, and the scope.
+fn granted(site: &Site, registration: &Registration, attested: &SelectorSet) -> Result<Grant, Refusal> {
+    let id = registration
+        .spiffe_id(attested)
+        .map_err(|error| Refusal::denied(error.code(), error.to_string()).hint(error.hint()))?;
+    site.scope.grant(&Wish {
+        id: &id,
+        dns_names: &registration.dns_names,
+        labels: &registration.labels,
+        admin: &registration.admin,
+        x509_ttl: registration.x509_ttl.unwrap_or(site.default_x509_ttl),
+        jwt_ttl: registration.jwt_ttl.unwrap_or(site.default_jwt_ttl),
+    })
+}
