@@ -1,0 +1,190 @@
+//! Which certificate of each living instance is the newest: finds two successors of one certificate.
+//!
+//! An instance renews with a fresh key, signed by the last key and the new one. Whoever copied the last key can do
+//! that too. But then there are two successors, with two keys, and the second one is refused, whichever it is. A
+//! lost reply is not a fork: the same key may ask again.
+//!
+//! In memory, filled from the ledger at start.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bonafide_identity::time::UnixTime;
+use bonafide_identity::{InstanceId, SpiffeId};
+
+/// A power of two: instance IDs are random, so their first byte spreads them evenly.
+const SHARDS: usize = 16;
+/// How many changes of a shard lie between two sweeps of it, at least.
+const SWEEP_EVERY: usize = 1024;
+
+/// The newest certificate of every living instance.
+#[derive(Debug, Default)]
+pub(crate) struct Lineages {
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+/// What is remembered of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lineage {
+    pub(crate) generation: u64,
+    /// Subject key ID of the newest certificate.
+    pub(crate) key_id: [u8; 20],
+    pub(crate) registration: Arc<str>,
+    pub(crate) agent: Arc<SpiffeId>,
+    pub(crate) not_after: UnixTime,
+    /// Its process is gone, so nobody may renew it.
+    pub(crate) ended: bool,
+}
+
+/// Why an instance gets no further certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Discord {
+    /// Its process is gone.
+    Ended,
+    /// Two successors of one certificate.
+    Forked {
+        /// Generation of the newest certificate.
+        newest: u64,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    instances: HashMap<InstanceId, Lineage>,
+    changes: usize,
+}
+
+impl Lineages {
+    /// Notes a certificate, unless it would be the second successor of its predecessor. Returns what was the newest
+    /// before, for [`Self::undo`].
+    pub(crate) fn note(
+        &self,
+        instance: InstanceId,
+        next: Lineage,
+        now: UnixTime,
+    ) -> Result<Option<Lineage>, Discord> {
+        let mut shard = self.shard(instance);
+        if let Some(newest) = shard.instances.get(&instance)
+            && newest.not_after > now
+        {
+            let repeated = next.generation == newest.generation && next.key_id == newest.key_id;
+            if newest.ended {
+                return Err(Discord::Ended);
+            }
+            if next.generation <= newest.generation && !repeated {
+                return Err(Discord::Forked { newest: newest.generation });
+            }
+        }
+        shard.sweep(now);
+        Ok(shard.instances.insert(instance, next))
+    }
+
+    /// Takes back what [`Self::note`] did, because nothing was released.
+    pub(crate) fn undo(&self, instance: InstanceId, noted: &Lineage, before: Option<Lineage>) {
+        let mut shard = self.shard(instance);
+        if shard.instances.get(&instance) == Some(noted) {
+            match before {
+                Some(before) => shard.instances.insert(instance, before),
+                None => shard.instances.remove(&instance),
+            };
+        }
+    }
+
+    /// The newest certificate of an instance that is alive.
+    pub(crate) fn newest(&self, instance: InstanceId, now: UnixTime) -> Option<Lineage> {
+        let alive = |newest: &&Lineage| newest.not_after > now && !newest.ended;
+        self.shard(instance).instances.get(&instance).filter(alive).cloned()
+    }
+
+    /// The process has ended; only the agent that it ran under may say so.
+    pub(crate) fn end(&self, instance: InstanceId, agent: &SpiffeId) {
+        if let Some(newest) = self.shard(instance).instances.get_mut(&instance)
+            && *newest.agent == *agent
+        {
+            newest.ended = true;
+        }
+    }
+
+    fn shard(&self, instance: InstanceId) -> MutexGuard<'_, Shard> {
+        let index = usize::from(instance.as_bytes().first().copied().unwrap_or_default()) % SHARDS;
+        let shard = self.shards.get(index).unwrap_or(&self.shards[0]);
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shard {
+    /// Forgets what has expired. Paid for by the changes since the last time, so never more than twice their work.
+    fn sweep(&mut self, now: UnixTime) {
+        self.changes += 1;
+        if self.changes >= SWEEP_EVERY.max(self.instances.len()) {
+            self.changes = 0;
+            self.instances.retain(|_, newest| newest.not_after > now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lineage(generation: u64, key: u8, not_after: i64) -> Lineage {
+        Lineage {
+            generation,
+            key_id: [key; 20],
+            registration: "web".into(),
+            agent: Arc::new("spiffe://example.org/bonafide/agent/x".parse().unwrap()),
+            not_after: UnixTime::from_secs(not_after),
+            ended: false,
+        }
+    }
+
+    const INSTANCE: InstanceId = InstanceId::from_bytes([3; 16]);
+    const NOW: UnixTime = UnixTime::from_secs(100);
+
+    #[test]
+    fn a_second_successor_is_a_fork_and_a_lost_reply_is_not() {
+        let lineages = Lineages::default();
+        lineages.note(INSTANCE, lineage(0, 1, 200), NOW).unwrap();
+        lineages.note(INSTANCE, lineage(1, 2, 200), NOW).unwrap();
+        lineages.note(INSTANCE, lineage(1, 2, 201), NOW).unwrap();
+        assert_eq!(lineages.note(INSTANCE, lineage(1, 3, 200), NOW), Err(Discord::Forked { newest: 1 }));
+        lineages.note(INSTANCE, lineage(2, 4, 200), NOW).unwrap();
+        assert!(lineages.note(INSTANCE, lineage(1, 2, 200), NOW).is_err(), "an old generation is over");
+    }
+
+    #[test]
+    fn what_was_not_released_is_forgotten() {
+        let lineages = Lineages::default();
+        lineages.note(INSTANCE, lineage(0, 1, 200), NOW).unwrap();
+        let failed = lineage(1, 2, 200);
+        let before = lineages.note(INSTANCE, failed.clone(), NOW).unwrap();
+        lineages.undo(INSTANCE, &failed, before);
+        lineages.note(INSTANCE, lineage(1, 3, 200), NOW).unwrap();
+    }
+
+    #[test]
+    fn an_ended_instance_is_not_renewed() {
+        let lineages = Lineages::default();
+        let first = lineage(0, 1, 200);
+        lineages.note(INSTANCE, first.clone(), NOW).unwrap();
+        lineages.end(INSTANCE, &"spiffe://example.org/bonafide/agent/other".parse().unwrap());
+        lineages.note(INSTANCE, lineage(1, 2, 200), NOW).unwrap();
+        lineages.end(INSTANCE, &first.agent);
+        assert_eq!(lineages.note(INSTANCE, lineage(2, 3, 200), NOW), Err(Discord::Ended));
+        assert_eq!(lineages.newest(INSTANCE, NOW), None);
+    }
+
+    #[test]
+    fn memory_is_bounded_by_what_lives() {
+        let lineages = Lineages::default();
+        for number in 0..200_000_u32 {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&number.to_le_bytes());
+            let at = i64::from(number);
+            let next = lineage(0, 1, at + 1000);
+            lineages.note(InstanceId::from_bytes(bytes), next, UnixTime::from_secs(at)).unwrap();
+        }
+        let kept: usize = lineages.shards.iter().map(|shard| shard.lock().unwrap().instances.len()).sum();
+        assert!(kept < 50_000, "{kept}");
+    }
+}
