@@ -4,7 +4,8 @@
 //! digest; it gets what has changed since, if the ring still knows and the digests agree, and everything otherwise.
 //! A digest that disagrees later is repaired the same way.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bonafide_attest::registration::digest_item;
 use bonafide_crypto::digest::SetDigest;
@@ -21,27 +22,43 @@ const MAX_AWAITING: usize = 64;
 /// Snapshots for one stream because of a digest. An agent that still disagrees then is broken, not behind.
 const MAX_REPAIRS: u32 = 4;
 
-/// The log as one agent may see it, at one revision.
+/// The log as one agent may see it.
 pub(crate) trait AgentView {
-    fn incarnation(&self) -> [u8; 16];
-    fn revision(&self) -> u64;
-    /// The bundle document and the revision that it is of.
-    fn bundle(&self) -> (u64, Bytes);
-    /// Everything that the agent's node may host.
+    /// The state of this moment.
+    fn head(&self) -> Head;
+    /// Everything that the agent's node may host, at [`Self::head`].
     fn hosted(&self) -> Vec<Registration>;
-    /// One of them.
-    fn registration(&self, id: &str) -> Option<Registration>;
     /// What has changed for this agent after `since`, in order; none if that is too long ago.
-    fn changes(&self, since: u64) -> Option<Vec<AgentChange>>;
+    fn changes(&self, since: u64) -> Option<Changes>;
+}
+
+/// One state of the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub(crate) incarnation: [u8; 16],
+    pub(crate) revision: u64,
+    /// Of what the agent's node may host.
+    pub(crate) digest: SetDigest,
+    /// The bundle document.
+    pub(crate) bundle: Bytes,
+}
+
+/// What has changed up to a revision, which may lie a little behind [`AgentView::head`].
+#[derive(Clone, Debug)]
+pub(crate) struct Changes {
+    pub(crate) revision: u64,
+    pub(crate) registrations: Vec<AgentChange>,
+    /// The bundle document, if it has changed.
+    pub(crate) bundle: Option<Bytes>,
 }
 
 /// One change, as one agent sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AgentChange {
-    pub(crate) id: String,
+    pub(crate) id: Arc<str>,
     /// Revision of the registration that the agent had before, if it had it.
     pub(crate) before: Option<u64>,
-    pub(crate) after: Option<u64>,
+    pub(crate) after: Option<Arc<Registration>>,
 }
 
 /// The state of one stream.
@@ -70,49 +87,44 @@ pub(crate) enum Violation {
 impl Session {
     /// Begins with what the agent says that it has.
     pub(crate) fn begin(hello: &Hello, view: &impl AgentView) -> (Self, Vec<Kind>) {
-        let hosted = view.hosted();
+        let head = view.head();
         let mut session = Self {
-            incarnation: view.incarnation(),
-            told: view.revision(),
-            digest: digest_of(&hosted),
+            incarnation: head.incarnation,
+            told: head.revision,
+            digest: head.digest,
             awaiting: VecDeque::new(),
             acknowledged: 0,
             repairs: 0,
         };
         let messages = match session.missing(hello, view) {
-            Some(changes) => session.delta(&changes, Some(view.bundle().1), view),
-            None => session.snapshot(hosted, view),
+            Some(changes) => session.delta(&changes, Some(head.bundle)),
+            None => session.snapshot(view.hosted(), head.bundle),
         };
         (session, messages)
     }
 
-    /// Tells what has changed up to `view`'s revision; nothing if nothing did.
+    /// Tells what has changed; nothing if nothing did.
     pub(crate) fn advance(&mut self, view: &impl AgentView) -> Vec<Kind> {
-        if view.incarnation() != self.incarnation {
-            return self.repair_with_snapshot(view);
-        }
-        if view.revision() <= self.told {
+        let Some(changes) = view.changes(self.told) else { return self.repair(view) };
+        if changes.revision <= self.told {
             return Vec::new();
         }
-        let Some(changes) = view.changes(self.told) else { return self.repair_with_snapshot(view) };
-        for change in &changes {
+        self.told = changes.revision;
+        for change in &changes.registrations {
             if let Some(revision) = change.before {
                 self.digest.remove(&digest_item(&change.id, revision));
             }
-            if let Some(revision) = change.after {
-                self.digest.insert(&digest_item(&change.id, revision));
+            if let Some(after) = &change.after {
+                self.digest.insert(&digest_item(&after.id, after.revision));
             }
         }
-        let (bundle_revision, bundle) = view.bundle();
-        let bundle = (bundle_revision > self.told).then_some(bundle);
-        self.told = view.revision();
-        if changes.is_empty() && bundle.is_none() {
+        if changes.registrations.is_empty() && changes.bundle.is_none() {
             if self.awaiting.is_empty() {
                 self.acknowledged = self.told;
             }
             return Vec::new();
         }
-        self.delta(&changes, bundle, view)
+        self.delta(&changes.registrations, changes.bundle)
     }
 
     /// The agent has applied what it was told.
@@ -139,7 +151,7 @@ impl Session {
             if self.repairs > MAX_REPAIRS {
                 return Err(Violation::Diverged);
             }
-            return Ok(self.repair_with_snapshot(view));
+            return Ok(self.repair(view));
         }
         // What nobody had to be told of is acknowledged by whoever has acknowledged all before it.
         let reached = if self.awaiting.is_empty() { self.told } else { acknowledge.revision };
@@ -169,45 +181,47 @@ impl Session {
         if hello.set_digest == self.digest.bytes().as_slice() {
             return Some(Vec::new());
         }
-        let changes = view.changes(hello.revision)?;
+        // The digest is of the head, so it can be taken back only along the whole way.
+        let changes = view.changes(hello.revision).filter(|changes| changes.revision == self.told)?;
         let mut then = self.digest.clone();
-        for change in changes.iter().rev() {
-            if let Some(revision) = change.after {
-                then.remove(&digest_item(&change.id, revision));
+        for change in changes.registrations.iter().rev() {
+            if let Some(after) = &change.after {
+                then.remove(&digest_item(&after.id, after.revision));
             }
             if let Some(revision) = change.before {
                 then.insert(&digest_item(&change.id, revision));
             }
         }
-        (hello.set_digest == then.bytes().as_slice()).then_some(changes)
+        (hello.set_digest == then.bytes().as_slice()).then_some(changes.registrations)
     }
 
-    fn repair_with_snapshot(&mut self, view: &impl AgentView) -> Vec<Kind> {
-        let hosted = view.hosted();
-        self.incarnation = view.incarnation();
-        self.told = view.revision();
-        self.digest = digest_of(&hosted);
+    /// Sends everything, whatever the agent has.
+    fn repair(&mut self, view: &impl AgentView) -> Vec<Kind> {
+        let head = view.head();
+        self.incarnation = head.incarnation;
+        self.told = head.revision;
+        self.digest = head.digest;
         self.awaiting.clear();
-        self.snapshot(hosted, view)
+        self.snapshot(view.hosted(), head.bundle)
     }
 
-    fn snapshot(&mut self, hosted: Vec<Registration>, view: &impl AgentView) -> Vec<Kind> {
-        let mut messages = self.parts(hosted, Vec::new(), Some(view.bundle().1));
+    fn snapshot(&mut self, hosted: Vec<Registration>, bundle: Bytes) -> Vec<Kind> {
+        let mut messages = self.parts(hosted, Vec::new(), Some(bundle));
         if let Some(Kind::Update(first)) = messages.first_mut() {
             first.snapshot_start = true;
         }
         messages
     }
 
-    fn delta(&mut self, changes: &[AgentChange], bundle: Option<Bytes>, view: &impl AgentView) -> Vec<Kind> {
+    fn delta(&mut self, changes: &[AgentChange], bundle: Option<Bytes>) -> Vec<Kind> {
         let mut upserts = Vec::new();
         let mut removals = Vec::new();
-        let mut seen = std::collections::BTreeSet::new();
-        // The last change of each registration is the one that the view shows.
-        for change in changes.iter().rev().filter(|change| seen.insert(change.id.as_str())) {
-            match change.after.and_then(|_| view.registration(&change.id)) {
-                Some(registration) => upserts.push(registration),
-                None => removals.push(change.id.clone()),
+        let mut seen = BTreeSet::new();
+        // Of several changes to one registration only the last one matters.
+        for change in changes.iter().rev().filter(|change| seen.insert(&change.id)) {
+            match &change.after {
+                Some(after) => upserts.push((**after).clone()),
+                None => removals.push(change.id.to_string()),
             }
         }
         self.parts(upserts, removals, bundle)
@@ -259,14 +273,6 @@ impl Session {
         self.awaiting.push_back((self.told, digest));
         digest
     }
-}
-
-fn digest_of(hosted: &[Registration]) -> SetDigest {
-    let mut digest = SetDigest::default();
-    for registration in hosted {
-        digest.insert(&digest_item(&registration.id, registration.revision));
-    }
-    digest
 }
 
 #[cfg(test)]

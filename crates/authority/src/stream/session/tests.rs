@@ -20,13 +20,14 @@ impl Log {
     fn put(&mut self, id: &str) {
         self.revision += 1;
         let before = self.registrations.insert(id.to_owned(), self.revision);
-        self.note(AgentChange { id: id.to_owned(), before, after: Some(self.revision) });
+        let after = Arc::new(self.show(id, self.revision));
+        self.note(AgentChange { id: id.into(), before, after: Some(after) });
     }
 
     fn remove(&mut self, id: &str) {
         let Some(before) = self.registrations.remove(id) else { return };
         self.revision += 1;
-        self.note(AgentChange { id: id.to_owned(), before: Some(before), after: None });
+        self.note(AgentChange { id: id.into(), before: Some(before), after: None });
     }
 
     fn note(&mut self, change: AgentChange) {
@@ -34,6 +35,10 @@ impl Log {
         if self.ring.len() > 8 {
             self.floor = self.ring.pop_front().unwrap().0;
         }
+    }
+
+    fn bundle(&self) -> Bytes {
+        Bytes::from(format!("bundle {}", self.bundle_revision))
     }
 
     fn show(&self, id: &str, revision: u64) -> Registration {
@@ -47,24 +52,22 @@ impl Log {
 }
 
 impl AgentView for Log {
-    fn incarnation(&self) -> [u8; 16] {
-        [self.incarnation; 16]
-    }
-    fn revision(&self) -> u64 {
-        self.revision
-    }
-    fn bundle(&self) -> (u64, Bytes) {
-        (self.bundle_revision, Bytes::from(format!("bundle {}", self.bundle_revision)))
+    fn head(&self) -> Head {
+        let mut digest = SetDigest::default();
+        for (id, revision) in &self.registrations {
+            digest.insert(&digest_item(id, *revision));
+        }
+        Head { incarnation: [self.incarnation; 16], revision: self.revision, digest, bundle: self.bundle() }
     }
     fn hosted(&self) -> Vec<Registration> {
         self.registrations.iter().map(|(id, revision)| self.show(id, *revision)).collect()
     }
-    fn registration(&self, id: &str) -> Option<Registration> {
-        self.registrations.get(id).map(|revision| self.show(id, *revision))
-    }
-    fn changes(&self, since: u64) -> Option<Vec<AgentChange>> {
-        (since >= self.floor).then(|| {
-            self.ring.iter().filter(|(at, _)| *at > since).map(|(_, change)| change.clone()).collect()
+    fn changes(&self, since: u64) -> Option<Changes> {
+        let later = self.ring.iter().filter(|(at, _)| *at > since);
+        (since >= self.floor).then(|| Changes {
+            revision: self.revision,
+            registrations: later.map(|(_, change)| change.clone()).collect(),
+            bundle: (self.bundle_revision > since).then(|| self.bundle()),
         })
     }
 }
@@ -200,9 +203,13 @@ proptest! {
                     settle(&mut session, &mut agent, &log, messages);
                 }
                 Step::Restore => {
+                    // A server that has started with another store.
                     log.incarnation += 1;
                     log.ring.clear();
                     log.floor = log.revision;
+                    let (next, messages) = Session::begin(&agent.hello(), &log);
+                    session = next;
+                    settle(&mut session, &mut agent, &log, messages);
                 }
             }
         }
@@ -211,7 +218,7 @@ proptest! {
         let bookmark = session.bookmark();
         settle(&mut session, &mut agent, &log, vec![bookmark]);
         prop_assert_eq!(&agent.registrations, &log.registrations);
-        prop_assert_eq!(agent.bundle, log.bundle().1);
+        prop_assert_eq!(agent.bundle, log.bundle());
         prop_assert_eq!(session.acknowledged(), log.revision);
     }
 }
