@@ -32,9 +32,10 @@
 
 use std::collections::BTreeSet;
 
+use bonafide_crypto::asn1::{self, Reader, Writer};
 use const_oid::ObjectIdentifier;
 
-use crate::asn1::{self, BadDer, Reader, tag};
+use crate::der;
 use crate::instance::InstanceId;
 
 /// The object identifier of the extension.
@@ -53,6 +54,8 @@ pub const MAX_KEY_LENGTH: usize = 128;
 pub const MAX_VALUE_LENGTH: usize = 1024;
 /// Longest encoding of the extension's value in bytes.
 pub const MAX_DER_LENGTH: usize = 8 * 1024;
+
+const INSTANCE: u8 = asn1::context_primitive(0);
 
 /// Key that [`Attribute::site`] uses.
 pub const SITE_KEY: &str = "site";
@@ -153,12 +156,6 @@ impl AttributesError {
     }
 }
 
-impl From<BadDer> for AttributesError {
-    fn from(_: BadDer) -> Self {
-        Self::Malformed
-    }
-}
-
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
         [Self::Selector, Self::Label, Self::Site, Self::Registration, Self::Admin, Self::Evidence]
@@ -211,28 +208,29 @@ impl Attributes {
         if sorted.len() > MAX_ATTRIBUTES {
             return Err(AttributesError::TooMany);
         }
-        let mut list = Vec::new();
-        let mut previous: Option<&Attribute> = None;
-        for attribute in sorted {
-            attribute.check()?;
-            if previous.is_some_and(|previous| clash(previous, attribute)) {
+        for (attribute, next) in sorted.iter().zip(sorted.iter().skip(1)) {
+            if clash(attribute, next) {
                 return Err(AttributesError::Ambiguous);
             }
-            previous = Some(attribute);
-            let mut fields = Vec::with_capacity(attribute.key.len() + attribute.value.len() + 16);
-            asn1::write(&mut fields, tag::ENUMERATED, &[attribute.kind as u8]);
-            asn1::write(&mut fields, tag::UTF8_STRING, attribute.key.as_bytes());
-            asn1::write(&mut fields, tag::OCTET_STRING, &attribute.value);
-            asn1::write(&mut list, tag::SEQUENCE, &fields);
         }
-        let mut content = Vec::with_capacity(list.len() + 40);
-        if let Some(instance) = &self.instance {
-            asn1::write(&mut content, tag::context(0), instance.as_bytes());
-        }
-        asn1::write_u64(&mut content, self.generation);
-        asn1::write(&mut content, tag::SEQUENCE, &list);
-        let mut der = Vec::with_capacity(content.len() + 4);
-        asn1::write(&mut der, tag::SEQUENCE, &content);
+        sorted.iter().try_for_each(|attribute| attribute.check())?;
+        let mut writer = Writer::with_capacity(256);
+        writer.nested(asn1::SEQUENCE, |content| {
+            if let Some(instance) = &self.instance {
+                content.primitive(INSTANCE, instance.as_bytes());
+            }
+            der::write_u64(content, self.generation);
+            content.nested(asn1::SEQUENCE, |list| {
+                for attribute in sorted {
+                    list.nested(asn1::SEQUENCE, |fields| {
+                        fields.primitive(der::ENUMERATED, &[attribute.kind as u8]);
+                        fields.primitive(asn1::UTF8_STRING, attribute.key.as_bytes());
+                        fields.primitive(asn1::OCTET_STRING, &attribute.value);
+                    });
+                }
+            });
+        });
+        let der = writer.finish();
         if der.len() > MAX_DER_LENGTH {
             return Err(AttributesError::TooMany);
         }
@@ -247,18 +245,21 @@ impl Attributes {
         if der.len() > MAX_DER_LENGTH {
             return Err(AttributesError::TooMany);
         }
-        let mut reader = Reader::new(der);
-        let attributes = reader.nested(tag::SEQUENCE, |content| {
-            let instance = match content.optional(tag::context(0))? {
-                Some(bytes) => Some(InstanceId::from_bytes(bytes.try_into().map_err(|_| BadDer)?)),
-                None => None,
-            };
-            let generation = content.u64()?;
-            let attributes = content.nested(tag::SEQUENCE, read_list)?;
-            Ok::<_, AttributesError>(Self { instance, generation, attributes })
-        })?;
-        reader.finish()?;
-        Ok(attributes)
+        Self::read(der).ok_or(AttributesError::Malformed)?
+    }
+
+    fn read(der: &[u8]) -> Option<Result<Self, AttributesError>> {
+        let mut outer = Reader::new(der);
+        let mut content = outer.nested(asn1::SEQUENCE)?;
+        outer.finish()?;
+        let instance = match content.optional(INSTANCE)? {
+            Some(bytes) => Some(InstanceId::from_bytes(bytes.try_into().ok()?)),
+            None => None,
+        };
+        let generation = der::u64(&mut content)?;
+        let list = content.nested(asn1::SEQUENCE)?;
+        content.finish()?;
+        Some(read_list(list).map(|attributes| Self { instance, generation, attributes }))
     }
 
     /// The certified labels: key and value.
@@ -301,13 +302,14 @@ impl Attributes {
     }
 }
 
-fn read_list(list: &mut Reader<'_>) -> Result<Vec<Attribute>, AttributesError> {
+fn read_list(mut list: Reader<'_>) -> Result<Vec<Attribute>, AttributesError> {
     let mut attributes: Vec<Attribute> = Vec::new();
     while !list.is_empty() {
         if attributes.len() == MAX_ATTRIBUTES {
             return Err(AttributesError::TooMany);
         }
-        let attribute = list.nested(tag::SEQUENCE, read_attribute)?;
+        let fields = list.nested(asn1::SEQUENCE).ok_or(AttributesError::Malformed)?;
+        let attribute = read_attribute(fields)?;
         if let Some(previous) = attributes.last() {
             if *previous >= attribute {
                 return Err(AttributesError::Order);
@@ -321,14 +323,21 @@ fn read_list(list: &mut Reader<'_>) -> Result<Vec<Attribute>, AttributesError> {
     Ok(attributes)
 }
 
-fn read_attribute(fields: &mut Reader<'_>) -> Result<Attribute, AttributesError> {
-    let kind = match fields.read(tag::ENUMERATED)? {
+fn read_attribute(mut fields: Reader<'_>) -> Result<Attribute, AttributesError> {
+    let (kind, key, value) = (|| {
+        let kind = fields.content(der::ENUMERATED)?;
+        let key = fields.content(asn1::UTF8_STRING)?;
+        let value = fields.content(asn1::OCTET_STRING)?;
+        fields.finish()?;
+        Some((kind, key, value))
+    })()
+    .ok_or(AttributesError::Malformed)?;
+    let kind = match kind {
         [byte @ 0..=0x7f] => Kind::from_byte(*byte).ok_or(AttributesError::UnknownKind)?,
         _ => return Err(AttributesError::Malformed),
     };
-    let key = str::from_utf8(fields.read(tag::UTF8_STRING)?).map_err(|_| AttributesError::Key)?;
+    let key = str::from_utf8(key).map_err(|_| AttributesError::Key)?;
     check_key(key)?;
-    let value = fields.read(tag::OCTET_STRING)?;
     check_value(kind, value)?;
     Ok(Attribute { kind, key: key.to_owned(), value: value.to_vec() })
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use bonafide_crypto::random::Random;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Identifies one launch of a workload: 128 bits, written like a UUID.
@@ -29,6 +30,15 @@ impl InstanceIdError {
 impl InstanceId {
     /// The ID with these bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// A new ID: 122 random bits in the form of a version 4 UUID (RFC 9562 section 5.4).
+    pub fn random(random: &dyn Random) -> Self {
+        let mut bytes = random.array::<16>();
+        let [_, _, _, _, _, _, version, _, variant, ..] = &mut bytes;
+        *version = *version & 0x0f | 0x40;
+        *variant = *variant & 0x3f | 0x80;
         Self(bytes)
     }
 

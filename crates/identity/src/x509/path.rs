@@ -1,0 +1,317 @@
+use std::cell::RefCell;
+
+use rustls_pki_types::{
+    CertificateDer, Der, SignatureVerificationAlgorithm, TrustAnchor, UnixTime as WebpkiTime,
+};
+use webpki::{
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath, aws_lc_rs as algorithms,
+};
+
+use super::X509Error;
+use super::profile;
+use crate::attributes::Attributes;
+use crate::bundle::{BundleMap, TrustBundle};
+use crate::certificate::Certificate;
+use crate::id::SpiffeId;
+use crate::time::UnixTime;
+
+/// Most certificates of a presented chain, the leaf included.
+pub const MAX_CHAIN_LENGTH: usize = 8;
+
+/// Everything but MD5, SHA-1, DSA, RSA below 2048 and above 8192 bits.
+static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
+    algorithms::ECDSA_P256_SHA256,
+    algorithms::ECDSA_P256_SHA384,
+    algorithms::ECDSA_P256_SHA512,
+    algorithms::ECDSA_P384_SHA256,
+    algorithms::ECDSA_P384_SHA384,
+    algorithms::ECDSA_P384_SHA512,
+    algorithms::ECDSA_P521_SHA256,
+    algorithms::ECDSA_P521_SHA384,
+    algorithms::ECDSA_P521_SHA512,
+    algorithms::ED25519,
+    algorithms::RSA_PKCS1_2048_8192_SHA256,
+    algorithms::RSA_PKCS1_2048_8192_SHA384,
+    algorithms::RSA_PKCS1_2048_8192_SHA512,
+    algorithms::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
+    algorithms::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
+    algorithms::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
+];
+
+/// An X509-SVID that [`verify`] has verified. There is no other way to get one.
+///
+/// It holds the very certificate whose signature was checked, so nothing is ever read from other bytes.
+#[derive(Clone, Debug)]
+pub struct VerifiedX509Svid {
+    id: SpiffeId,
+    leaf: Certificate,
+    not_after: UnixTime,
+}
+
+impl VerifiedX509Svid {
+    /// Who it is.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The leaf certificate.
+    pub fn leaf(&self) -> &Certificate {
+        &self.leaf
+    }
+
+    /// What the authority attested about this launch of the workload.
+    pub fn attributes(&self) -> Option<&Attributes> {
+        self.leaf.attributes()
+    }
+
+    /// The last second at which the verified path, from leaf to root, is valid.
+    pub fn not_after(&self) -> UnixTime {
+        self.not_after
+    }
+}
+
+/// Verifies that a chain of certificates, leaf first, proves a SPIFFE ID of a trust domain of `bundles` at
+/// the time `now` (X509-SVID section 5, RFC 5280 section 6).
+///
+/// The path is built by rustls-webpki, from candidates that kept our own profile before: each certificate on
+/// the path, the root in the bundle included, passed [`profile`], is valid at `now` and belongs to the trust
+/// domain of the leaf. Superfluous certificates are tolerated if they are well-formed, and never used.
+///
+/// It does not check who the caller wants to talk to, and it does not check that the peer holds the private
+/// key: that is for an authorizer, and for TLS.
+///
+/// # Errors
+/// [`X509Error`] with the reason that is nearest to the leaf.
+pub fn verify(
+    chain_der: &[&[u8]],
+    bundles: &BundleMap,
+    now: UnixTime,
+) -> Result<VerifiedX509Svid, X509Error> {
+    if chain_der.len() > MAX_CHAIN_LENGTH {
+        return Err(X509Error::ChainTooLong);
+    }
+    let mut chain = Vec::with_capacity(chain_der.len());
+    for (index, der) in chain_der.iter().enumerate() {
+        let certificate =
+            Certificate::from_der(der).map_err(|source| X509Error::Certificate { index, source })?;
+        chain.push(certificate);
+    }
+    let (leaf, presented) = chain.split_first().ok_or(X509Error::Empty)?;
+    let id = profile::check_leaf(leaf).map_err(X509Error::Leaf)?;
+    check_time(leaf, 0, now)?;
+    let bundle = bundles
+        .get(id.trust_domain())
+        .ok_or_else(|| X509Error::UnknownTrustDomain(id.trust_domain().clone()))?;
+
+    let mut candidates = Candidates { id, now, refused: None };
+    let intermediates = candidates.intermediates(presented);
+    let anchors = candidates.anchors(leaf, &intermediates, bundle, chain.len());
+    let not_after = build_path(leaf, &intermediates, &anchors, now)
+        // What was wrong with a candidate explains best why no path was found without it.
+        .map_err(|error| match error {
+            X509Error::UnknownAuthority => candidates.refused.unwrap_or(error),
+            error => error,
+        })?;
+    Ok(VerifiedX509Svid { id: id.clone(), leaf: leaf.clone(), not_after })
+}
+
+/// Sorts out what may stand on a path, and remembers the first reason why something may not.
+struct Candidates<'a> {
+    id: &'a SpiffeId,
+    now: UnixTime,
+    refused: Option<X509Error>,
+}
+
+impl Candidates<'_> {
+    fn intermediates<'c>(&mut self, presented: &'c [Certificate]) -> Vec<&'c Certificate> {
+        let mut fit = Vec::with_capacity(presented.len());
+        for (position, certificate) in presented.iter().enumerate() {
+            let index = position + 1;
+            let verdict = profile::check_ca(certificate)
+                .map_err(|source| X509Error::Intermediate { index, source })
+                .and_then(|authority| self.check(certificate, authority, index));
+            match verdict {
+                Ok(()) => fit.push(certificate),
+                Err(error) => drop(self.refused.get_or_insert(error)),
+            }
+        }
+        fit
+    }
+
+    /// The authorities of the bundle that a presented certificate names by key. With one path, that is one
+    /// authority, however many the bundle has.
+    fn anchors<'b>(
+        &mut self,
+        leaf: &Certificate,
+        intermediates: &[&Certificate],
+        bundle: &'b TrustBundle,
+        index: usize,
+    ) -> Vec<&'b Certificate> {
+        let named = |authority: &Certificate| {
+            std::iter::once(leaf).chain(intermediates.iter().copied()).any(|certificate| {
+                certificate.issuer_der() == authority.subject_der()
+                    && certificate.authority_key_id() == authority.subject_key_id()
+            })
+        };
+        let mut fit = Vec::new();
+        for authority in bundle.x509_authorities().iter().filter(|authority| named(authority)) {
+            let verdict = profile::check_ca(authority)
+                .map_err(X509Error::Authority)
+                .and_then(|id| self.check(authority, id, index));
+            match verdict {
+                Ok(()) => fit.push(authority),
+                Err(error) => drop(self.refused.get_or_insert(error)),
+            }
+        }
+        fit
+    }
+
+    fn check(
+        &self,
+        certificate: &Certificate,
+        authority: Option<&SpiffeId>,
+        index: usize,
+    ) -> Result<(), X509Error> {
+        if let Some(authority) = authority.filter(|id| id.trust_domain() != self.id.trust_domain()) {
+            return Err(X509Error::ForeignAuthority {
+                leaf: self.id.trust_domain().clone(),
+                authority: authority.trust_domain().clone(),
+            });
+        }
+        check_time(certificate, index, self.now)
+    }
+}
+
+/// RFC 5280 section 4.1.2.5: both ends are included.
+fn check_time(certificate: &Certificate, index: usize, now: UnixTime) -> Result<(), X509Error> {
+    let (not_before, not_after) = (certificate.not_before(), certificate.not_after());
+    if now < not_before {
+        return Err(X509Error::NotYetValid { index, not_before, now });
+    }
+    if now > not_after {
+        return Err(X509Error::Expired { index, not_after, now });
+    }
+    Ok(())
+}
+
+/// Returns the end of the validity of the path that was found.
+fn build_path(
+    leaf: &Certificate,
+    intermediates: &[&Certificate],
+    authorities: &[&Certificate],
+    now: UnixTime,
+) -> Result<UnixTime, X509Error> {
+    if authorities.is_empty() {
+        return Err(X509Error::UnknownAuthority);
+    }
+    // Nothing is copied or parsed again for the anchors: these are slices of the certificates of the bundle.
+    let anchors: Vec<TrustAnchor<'_>> = authorities.iter().map(|authority| trust_anchor(authority)).collect();
+    let intermediates_der: Vec<CertificateDer<'_>> =
+        intermediates.iter().map(|certificate| CertificateDer::from(certificate.der())).collect();
+    let leaf_der = CertificateDer::from(leaf.der());
+    let end_entity = EndEntityCert::try_from(&leaf_der).map_err(|error| describe(&error))?;
+    let seconds = u64::try_from(now.as_secs()).unwrap_or(0);
+    let time = WebpkiTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+
+    let found: RefCell<Result<UnixTime, X509Error>> = RefCell::new(Err(X509Error::UnknownAuthority));
+    let judge = |path: &VerifiedPath<'_>| {
+        let verdict = judge_path(path, leaf, intermediates, authorities, &anchors);
+        let accepted = verdict.is_ok();
+        *found.borrow_mut() = verdict;
+        // A path that was refused here may not be the only one.
+        if accepted { Ok(()) } else { Err(webpki::Error::UnknownIssuer) }
+    };
+    let outcome = end_entity.verify_for_usage(
+        ALGORITHMS,
+        &anchors,
+        &intermediates_der,
+        time,
+        UsagesWereChecked,
+        None,
+        Some(&judge),
+    );
+    match outcome {
+        Ok(_) => found.into_inner(),
+        Err(webpki::Error::UnknownIssuer) => {
+            Err(found.into_inner().err().unwrap_or(X509Error::UnknownAuthority))
+        }
+        Err(error) => Err(describe(&error)),
+    }
+}
+
+/// What certificates of a path say about each other, which webpki doesn't look at or doesn't see: of an
+/// anchor it knows name, key and name constraints only.
+fn judge_path(
+    path: &VerifiedPath<'_>,
+    leaf: &Certificate,
+    intermediates: &[&Certificate],
+    authorities: &[&Certificate],
+    anchors: &[TrustAnchor<'_>],
+) -> Result<UnixTime, X509Error> {
+    let anchor = anchors
+        .iter()
+        .position(|anchor| std::ptr::eq(anchor, path.anchor()))
+        .and_then(|position| authorities.get(position))
+        .ok_or(X509Error::UnknownAuthority)?;
+    let mut below = leaf;
+    let mut not_after = leaf.not_after();
+    let on_path = path.intermediate_certificates().map(|on_path| {
+        let der = on_path.der();
+        intermediates.iter().find(|candidate| candidate.der() == der.as_ref())
+    });
+    for (authorities_below, issuer) in on_path.chain([Some(anchor)]).enumerate() {
+        let issuer = issuer.ok_or(X509Error::UnknownAuthority)?;
+        if below.authority_key_id() != issuer.subject_key_id() {
+            return Err(X509Error::KeyIdentifier);
+        }
+        // RFC 5280 section 4.2.1.9, counting self-issued certificates too, as webpki does.
+        let limit = issuer.basic_constraints().and_then(|constraints| constraints.path_length);
+        if limit.is_some_and(|limit| authorities_below as u64 > limit) {
+            return Err(X509Error::PathLength);
+        }
+        not_after = not_after.min(issuer.not_after());
+        below = issuer;
+    }
+    Ok(not_after)
+}
+
+fn trust_anchor(authority: &Certificate) -> TrustAnchor<'_> {
+    TrustAnchor {
+        subject: Der::from_slice(content(authority.subject_der())),
+        subject_public_key_info: Der::from_slice(content(authority.public_key().spki_der())),
+        name_constraints: authority.name_constraints().map(Der::from_slice),
+    }
+}
+
+/// The content of a well-formed element, without tag and length.
+fn content(element: &[u8]) -> &[u8] {
+    bonafide_crypto::asn1::Reader::new(element).any().map_or(&[], |element| element.content)
+}
+
+/// The profile has judged the usages of each candidate, more strictly than webpki could.
+struct UsagesWereChecked;
+
+impl ExtendedKeyUsageValidator for UsagesWereChecked {
+    fn validate(&self, _: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        Ok(())
+    }
+}
+
+fn describe(error: &webpki::Error) -> X509Error {
+    use webpki::Error;
+
+    match error {
+        Error::InvalidSignatureForPublicKey => X509Error::Signature,
+        Error::UnsupportedSignatureAlgorithmContext(_)
+        | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)
+        | Error::SignatureAlgorithmMismatch => X509Error::SignatureAlgorithm,
+        Error::PathLenConstraintViolated => X509Error::PathLength,
+        Error::NameConstraintViolation | Error::MalformedNameConstraint => X509Error::NameConstraints,
+        Error::UnknownIssuer => X509Error::UnknownAuthority,
+        Error::MaximumPathDepthExceeded
+        | Error::MaximumPathBuildCallsExceeded
+        | Error::MaximumSignatureChecksExceeded
+        | Error::MaximumNameConstraintComparisonsExceeded => X509Error::TooComplex,
+        other => X509Error::Path(format!("{other:?}")),
+    }
+}
