@@ -11,10 +11,6 @@ impl<'a> Input<'a> {
         Some(head)
     }
 
-    pub(crate) fn byte(&mut self) -> Option<u8> {
-        self.array().map(|[byte]| *byte)
-    }
-
     pub(crate) fn number(&mut self) -> Option<u32> {
         self.array().map(|bytes| u32::from_be_bytes(*bytes))
     }

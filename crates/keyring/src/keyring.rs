@@ -45,7 +45,11 @@ impl Keyring {
     ///
     /// # Errors
     /// [`KeyringError::Exists`] when there is a file already; those of the seal and of writing.
-    pub fn create(path: impl AsRef<Path>, seal: &dyn Seal, random: &dyn Random) -> Result<Self, KeyringError> {
+    pub fn create(
+        path: impl AsRef<Path>,
+        seal: &dyn Seal,
+        random: &dyn Random,
+    ) -> Result<Self, KeyringError> {
         let keyring = Self {
             path: path.as_ref().to_owned(),
             mac_secret: secret(|bytes| random.fill(bytes))?,
@@ -72,7 +76,8 @@ impl Keyring {
         let broken = || KeyringError::Broken(path.to_owned());
         let contents = file::read(path)?;
         let mut input = Input(contents.strip_prefix(MAGIC).ok_or_else(format)?);
-        let kind = input.string(MAX_KIND).and_then(|kind| std::str::from_utf8(kind).ok()).ok_or_else(format)?;
+        let kind =
+            input.string(MAX_KIND).and_then(|kind| std::str::from_utf8(kind).ok()).ok_or_else(format)?;
         if kind != seal.kind() {
             return Err(KeyringError::WrongSealKind { expected: kind.to_owned(), given: seal.kind() });
         }

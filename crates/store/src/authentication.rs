@@ -74,7 +74,10 @@ impl Keys {
     ) -> Result<(), StoreError> {
         let number = revision.0.to_be_bytes();
         self.change.verify(&change_parts(incarnation, &number, previous, key, value), mac).map_err(|_| {
-            StoreError::broken(Place::Change(revision), "its MAC does not fit the row and the change before it")
+            StoreError::broken(
+                Place::Change(revision),
+                "its MAC does not fit the row and the change before it",
+            )
         })
     }
 
@@ -147,15 +150,7 @@ fn change_parts<'a>(
     value: Option<&'a [u8]>,
 ) -> [&'a [u8]; 7] {
     let kind: &[u8] = if value.is_some() { b"put" } else { b"remove" };
-    [
-        b"change",
-        incarnation.as_bytes(),
-        revision,
-        previous,
-        key.as_bytes(),
-        kind,
-        value.unwrap_or_default(),
-    ]
+    [b"change", incarnation.as_bytes(), revision, previous, key.as_bytes(), kind, value.unwrap_or_default()]
 }
 
 fn with_head_parts<T>(row: &HeadRow, f: impl FnOnce(&[&[u8]]) -> T) -> T {

@@ -52,8 +52,7 @@ pub(crate) const INSERT_HEAD: &str = "INSERT INTO head \
 
 /// The first statement of each commit. On a server with several writers it takes the lock of the row, so that the
 /// order of commits is the order of revisions; and it gives nothing when somebody else was first.
-pub(crate) const ADVANCE: &str =
-    "UPDATE head SET revision = revision + $1 WHERE id = 1 AND revision = $2";
+pub(crate) const ADVANCE: &str = "UPDATE head SET revision = revision + $1 WHERE id = 1 AND revision = $2";
 
 /// The last statement of each commit.
 pub(crate) const AUTHENTICATE_HEAD: &str =
@@ -85,14 +84,22 @@ mod tests {
     #[test]
     fn placeholders_are_first_used_in_ascending_order() {
         for statement in [
-            HEAD, INSERT_HEAD, ADVANCE, AUTHENTICATE_HEAD, CHANGES, CHANGE_MAC, INSERT_CHANGE, DELETE_CHANGES,
-            OBJECT, OBJECTS, PUT_OBJECT, DELETE_OBJECT,
+            HEAD,
+            INSERT_HEAD,
+            ADVANCE,
+            AUTHENTICATE_HEAD,
+            CHANGES,
+            CHANGE_MAC,
+            INSERT_CHANGE,
+            DELETE_CHANGES,
+            OBJECT,
+            OBJECTS,
+            PUT_OBJECT,
+            DELETE_OBJECT,
         ] {
-            let mut next = 1;
-            for part in statement.split('$').skip(1) {
+            for (next, part) in (1..).zip(statement.split('$').skip(1)) {
                 let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
                 assert_eq!(digits.parse::<u32>().unwrap(), next, "{statement}");
-                next += 1;
             }
         }
     }

@@ -47,10 +47,8 @@ impl KeyFileSeal {
         let path = path.as_ref();
         let contents = file::read(path)?;
         let key = contents.strip_prefix(MAGIC).and_then(|key| <&[u8; 32]>::try_from(key).ok());
-        let key = key.ok_or_else(|| KeyringError::Format {
-            path: path.to_owned(),
-            what: "a key file of a seal",
-        })?;
+        let key =
+            key.ok_or_else(|| KeyringError::Format { path: path.to_owned(), what: "a key file of a seal" })?;
         Ok(Self { path: path.to_owned(), key: AeadKey::from_bytes(key) })
     }
 }

@@ -91,9 +91,8 @@ pub(super) fn create(path: &Path, keys: &Keys, random: &dyn Random) -> Result<()
 /// The connection that writes.
 pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
     let connection = guarded(path)?;
-    let mode: String = connection
-        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
-        .map_err(error)?;
+    let mode: String =
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(error)?;
     if mode != "wal" {
         return Err(StoreError::Io(format!("journal mode is `{mode}`, not `wal`")));
     }
@@ -150,7 +149,8 @@ fn io(error: &std::io::Error) -> StoreError {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The name of a file that belongs to the database.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)

@@ -86,13 +86,7 @@ pub(super) fn each_change(
             },
             mac: bytes(row, 3, &broken)?,
         };
-        keys.verify_change(
-            &head.incarnation,
-            expected,
-            &previous,
-            (change.key, change.value),
-            &change.mac,
-        )?;
+        keys.verify_change(&head.incarnation, expected, &previous, (change.key, change.value), &change.mac)?;
         visit(&change, head)?;
         previous = change.mac;
         last = expected;
@@ -168,8 +162,9 @@ pub(super) fn integer(number: u64) -> Result<i64, StoreError> {
 }
 
 fn object_row<'a>(row: &'a Row<'_>, keys: &Keys, head: &HeadRow) -> Result<ObjectRow<'a>, StoreError> {
-    let nameless =
-        |what| StoreError::broken(Place::Database("table `object`, a row without a readable key".into()), what);
+    let nameless = |what| {
+        StoreError::broken(Place::Database("table `object`, a row without a readable key".into()), what)
+    };
     let key = text(row, 0, &nameless)?;
     let broken = |what| StoreError::broken(Place::Object(key.to_owned()), what);
     let object = ObjectRow {

@@ -53,8 +53,9 @@ pub(super) fn verify(connection: &mut Connection, keys: &Keys) -> Result<(HeadRo
 
 /// Exactly our tables: an added trigger or view could lie about rows, and an index could hide some.
 fn verify_schema(connection: &Connection) -> Result<(), StoreError> {
-    let broken =
-        |name: &str, what| StoreError::broken(Place::Database(format!("schema, `{}`", name.escape_debug())), what);
+    let broken = |name: &str, what| {
+        StoreError::broken(Place::Database(format!("schema, `{}`", name.escape_debug())), what)
+    };
     let mut statement = connection.prepare(sql::SQLITE_SCHEMA_OBJECTS).map_err(error)?;
     let mut rows = statement.query([]).map_err(error)?;
     let mut expected = sql::SQLITE_SCHEMA.iter();
@@ -117,7 +118,8 @@ fn compare_with_log(
 
 /// What rows don't show: the structure of the pages.
 fn verify_pages(connection: &Connection) -> Result<(), StoreError> {
-    let finding: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(error)?;
+    let finding: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(error)?;
     if finding == "ok" {
         return Ok(());
     }

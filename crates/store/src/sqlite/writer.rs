@@ -37,6 +37,14 @@ impl Writer {
         Self { connection, keys, head, digest, committed, failed: None }
     }
 
+    /// Makes the disk look full.
+    #[cfg(test)]
+    pub(super) fn set_page_limit(&self, pages: u32) {
+        self.connection
+            .pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0))
+            .unwrap();
+    }
+
     pub(super) fn commit(&mut self, expect: Revision, batch: &Batch) -> Result<Revision, StoreError> {
         self.transact(|writer| writer.append(expect, batch))?;
         self.committed.send_replace(self.head.revision);
@@ -109,8 +117,7 @@ impl Writer {
         let mut digest = self.digest.clone();
         for (key, value) in &batch.changes {
             head.revision = head.revision.next();
-            head.tip =
-                self.keys.change(&head.incarnation, head.revision, &head.tip, key, value.as_deref());
+            head.tip = self.keys.change(&head.incarnation, head.revision, &head.tip, key, value.as_deref());
             let revision = integer(head.revision.0)?;
             self.connection
                 .prepare_cached(sql::INSERT_CHANGE)
