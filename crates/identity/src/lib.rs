@@ -10,6 +10,7 @@ mod der;
 mod dns;
 mod id;
 mod instance;
+pub mod jwt;
 mod pattern;
 pub mod reserved;
 pub mod time;
@@ -22,6 +23,7 @@ pub use crate::certificate::{
 pub use crate::dns::{DnsError, DnsName, DnsPattern};
 pub use crate::id::{IdError, MAX_ID_LENGTH, MAX_TRUST_DOMAIN_LENGTH, SpiffeId, TrustDomain, check_segment};
 pub use crate::instance::{InstanceId, InstanceIdError};
+pub use crate::jwt::{JwtClaims, JwtSvid};
 pub use crate::pattern::SpiffeIdPattern;
 pub use crate::time::{Clock, SystemClock, UnixTime};
 pub use crate::x509::{VerifiedX509Svid, X509Svid};
