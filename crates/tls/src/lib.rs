@@ -1,1 +1,31 @@
-//! The only place that names rustls: SPIFFE verifiers, rotating resolvers, authorizers.
+//! The only place that names rustls: SPIFFE verifiers, rotating identities, authorizers.
+//!
+//! - TLS 1.3 only, with aws-lc-rs as the explicit provider; the hybrid X25519MLKEM768 is preferred.
+//! - Sessions are never resumed, on neither side: a resumed session would skip the certificates, and with them today's
+//!   bundle (rustls verifies no chain on resumption).
+//! - A peer is who [`bonafide_identity::x509::verify`] says, at the time of the handshake, under the [`Trust`] of that
+//!   moment, and only if the [`Authorizer`] agrees. What it verified is kept beside the connection ([`peer_svid`]): nobody
+//!   parses the certificate a second time.
+//! - [`IdentitySlot`] holds what we present. Setting it changes new handshakes; open connections live on.
+//!
+//! In TLS 1.3 a client has finished before the server has looked at the client's certificate. So a server's refusal
+//! reaches the client with its first read: see [`TlsError::of_io`].
+
+mod authorizer;
+mod config;
+mod delegate;
+mod error;
+mod listener;
+mod slot;
+mod stream;
+mod verifier;
+
+pub use authorizer::{Authorizer, NotAuthorized};
+pub use config::{ClientConfig, Clients, ServerConfig, client_config, pinned_client_config, server_config};
+pub use error::{PeerError, TlsError};
+pub use listener::{TcpConnection, TlsLimits, TlsListener};
+pub use slot::IdentitySlot;
+pub use stream::{ClientStream, ServerStream, TlsStream, peer_svid};
+
+/// The bundles by which peers are judged, exchanged as a whole when they change.
+pub type Trust = std::sync::Arc<arc_swap::ArcSwap<bonafide_identity::bundle::BundleMap>>;
