@@ -54,7 +54,9 @@ pub fn init(default_filter: &str, format: Format) -> Result<(), TelemetryError> 
     let registry = tracing_subscriber::registry().with(filter);
     let done = match format {
         Format::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
-        Format::Text => registry.with(fmt::layer().with_writer(std::io::stderr).with_target(false)).try_init(),
+        Format::Text => {
+            registry.with(fmt::layer().with_writer(std::io::stderr).with_target(false)).try_init()
+        }
     };
     done.map_err(|_| TelemetryError::Twice)
 }

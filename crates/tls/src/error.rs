@@ -37,7 +37,9 @@ impl PeerError {
         match self {
             Self::NotAuthorized(_) => "connect to another peer, or allow this SPIFFE ID",
             Self::NotAuthority(_) => "check the address: something else than the authority answers there",
-            Self::NotPinned => "the join line is of another authority, or of an earlier life of this one: make a new one",
+            Self::NotPinned => {
+                "the join line is of another authority, or of an earlier life of this one: make a new one"
+            }
             Self::Svid(error) => error.hint(),
         }
     }

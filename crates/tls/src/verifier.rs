@@ -38,7 +38,8 @@ impl Judge {
             }
             Self::Pin { trust_domain, root } => {
                 // The leaf itself can't be the root; everything else that the server sent may be.
-                let pinned = chain.iter().skip(1).find(|der| sha256(der) == *root).ok_or(PeerError::NotPinned)?;
+                let pinned =
+                    chain.iter().skip(1).find(|der| sha256(der) == *root).ok_or(PeerError::NotPinned)?;
                 let root = Certificate::from_der(pinned).map_err(|_| PeerError::NotPinned)?;
                 let bundle = TrustBundle::new(trust_domain.clone()).with_x509_authority(root);
                 let mut bundles = BundleMap::default();
