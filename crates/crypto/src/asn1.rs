@@ -179,9 +179,16 @@ impl Writer {
         self.out.push(0);
         content(self);
         let length = self.out.len().saturating_sub(start.saturating_add(1));
-        let mut header = Self::default();
-        header.length(length);
-        self.out.splice(start..=start, header.out);
+        if length < 0x80 {
+            if let Some(short) = self.out.get_mut(start) {
+                *short = length as u8;
+            }
+        } else {
+            let (bytes, zeros) = digits(length);
+            let digits = bytes.get(zeros..).unwrap_or_default();
+            self.out
+                .splice(start..=start, [0x80 | digits.len() as u8].into_iter().chain(digits.iter().copied()));
+        }
     }
 
     /// Writes an INTEGER > 0 from its magnitude; leading zeros are dropped.
@@ -212,17 +219,21 @@ impl Writer {
     }
 
     fn length(&mut self, length: usize) {
-        let bytes = length.to_be_bytes();
-        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
-        let digits = bytes.get(zeros..).unwrap_or_default();
-        if length >= 0x80 {
+        if length < 0x80 {
+            self.out.push(length as u8);
+        } else {
+            let (bytes, zeros) = digits(length);
+            let digits = bytes.get(zeros..).unwrap_or_default();
             // At most eight digits, so the cast keeps its value.
             self.out.push(0x80 | digits.len() as u8);
             self.out.extend_from_slice(digits);
-        } else {
-            self.out.push(length as u8);
         }
     }
+}
+
+/// The big-endian bytes of a length, and how many of them are leading zeros.
+fn digits(length: usize) -> ([u8; size_of::<usize>()], usize) {
+    (length.to_be_bytes(), length.leading_zeros() as usize / 8)
 }
 
 #[cfg(test)]
