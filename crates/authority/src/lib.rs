@@ -11,8 +11,10 @@
 )]
 mod generated;
 
+pub mod admin;
 pub mod config;
 mod convert;
+mod idempotency;
 mod issuance;
 pub mod presence;
 pub mod rates;

@@ -159,6 +159,17 @@ impl Registry {
         value.map(|value| (written, value)).ok_or_else(|| self.stopped())
     }
 
+    /// Resolves once the published state holds everything up to `revision`.
+    pub async fn reached(&self, revision: u64) {
+        let mut applied = self.subscribe();
+        while self.state().revision() < revision {
+            if matches!(applied.recv().await, Err(broadcast::error::RecvError::Closed)) {
+                // The writer has ended; nothing will come.
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// Resolves when this server can't follow the log any more: it must stop serving.
     pub async fn failed(&self) -> Arc<RegistryError> {
         let mut failure = self.shared.failure.subscribe();

@@ -3,6 +3,7 @@
 //! A [`State`] is what a snapshot shows; the registry applies changes to a second copy of it and swaps the two, so
 //! that a change costs what it changes, however much there is.
 
+mod bundle;
 mod site;
 
 use std::{
@@ -12,10 +13,10 @@ use std::{
 
 use bonafide_attest::registration::Registration;
 use bonafide_crypto::digest::SetDigest;
-use bonafide_identity::{SpiffeId, TrustDomain, time::UnixTime};
+use bonafide_identity::{SpiffeId, TrustDomain, bundle::TrustBundle, time::UnixTime};
 use bonafide_store::Incarnation;
 
-pub use self::site::SiteState;
+pub use self::{bundle::bundle_of, site::SiteState};
 use crate::records::{self, Agent, Idempotency, JoinToken, Lease, Object, RecordError, Settings, SigningKey};
 
 /// Everything that the log says up to one revision.
@@ -33,6 +34,7 @@ pub struct State {
     signing_keys: BTreeMap<String, Arc<SigningKey>>,
     /// Of the last change to a signing key: the bundle's sequence number.
     signing_keys_revision: u64,
+    bundle: Arc<TrustBundle>,
     idempotency: BTreeMap<Arc<str>, Arc<Idempotency>>,
     leases: BTreeMap<Arc<str>, Arc<Lease>>,
     /// What housekeeping may remove, earliest first.
@@ -57,6 +59,7 @@ impl State {
     #[must_use]
     pub fn empty(trust_domain: TrustDomain, incarnation: Incarnation) -> Self {
         Self {
+            bundle: Arc::new(TrustBundle::new(trust_domain.clone())),
             trust_domain,
             incarnation,
             revision: 0,
@@ -180,6 +183,12 @@ impl State {
         self.signing_keys.get(id)
     }
 
+    /// The trust bundle that the published roots and JWT keys make. The same `Arc` until one of them changes.
+    #[must_use]
+    pub fn bundle(&self) -> &Arc<TrustBundle> {
+        &self.bundle
+    }
+
     /// What a caller's idempotency key was used for.
     #[must_use]
     pub fn idempotency(&self, key: &str) -> Option<&Arc<Idempotency>> {
@@ -216,6 +225,7 @@ impl State {
         let change = AppliedChange { key: key.into(), revision, before, after };
         if change.touches_signing_keys() {
             self.signing_keys_revision = revision;
+            self.rebuild_bundle();
         }
         Ok(change)
     }
@@ -226,16 +236,22 @@ impl State {
         self.revision = change.revision;
         if change.touches_signing_keys() {
             self.signing_keys_revision = change.revision;
+            self.rebuild_bundle();
         }
     }
 
     /// Takes changes back that were never committed, the last one first.
     pub(crate) fn undo(&mut self, changes: &[AppliedChange], mark: Mark) {
+        let mut keys_touched = false;
         for change in changes.iter().rev() {
             self.put(&change.key, change.before.clone());
+            keys_touched |= change.touches_signing_keys();
         }
         self.revision = mark.revision;
         self.signing_keys_revision = mark.signing_keys_revision;
+        if keys_touched {
+            self.rebuild_bundle();
+        }
     }
 
     /// Where [`Self::undo`] goes back to.
@@ -256,6 +272,12 @@ impl State {
     /// Ends the loading of a snapshot.
     pub(crate) fn loaded(&mut self, revision: u64) {
         self.revision = revision;
+        self.rebuild_bundle();
+    }
+
+    fn rebuild_bundle(&mut self) {
+        self.bundle =
+            Arc::new(bundle_of(&self.trust_domain, self.signing_keys.values(), self.signing_keys_revision));
     }
 
     /// Replaces what stands at `key`, and returns what stood there.

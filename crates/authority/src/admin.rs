@@ -1,0 +1,128 @@
+//! The admin API. Each call first asks who calls, then what that caller may do in the very state that it changes.
+
+mod caller;
+mod insight;
+mod nodes;
+mod registrations;
+mod service;
+mod sites;
+
+use std::{fmt, sync::Arc};
+
+use bonafide_crypto::random::Random;
+use bonafide_identity::time::{Clock, UnixTime};
+use prost::Message;
+
+use self::caller::Rights;
+pub use self::caller::{Caller, CertifiedAdmin, LocalAdmins};
+use crate::{
+    idempotency::Idempotency, presence::Presence, records::RecordChange, refusal::Refusal,
+    registry::Registry, state::State,
+};
+
+/// What the admin API tells about the server that runs it.
+#[derive(Clone)]
+pub struct ServerInfo {
+    /// Name of this server.
+    pub server: String,
+    /// Of the software.
+    pub version: String,
+    /// Where agents connect: `host:port`.
+    pub address: String,
+    /// What the root key rests under: `key-file`, `passphrase`.
+    pub seal: String,
+    /// When it started.
+    pub started_at: UnixTime,
+    /// Who may use the local socket.
+    pub local: LocalAdmins,
+    /// Entries of the issuance ledger now.
+    pub ledger_size: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// The admin API's implementation, over a registry. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    registry: Registry,
+    presence: Presence,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    info: Arc<ServerInfo>,
+}
+
+impl Admin {
+    /// Serves on both listeners: the calls find out who is there.
+    #[must_use]
+    pub fn new(
+        registry: Registry,
+        presence: Presence,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        info: ServerInfo,
+    ) -> Self {
+        Self { registry, presence, clock, random, info: Arc::new(info) }
+    }
+
+    /// State and rights for a call that only reads.
+    fn reader(&self, caller: &Caller) -> Result<(Arc<State>, Rights), Refusal> {
+        let state = self.registry.state();
+        let rights = caller.rights(&state, self.clock.now())?;
+        Ok((state, rights))
+    }
+
+    /// Runs a write: rights, then replay of an idempotency key, then `change`, all in the state that is committed to.
+    ///
+    /// `change` returns the changes and the name of what they write; no changes: it is so already.
+    async fn write(
+        &self,
+        caller: &Caller,
+        idempotency: Idempotency,
+        mut change: impl FnMut(&State, &Rights) -> Result<(Vec<RecordChange>, String), Refusal> + Send + 'static,
+    ) -> Result<Answer, Refusal> {
+        let caller = caller.clone();
+        let now = self.clock.now();
+        let (_, answer) = self
+            .registry
+            .write_with(move |state| {
+                let rights = caller.rights(state, now)?;
+                if let Some(replay) = idempotency.replay(state, now)? {
+                    return Ok((
+                        Vec::new(),
+                        Answer { revision: replay.revision, name: replay.name, replayed: true },
+                    ));
+                }
+                let (mut changes, name) = change(state, &rights)?;
+                let revision = state.revision() + changes.len() as u64;
+                changes.extend(idempotency.remember(revision, &name, now));
+                Ok((changes, Answer { revision, name, replayed: false }))
+            })
+            .await?;
+        Ok(answer)
+    }
+}
+
+/// What a write has come to.
+#[derive(Clone, Debug)]
+struct Answer {
+    revision: u64,
+    name: String,
+    replayed: bool,
+}
+
+/// The idempotency of a request whose own field is cleared in `request`.
+fn idempotency(
+    caller: &Caller,
+    rpc: &str,
+    key: &str,
+    request: &impl Message,
+) -> Result<Idempotency, Refusal> {
+    Idempotency::new(&caller.name(), rpc, key, &request.encode_to_vec())
+}
+
+impl fmt::Debug for ServerInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerInfo")
+            .field("server", &self.server)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,64 @@
+//! gRPC's side of the admin API: who calls, then the call.
+
+use bonafide_wire::admin::{
+    AuthorityStatus, BanAgentRequest, CreateJoinTokenRequest, CreateJoinTokenResponse, DeleteRequest,
+    ExplainRequest, ExplainResponse, GetBundleRequest, GetBundleResponse, ListAgentsRequest,
+    ListAgentsResponse, ListAuthoritiesRequest, ListAuthoritiesResponse, ListJoinTokensRequest,
+    ListJoinTokensResponse, ListRegistrationsRequest, ListRegistrationsResponse, ListSitesRequest,
+    ListSitesResponse, PutRegistrationRequest, PutRegistrationResponse, PutSiteRequest, PutSiteResponse,
+    StatusRequest, WaitRequest, WaitResponse, WriteResponse, admin_server,
+};
+use tonic::{Request, Response, Status};
+
+use super::{Admin, Caller};
+use crate::refusal::Refusal;
+
+impl Admin {
+    fn authenticate<T>(&self, request: Request<T>) -> Result<(Caller, T), Refusal> {
+        let caller = Caller::of(request.extensions(), self.info.local)?;
+        Ok((caller, request.into_inner()))
+    }
+}
+
+/// Each method of the trait is the method of the same name, once the caller is known.
+macro_rules! calls {
+    ($($name:ident => $method:ident ($request:ty) -> $response:ty $(: $wait:ident)?;)*) => {
+        #[tonic::async_trait]
+        impl admin_server::Admin for Admin {
+            $(
+                async fn $name(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
+                    let (caller, request) = self.authenticate(request)?;
+                    calls!(@answer self, caller, request, $method $(, $wait)?)
+                }
+            )*
+        }
+    };
+    (@answer $self:ident, $caller:ident, $request:ident, $method:ident, writes) => {
+        Ok(Response::new($self.$method(&$caller, $request).await?))
+    };
+    (@answer $self:ident, $caller:ident, $request:ident, $method:ident, waits) => {
+        Ok(Response::new($self.$method(&$caller, &$request).await?))
+    };
+    (@answer $self:ident, $caller:ident, $request:ident, $method:ident) => {
+        Ok(Response::new($self.$method(&$caller, &$request)?))
+    };
+}
+
+calls! {
+    status => status(StatusRequest) -> AuthorityStatus;
+    put_site => put_site(PutSiteRequest) -> PutSiteResponse: writes;
+    delete_site => delete_site(DeleteRequest) -> WriteResponse: writes;
+    list_sites => list_sites(ListSitesRequest) -> ListSitesResponse;
+    put_registration => put_registration(PutRegistrationRequest) -> PutRegistrationResponse: writes;
+    delete_registration => delete_registration(DeleteRequest) -> WriteResponse: writes;
+    list_registrations => list_registrations(ListRegistrationsRequest) -> ListRegistrationsResponse;
+    create_join_token => create_join_token(CreateJoinTokenRequest) -> CreateJoinTokenResponse: writes;
+    list_join_tokens => list_join_tokens(ListJoinTokensRequest) -> ListJoinTokensResponse;
+    delete_join_token => delete_join_token(DeleteRequest) -> WriteResponse: writes;
+    list_agents => list_agents(ListAgentsRequest) -> ListAgentsResponse;
+    ban_agent => ban_agent(BanAgentRequest) -> WriteResponse: writes;
+    get_bundle => bundle(GetBundleRequest) -> GetBundleResponse;
+    list_authorities => list_authorities(ListAuthoritiesRequest) -> ListAuthoritiesResponse;
+    explain => explain(ExplainRequest) -> ExplainResponse;
+    wait => wait(WaitRequest) -> WaitResponse: waits;
+}
