@@ -5,8 +5,9 @@ use clap_complete::Shell;
 
 use crate::{
     command::{
-        agent::AgentsCommand, ca::CaCommand, entry::EntryCommand, explain::ExplainArgs, join::JoinArgs,
-        site::SiteCommand, status::StatusArgs, token::TokenCommand,
+        agent::AgentsCommand, bundle::BundleCommand, ca::CaCommand, entry::EntryCommand,
+        explain::ExplainArgs, inspect::InspectArgs, join::JoinArgs, site::SiteCommand, status::StatusArgs,
+        svid::SvidCommand, token::TokenCommand,
     },
     console::Format,
 };
@@ -39,6 +40,11 @@ pub enum Command {
     Status(StatusArgs),
     /// Tell why a process gets an identity, or why not
     Explain(ExplainArgs),
+    /// Get this process' own identities, over the SPIFFE Workload API
+    #[command(subcommand)]
+    Svid(SvidCommand),
+    /// Look into a certificate, chain, key, token, bundle or join line
+    Inspect(InspectArgs),
     /// Create, list, show and delete entries and rules: who gets which identity
     #[command(subcommand)]
     Entry(EntryCommand),
@@ -56,6 +62,9 @@ pub enum Command {
     /// Show what signs: roots, intermediates, JWT keys
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Print the trust bundle
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// Print a completion script for a shell
     Completion {
         /// Which shell

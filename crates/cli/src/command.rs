@@ -1,10 +1,13 @@
 //! One module for each command: its arguments, its calls, its answer.
 
 pub mod agent;
+pub mod bundle;
 pub mod ca;
 pub mod entry;
 pub mod explain;
+pub mod inspect;
 pub mod join;
 pub mod site;
 pub mod status;
+pub mod svid;
 pub mod token;

@@ -4,12 +4,15 @@
 //! |---|---|
 //! | `bonafide status` | whether authority and agent are well |
 //! | `bonafide explain [PID]` | why a process gets an identity, or why not |
+//! | `bonafide svid x509\|jwt\|validate` | this process' own identities; `--write DIR` makes files, `--watch` follows |
+//! | `bonafide inspect [FILE]` | what a certificate, chain, key, token, bundle or join line says, and what is wrong |
 //! | `bonafide entry create\|list\|show\|delete` | who gets which identity: entries, and rules with `--rule` |
 //! | `bonafide site list\|show\|put\|delete` | what each place can ever obtain |
 //! | `bonafide join [SITE]` | the one line to paste on a new node |
 //! | `bonafide token create\|list\|delete` | join tokens |
 //! | `bonafide agent list\|ban` | agents, as the authority knows them |
 //! | `bonafide ca show` | what signs, in which state, until when |
+//! | `bonafide bundle show` | the trust bundle, as SPIFFE document or PEM |
 //! | `bonafide completion SHELL` | a completion script |
 //!
 //! Data goes to standard output, in the form that `--output table|json|yaml` names; messages go to standard error.
@@ -21,6 +24,7 @@ pub mod command;
 pub mod console;
 pub mod duration;
 pub mod failure;
+pub mod inspect;
 pub mod moment;
 pub mod page;
 pub mod pem;
@@ -101,12 +105,15 @@ async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
     match command {
         Command::Status(arguments) => command::status::run(arguments, console).await,
         Command::Explain(arguments) => command::explain::run(arguments, console).await,
+        Command::Svid(command) => command::svid::run(command, console).await,
+        Command::Inspect(arguments) => command::inspect::run(arguments, console),
         Command::Entry(command) => command::entry::run(command, console).await,
         Command::Site(command) => command::site::run(command, console).await,
         Command::Join(arguments) => command::join::run(arguments, console).await,
         Command::Token(command) => command::token::run(command, console).await,
         Command::Agent(command) => command::agent::run(command, console).await,
         Command::Ca(command) => command::ca::run(command, console).await,
+        Command::Bundle(command) => command::bundle::run(command, console).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "bonafide", &mut script);

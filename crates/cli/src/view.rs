@@ -3,7 +3,9 @@
 pub mod agent;
 pub mod authority;
 pub mod explanation;
+pub mod inspection;
 pub mod registration;
 pub mod site;
 pub mod status;
+pub mod svid;
 pub mod token;

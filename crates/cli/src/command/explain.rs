@@ -58,7 +58,11 @@ pub async fn ask_agent(path: &Path, pid: Option<i32>) -> Result<Explanation, Fai
     Ok(answer.into_inner())
 }
 
-async fn ask_authority(
+/// What the authority says about the process that the agent has explained.
+///
+/// # Errors
+/// What the authority refuses to tell, and a socket that does not answer.
+pub async fn ask_authority(
     path: &Path,
     explanation: &Explanation,
 ) -> Result<admin_wire::ExplainResponse, Failure> {

@@ -69,7 +69,7 @@ pub struct PutArgs {
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration::parse)]
     max_x509_ttl: u32,
     /// Longest lifetime of a JWT-SVID
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
     max_jwt_ttl: u32,
     /// Lifetime of X509-SVIDs whose registration names none [default: the shorter of 1h and the longest]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]

@@ -128,6 +128,11 @@ impl ExplanationView {
         self.identities.iter().any(|identity| identity.problem.is_none())
     }
 
+    /// Why there is no identity at all.
+    pub fn problem_code(&self) -> Option<&str> {
+        self.problem.as_ref().map(|problem| problem.code.as_str())
+    }
+
     fn socket_step(&self, socket: &str) -> Step {
         let mut details = vec![socket.to_owned()];
         if self.agent_id.is_empty() {

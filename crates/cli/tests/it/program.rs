@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use crate::golden::check_text;
 
 /// Runs `bonafide` without anything of this environment that would steer it.
-pub fn bonafide(arguments: &[&str]) -> Output {
+pub(crate) fn bonafide(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bonafide"));
     command.args(arguments).env_remove("BONAFIDE_ADMIN_SOCKET").env_remove("SPIFFE_ENDPOINT_SOCKET");
     command.output().unwrap()
