@@ -61,7 +61,7 @@ impl Shutdown {
                     this.trigger();
                 }
             }
-            #[expect(clippy::exit, reason = "the operator asked twice; 130 is what shells show for Ctrl-C")]
+            // The operator asked twice. 130 is what shells show for Ctrl-C.
             std::process::exit(130);
         });
         Ok(())

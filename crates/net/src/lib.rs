@@ -5,7 +5,7 @@
 //! - [`http`]: gRPC and HTTP/1.1 on one listener, with limits on everything that a peer can make us hold.
 //! - [`tls_listener`]: the port on which servers and agents speak to each other.
 //! - [`drain`]: one token that tells every part of a process to finish.
-//! - [`telemetry`]: logs.
+//! - [`telemetry`]: the logs of a process.
 
 pub mod drain;
 pub mod http;

@@ -102,6 +102,18 @@ impl TlsError {
         }
     }
 
+    /// The same error once more, for who finds it in a chain of causes; `None` for [`TlsError::Io`], which can't be copied.
+    pub fn duplicate(&self) -> Option<Self> {
+        match self {
+            Self::Handshake(text) => Some(Self::Handshake(text.clone())),
+            Self::Io(_) => None,
+            Self::NoIdentity => Some(Self::NoIdentity),
+            Self::Peer(error) => Some(Self::Peer(error.clone())),
+            Self::Refused(text) => Some(Self::Refused(text.clone())),
+            Self::Timeout => Some(Self::Timeout),
+        }
+    }
+
     /// The error of a handshake, once the verifier's own verdict has been asked for.
     pub(crate) fn of_handshake(error: io::Error) -> Self {
         let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
