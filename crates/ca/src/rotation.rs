@@ -81,8 +81,11 @@ pub enum Acknowledged {
 pub enum Effect {
     /// Make a key, and commit it as prepared.
     Prepare,
-    /// Make a key, and commit it as active: there is none that could sign.
-    Start,
+    /// Make a key, and commit it as active and all of `demote` as old, at once: there is none that could sign.
+    Start {
+        /// Keys that were active until their life ended.
+        demote: Vec<String>,
+    },
     /// Commit `id` as active and all of `demote` as old, at once.
     Activate {
         /// The prepared key.
@@ -152,9 +155,9 @@ impl Slot {
     }
 
     /// The fraction `numerator / 8` of its life.
-    fn eighths(&self, numerator: u32) -> UnixTime {
-        let life = self.not_after.since(self.not_before);
-        self.not_before.saturating_add(life / 8 * numerator)
+    fn eighths(&self, numerator: u64) -> UnixTime {
+        let life = self.not_after.since(self.not_before).as_secs();
+        self.not_before.saturating_add(Duration::from_secs(life.saturating_mul(numerator) / 8))
     }
 }
 
@@ -170,7 +173,8 @@ pub fn plan(policy: &Policy, slots: &[Slot], acknowledged: Acknowledged, now: Un
     let mut plan = Plan { effects: Vec::new(), wake_at: None };
     retire(policy, slots, now, &mut plan);
 
-    let active: Vec<&Slot> = slots.iter().filter(|slot| slot.state == State::Active).collect();
+    let active = slots.iter().filter(|slot| slot.state == State::Active);
+    let demote = active.map(|slot| slot.id.clone()).collect();
     // The oldest that can still live: it has been published for longest.
     let prepared = slots
         .iter()
@@ -179,7 +183,7 @@ pub fn plan(policy: &Policy, slots: &[Slot], acknowledged: Acknowledged, now: Un
     let signing = signing(slots, now);
 
     match (prepared, signing) {
-        (None, None) => plan.effects.push(Effect::Start),
+        (None, None) => plan.effects.push(Effect::Start { demote }),
         (None, Some(signing)) => {
             let prepare_at = signing.eighths(4);
             if now >= prepare_at {
@@ -190,11 +194,9 @@ pub fn plan(policy: &Policy, slots: &[Slot], acknowledged: Acknowledged, now: Un
         }
         (Some(prepared), signing) => match decide(policy, prepared, signing, acknowledged, now) {
             Decision::Wait(until) => plan.wake(until),
-            Decision::Activate { forced } => plan.effects.push(Effect::Activate {
-                id: prepared.id.clone(),
-                demote: active.iter().map(|slot| slot.id.clone()).collect(),
-                forced,
-            }),
+            Decision::Activate { forced } => {
+                plan.effects.push(Effect::Activate { id: prepared.id.clone(), demote, forced })
+            }
         },
     }
     plan
