@@ -10,5 +10,6 @@
 
 mod arguments;
 mod golden;
+mod inspecting;
 mod output;
 mod program;
