@@ -60,7 +60,7 @@ pub(super) fn create(path: &Path, keys: &Keys, random: &dyn Random) -> Result<()
         .map_err(|error| io(&error))?;
     let incarnation = Incarnation::from_bytes(random.array());
     let row = HeadRow::empty(incarnation, keys.genesis(&incarnation), keys.set(&SetDigest::default()));
-    let mut connection = Connection::open_with_flags(&unfinished, flags(false)).map_err(error)?;
+    let mut connection = Connection::open_with_flags(&unfinished, flags()).map_err(error)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(error)?;
     let transaction = connection.transaction().map_err(error)?;
     for (_, statement) in sql::SQLITE_SCHEMA {
@@ -110,7 +110,7 @@ pub(super) fn connect_read_only(path: &Path) -> Result<Connection, StoreError> {
 /// Whoever wrote the file may have put more than rows into it: nothing in its schema may call functions, and
 /// neither triggers nor views work.
 fn guarded(path: &Path) -> Result<Connection, StoreError> {
-    let connection = Connection::open_with_flags(path, flags(true)).map_err(error)?;
+    let connection = Connection::open_with_flags(path, flags()).map_err(error)?;
     for (option, value) in [
         (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
         (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
@@ -125,9 +125,8 @@ fn guarded(path: &Path) -> Result<Connection, StoreError> {
 }
 
 /// Without `SQLITE_OPEN_CREATE`: a database that is missing stays missing.
-fn flags(no_follow: bool) -> OpenFlags {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    if no_follow { flags | OpenFlags::SQLITE_OPEN_NOFOLLOW } else { flags }
+fn flags() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 
 /// What an error of SQLite means to us.
