@@ -24,6 +24,11 @@ pub const MAX_CERTIFICATE_LENGTH: usize = 16 * 1024;
 
 const MAX_SERIAL_LENGTH: usize = 20;
 
+/// What the value of an attribute in a name can be: a DirectoryString, a NumericString, an IA5String, or the BIT
+/// STRING of a unique identifier (RFC 5280 appendix A.1, RFC 4519 section 2.43).
+const NAME_VALUES: &[u8] =
+    &[asn1::UTF8_STRING, asn1::PRINTABLE_STRING, 0x14, 0x1c, 0x1e, 0x12, 0x16, asn1::BIT_STRING];
+
 /// A certificate that is well-formed by RFC 5280: version 3, canonical DER without trailing bytes, a positive
 /// serial of at most 20 octets, an allowed signature algorithm, an acceptable key, no extension twice, and no
 /// critical extension that is not understood.
@@ -300,8 +305,11 @@ fn check_name(mut name: Reader<'_>) -> Option<()> {
         loop {
             let mut attribute = relative.nested(asn1::SEQUENCE)?;
             der::oid(&mut attribute)?;
-            attribute.any()?;
+            let value = attribute.any()?;
             attribute.finish()?;
+            if !NAME_VALUES.contains(&value.tag) {
+                return None;
+            }
             if relative.is_empty() {
                 break;
             }

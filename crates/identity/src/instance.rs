@@ -120,7 +120,15 @@ mod tests {
         let bare = good.replace('-', "");
         let braces = format!("{{{good}}}");
         let moved = "0190a1b2c-3d4-7e5f-8a6b-7c8d9e0f1a2b";
-        for bad in ["", &upper, &bare, &braces, moved, &good[1..], "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2é"] {
+        for bad in [
+            "",
+            &upper,
+            &bare,
+            &braces,
+            moved,
+            good.get(1..).unwrap(),
+            "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2é",
+        ] {
             assert_eq!(bad.parse::<InstanceId>(), Err(InstanceIdError), "{bad}");
         }
     }
