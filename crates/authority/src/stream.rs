@@ -1,6 +1,6 @@
 //! `Connect`: one bidirectional stream for each agent.
 
-#[allow(dead_code, reason = "the service joins it when the crates below it land")]
+pub(crate) mod driver;
+pub(crate) mod feed;
 pub(crate) mod outbound;
-#[allow(dead_code, reason = "the service joins it when the crates below it land")]
-pub(crate) mod session;
+mod session;

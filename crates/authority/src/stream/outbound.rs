@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use bonafide_wire::node::authority_message::Kind;
 use bonafide_wire::node::{AuthorityMessage, Refused};
+use bonafide_wire::types::Problem;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -83,6 +84,11 @@ impl Answers {
         }
     }
 
+    /// Refuses a request that got no slot.
+    pub(crate) fn refuse(&self, request: u64, problem: Problem, retry_after: u32) {
+        self.send(Kind::Refused(Refused { request, problem: Some(problem), retry_after }));
+    }
+
     /// Resolves when the agent doesn't read its answers.
     pub(crate) async fn too_slow(&self) {
         self.too_slow.cancelled().await;
@@ -96,9 +102,8 @@ impl Ticket {
     }
 
     /// Refuses, and frees the slot.
-    pub(crate) fn refuse(self, problem: bonafide_wire::types::Problem, retry_after: u32) {
-        let request = self.request;
-        self.answer(Kind::Refused(Refused { request, problem: Some(problem), retry_after }));
+    pub(crate) fn refuse(self, problem: Problem, retry_after: u32) {
+        self.answers.refuse(self.request, problem, retry_after);
     }
 }
 

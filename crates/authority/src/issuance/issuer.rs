@@ -1,0 +1,296 @@
+//! The threads that sign, and the order of things around them: log, sign, release.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bonafide_crypto::key::PublicKey;
+use bonafide_crypto::random::Random;
+use bonafide_identity::SpiffeId;
+use bonafide_identity::jwt;
+use bonafide_identity::time::{Clock, UnixTime};
+use bonafide_wire::node::authority_message::Kind;
+use bonafide_wire::node::{IssueJwt, IssueX509, JwtIssued, RenewAgent, RenewX509, X509Issued};
+use bytes::Bytes;
+
+use super::lineages::Lineages;
+use super::prepare::{Context, Noted, Unsigned};
+use super::queue::{Lane, Queue};
+use crate::entry::entry::Kind as EntryKind;
+use crate::journal::{Journal, Source};
+use crate::keys::{KeySet, Keys};
+use crate::presence::Connection;
+use crate::refusal::Refusal;
+use crate::registry::Registry;
+use crate::stream::outbound::Ticket;
+
+/// Signs what agents ask for.
+#[derive(Debug)]
+pub(crate) struct Issuer {
+    parts: Arc<IssuerParts>,
+    queue: Queue<Job>,
+}
+
+/// What it works with.
+#[derive(Debug)]
+pub(crate) struct IssuerParts {
+    pub(crate) registry: Registry,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) lineages: Arc<Lineages>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) backdate: Duration,
+    pub(crate) agent_lifetime: Duration,
+    /// Where batches wait for the disk.
+    pub(crate) runtime: tokio::runtime::Handle,
+}
+
+/// One request and the right to answer it.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) ticket: Ticket,
+    pub(crate) asker: Arc<Asker>,
+    pub(crate) ask: Ask,
+}
+
+/// Who asks.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    pub(crate) agent: SpiffeId,
+    pub(crate) site: String,
+    pub(crate) connection: Connection,
+}
+
+/// What for.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    First(IssueX509),
+    Renewal(Box<RenewX509>),
+    Jwt(IssueJwt),
+    Agent(RenewAgent),
+}
+
+/// A certificate that may be released.
+#[derive(Clone, Debug)]
+pub(crate) struct Issued {
+    pub(crate) chain: Vec<Bytes>,
+    pub(crate) renew_after: UnixTime,
+}
+
+/// A batch's member between log and release.
+struct Signed {
+    job: Job,
+    noted: Option<Noted>,
+    answer: Result<Kind, Refusal>,
+    /// Of an agent's own SVID.
+    agent_svid_expires_at: Option<UnixTime>,
+}
+
+impl Issuer {
+    /// Starts the threads; 0: one for each core.
+    pub(crate) fn start(parts: IssuerParts, threads: usize, capacity: usize) -> std::io::Result<Self> {
+        let parts = Arc::new(parts);
+        let worker = Arc::clone(&parts);
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        };
+        let queue = Queue::start(threads, capacity, move |batch| worker.work(batch))?;
+        Ok(Self { parts, queue })
+    }
+
+    /// Queues requests; each is answered through its ticket, at once if there is no room.
+    pub(crate) fn submit(&self, jobs: Vec<Job>) {
+        let jobs = jobs.into_iter().map(|job| (job.ask.lane(), job));
+        for job in self.queue.push(jobs) {
+            let busy =
+                Refusal::unavailable("issuance.busy", "the authority has more requests than it can sign")
+                    .hint("it is tried again by itself");
+            job.ticket.refuse(busy.to_problem(), 1);
+        }
+    }
+
+    /// The first SVID of an agent that was just admitted. Resolves when it is on the ledger.
+    pub(crate) async fn agent_svid(
+        &self,
+        agent: SpiffeId,
+        key: PublicKey,
+        attestation: EntryKind,
+    ) -> Result<Issued, Refusal> {
+        let parts = Arc::clone(&self.parts);
+        let signed = tokio::task::spawn_blocking(move || {
+            let keys = parts.keys.current();
+            let now = parts.clock.now();
+            let (unsigned, entry) = parts
+                .context(&agent, &parts.registry.state(), &keys, now)
+                .agent(key, parts.agent_lifetime)?;
+            let logged = parts.journal.append_soon(now, vec![attestation, entry]);
+            let Unsigned::Certificate { linted, renew_after, .. } = unsigned else { return Err(internal()) };
+            let chain = keys.sign(*linted)?;
+            Ok((logged, Issued { chain, renew_after }))
+        });
+        let (logged, issued) = signed.await.map_err(|_| internal())??;
+        logged.await?;
+        Ok(issued)
+    }
+
+    /// Checks a request for the first SVID of an agent, away from the runtime's threads.
+    pub(crate) async fn proven_key(&self, request: Bytes, agent: SpiffeId) -> Result<PublicKey, Refusal> {
+        let parts = Arc::clone(&self.parts);
+        let proven = tokio::task::spawn_blocking(move || {
+            let keys = parts.keys.current();
+            parts
+                .context(&agent, &parts.registry.state(), &keys, parts.clock.now())
+                .proven_key(&request, &agent)
+        });
+        proven.await.map_err(|_| internal())?
+    }
+}
+
+impl Ask {
+    /// An agent's own SVID counts as first: without it nothing else works.
+    fn lane(&self) -> Lane {
+        match self {
+            Self::First(_) | Self::Jwt(_) | Self::Agent(_) => Lane::First,
+            Self::Renewal(_) => Lane::Renewal,
+        }
+    }
+
+    fn registration(&self) -> &str {
+        match self {
+            Self::First(ask) => &ask.registration,
+            Self::Renewal(ask) => &ask.registration,
+            Self::Jwt(ask) => &ask.registration,
+            Self::Agent(_) => "",
+        }
+    }
+
+    fn instance(&self) -> Bytes {
+        match self {
+            Self::Renewal(ask) => ask.instance.clone(),
+            Self::Jwt(ask) => ask.instance.clone(),
+            Self::First(_) | Self::Agent(_) => Bytes::new(),
+        }
+    }
+}
+
+impl IssuerParts {
+    /// One batch, on a signing thread. The batch's entries go to the ledger in one append, and while the disk works
+    /// the signatures are made.
+    fn work(self: &Arc<Self>, batch: Vec<Job>) {
+        let now = self.clock.now();
+        let keys = self.keys.current();
+        let state = self.registry.state();
+        let mut ready = Vec::with_capacity(batch.len());
+        let mut entries = Vec::with_capacity(batch.len());
+        for job in batch {
+            let context = self.context(&job.asker.agent, &state, &keys, now);
+            let prepared = match &job.ask {
+                Ask::First(ask) => context.first(ask),
+                Ask::Renewal(ask) => context.renewal(ask),
+                Ask::Jwt(ask) => context.jwt(ask),
+                Ask::Agent(ask) => context.agent_renewal(ask, self.agent_lifetime),
+            };
+            match prepared {
+                Ok((unsigned, entry)) => {
+                    entries.push(entry);
+                    ready.push((job, unsigned));
+                }
+                Err(refusal) => self.refuse(job, &refusal, now),
+            }
+        }
+        drop(state);
+        if ready.is_empty() {
+            return;
+        }
+        let logged = self.journal.append_soon(now, entries);
+        let signed: Vec<Signed> =
+            ready.into_iter().map(|(job, unsigned)| sign(job, unsigned, &keys)).collect();
+        let parts = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let logged = logged.await;
+            for signed in signed {
+                parts.release(signed, &logged);
+            }
+        });
+    }
+
+    fn release(&self, signed: Signed, logged: &Result<(), Refusal>) {
+        let Signed { job, noted, answer, agent_svid_expires_at } = signed;
+        match logged.clone().and(answer) {
+            Ok(kind) => {
+                if let Some(expires_at) = agent_svid_expires_at {
+                    job.asker.connection.renewed(expires_at);
+                }
+                job.ticket.answer(kind);
+            }
+            Err(refusal) => {
+                if let Some(Noted { instance, next, before }) = noted {
+                    self.lineages.undo(instance, &next, before);
+                }
+                job.ticket.refuse(refusal.to_problem(), 1);
+            }
+        }
+    }
+
+    fn refuse(&self, job: Job, refusal: &Refusal, now: UnixTime) {
+        let source = Source {
+            agent: job.asker.agent.as_str(),
+            site: &job.asker.site,
+            registration: job.ask.registration(),
+            instance: job.ask.instance(),
+            address: "",
+        };
+        self.journal.refused(now, refusal, source);
+        let retry_after = u32::from(refusal.kind() == tonic::Code::Unavailable);
+        job.ticket.refuse(refusal.to_problem(), retry_after);
+    }
+
+    fn context<'a>(
+        &'a self,
+        agent: &'a SpiffeId,
+        state: &'a crate::state::State,
+        keys: &'a KeySet,
+        now: UnixTime,
+    ) -> Context<'a> {
+        Context {
+            agent,
+            state,
+            keys,
+            lineages: &self.lineages,
+            random: &*self.random,
+            backdate: self.backdate,
+            now,
+        }
+    }
+}
+
+fn sign(job: Job, unsigned: Unsigned, keys: &KeySet) -> Signed {
+    let request = job.ticket.request;
+    match unsigned {
+        Unsigned::Jwt(claims) => {
+            let token = keys.jwt().and_then(|key| {
+                jwt::issue(&claims, key.signer(), key.id())
+                    .map_err(|error| Refusal::invalid(error.code(), error.to_string()).hint(error.hint()))
+            });
+            let expires_at = claims.expires_at.as_secs();
+            let answer = token.map(|token| Kind::JwtIssued(JwtIssued { request, token, expires_at }));
+            Signed { job, noted: None, answer, agent_svid_expires_at: None }
+        }
+        Unsigned::Certificate { linted, instance, generation, renew_after, noted } => {
+            let is_agent = matches!(job.ask, Ask::Agent(_));
+            let agent_svid_expires_at = is_agent.then(|| linted.validity().not_after());
+            let instance =
+                instance.map_or_else(Bytes::new, |instance| Bytes::copy_from_slice(instance.as_bytes()));
+            let answer = keys.sign(*linted).map(|chain| {
+                let renew_after = renew_after.as_secs();
+                Kind::X509Issued(X509Issued { request, chain, instance, generation, renew_after })
+            });
+            Signed { job, noted, answer, agent_svid_expires_at }
+        }
+    }
+}
+
+fn internal() -> Refusal {
+    Refusal::new(tonic::Code::Internal, "issuance.internal", "the authority failed to sign")
+}

@@ -1,0 +1,387 @@
+//! From a request to something that may be signed, or a refusal. Decides; neither logs nor signs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bonafide_attest::lineage::transcript;
+use bonafide_ca::lint::{LintedTbs, lint};
+use bonafide_ca::template::{self, NodeLeaf, Tbs, WorkloadLeaf};
+use bonafide_ca::{SerialNumber, Validity};
+use bonafide_crypto::csr;
+use bonafide_crypto::digest::sha256;
+use bonafide_crypto::key::{PublicKey, PublicKeyAlgorithm, SignatureAlgorithm};
+use bonafide_crypto::random::Random;
+use bonafide_identity::attributes::{Attribute, Attributes};
+use bonafide_identity::jwt::JwtClaims;
+use bonafide_identity::time::UnixTime;
+use bonafide_identity::{InstanceId, SpiffeId, x509};
+use bonafide_wire::node::{IssueJwt, IssueX509, RenewAgent, RenewX509};
+
+use super::certified::{AGENT_KEY, certified};
+use super::lineages::{Discord, Lineage, Lineages};
+use crate::convert::wire::to_selectors;
+use crate::entry::{self, entry::Kind as EntryKind};
+use crate::keys::KeySet;
+use crate::refusal::Refusal;
+use crate::registration::{Earned, admitted_agent, earn};
+use crate::state::State;
+
+/// Larger keys cost every verifier of the trust domain.
+const MAX_RSA_BITS: u16 = 4096;
+const MAX_CHAIN: usize = 4;
+const MAX_EVIDENCE: usize = 64 * 1024;
+
+/// All that a decision looks at.
+pub(crate) struct Context<'a> {
+    pub(crate) agent: &'a SpiffeId,
+    pub(crate) state: &'a State,
+    pub(crate) keys: &'a KeySet,
+    pub(crate) lineages: &'a Lineages,
+    pub(crate) random: &'a dyn Random,
+    pub(crate) backdate: Duration,
+    pub(crate) now: UnixTime,
+}
+
+/// Ready to be logged and signed.
+#[derive(Debug)]
+pub(crate) enum Unsigned {
+    Certificate {
+        linted: Box<LintedTbs>,
+        instance: Option<InstanceId>,
+        generation: u64,
+        renew_after: UnixTime,
+        noted: Option<Noted>,
+    },
+    Jwt(JwtClaims),
+}
+
+/// What the lineages remember of a certificate that was not released yet.
+#[derive(Debug)]
+pub(crate) struct Noted {
+    pub(crate) instance: InstanceId,
+    pub(crate) next: Lineage,
+    pub(crate) before: Option<Lineage>,
+}
+
+impl Context<'_> {
+    /// The first SVID of an instance.
+    pub(crate) fn first(&self, ask: &IssueX509) -> Result<(Unsigned, EntryKind), Refusal> {
+        let selectors = to_selectors(&ask.selectors)?;
+        let earned = earn(self.state, self.agent, &ask.registration, &selectors, self.now)?;
+        let public_key = self.proven_key(&ask.csr, earned.grant.id())?;
+        let instance = InstanceId::from_bytes(self.random.array());
+        self.workload(&earned, certified(self.agent, &earned, &selectors), public_key, instance, 0)
+    }
+
+    /// The next SVID of an instance.
+    pub(crate) fn renewal(&self, ask: &RenewX509) -> Result<(Unsigned, EntryKind), Refusal> {
+        let malformed =
+            |what: &str| Refusal::invalid("lineage.malformed", format!("the renewal's {what} is malformed"));
+        if ask.previous_chain.len() > MAX_CHAIN || ask.evidence.len() > MAX_EVIDENCE {
+            return Err(malformed("chain or evidence"));
+        }
+        let instance = InstanceId::from_bytes((*ask.instance).try_into().map_err(|_| malformed("instance"))?);
+        let nonce: &[u8; 16] = (*ask.nonce).try_into().map_err(|_| malformed("nonce"))?;
+        let selectors = to_selectors(&ask.selectors)?;
+        let earned = earn(self.state, self.agent, &ask.registration, &selectors, self.now)?;
+
+        let chain: Vec<&[u8]> = ask.previous_chain.iter().map(|der| &**der).collect();
+        let previous = x509::verify(&chain, self.keys.bundles(), self.now).map_err(|error| {
+            Refusal::denied("lineage.previous", format!("the SVID to be renewed is not valid: {error}"))
+                .hint(FRESH)
+        })?;
+        let attributes = previous.attributes();
+        let continues = attributes.is_some_and(|attributes| {
+            attributes.instance == Some(instance)
+                && attributes.generation.checked_add(1) == Some(ask.generation)
+                && attributes.registration() == Some(ask.registration.as_str())
+                && attributes.site() == Some(earned.site.name.as_ref())
+                && attributes
+                    .evidence()
+                    .any(|(key, value)| key == AGENT_KEY && value == self.agent.path().as_bytes())
+        });
+        if !continues {
+            return Err(Refusal::denied(
+                "lineage.discontinuous",
+                "the renewal does not continue the SVID that it shows",
+            )
+            .hint(FRESH));
+        }
+        let previous_key = previous.leaf().public_key();
+        let public_key = PublicKey::from_spki_der(&ask.public_key)
+            .map_err(|error| Refusal::invalid(error.code(), error.to_string()).hint(error.hint()))?;
+        acceptable(&public_key)?;
+        if public_key == *previous_key {
+            return Err(
+                Refusal::denied("lineage.same-key", "the renewal does not bring a fresh key").hint(FRESH)
+            );
+        }
+        let transcript = transcript(
+            self.state.trust_domain(),
+            instance,
+            ask.generation,
+            nonce,
+            previous_key.spki_der(),
+            public_key.spki_der(),
+        );
+        let signed = |key: &PublicKey, signature: &[u8]| {
+            key.verify(SignatureAlgorithm::default_for(key.algorithm()), &transcript, signature)
+        };
+        if signed(previous_key, &ask.previous_key_signature).is_err()
+            || signed(&public_key, &ask.new_key_signature).is_err()
+        {
+            return Err(Refusal::denied(
+                "lineage.signature",
+                "the renewal is not signed by both the last and the new key",
+            ));
+        }
+        let attributes = certified(self.agent, &earned, &selectors);
+        self.workload(&earned, attributes, public_key, instance, ask.generation)
+    }
+
+    /// A JWT-SVID.
+    pub(crate) fn jwt(&self, ask: &IssueJwt) -> Result<(Unsigned, EntryKind), Refusal> {
+        let selectors = to_selectors(&ask.selectors)?;
+        let earned = earn(self.state, self.agent, &ask.registration, &selectors, self.now)?;
+        let instance = match &*ask.instance {
+            [] => None,
+            bytes => Some(self.own_instance(bytes, &ask.registration)?),
+        };
+        let key = self.keys.jwt()?;
+        let lifetime = earned.grant.jwt_ttl();
+        let id: [u8; 16] = self.random.array();
+        let jti = InstanceId::from_bytes(id).to_string();
+        let claims = JwtClaims {
+            id: earned.grant.id().clone(),
+            audience: ask.audience.clone(),
+            issued_at: self.now.saturating_sub(self.backdate.min(lifetime)),
+            expires_at: self.now.saturating_add(lifetime),
+            instance,
+            jti: Some(jti.clone()),
+        };
+        let entry = entry::JwtSvid {
+            jti,
+            spiffe_id: claims.id.to_string(),
+            audience: claims.audience.clone(),
+            registration: earned.registration.id.clone(),
+            registration_revision: earned.registration.revision,
+            site: earned.site.name.to_string(),
+            agent: self.agent.to_string(),
+            instance: ask.instance.clone(),
+            expires_at: claims.expires_at.as_secs(),
+            key_id: key.id().to_owned(),
+        };
+        Ok((Unsigned::Jwt(claims), EntryKind::JwtSvid(entry)))
+    }
+
+    /// The agent's own SVID, again.
+    pub(crate) fn agent_renewal(
+        &self,
+        ask: &RenewAgent,
+        lifetime: Duration,
+    ) -> Result<(Unsigned, EntryKind), Refusal> {
+        let public_key = self.proven_key(&ask.csr, self.agent)?;
+        self.agent(public_key, lifetime)
+    }
+
+    /// The agent's own SVID, for a key whose possession was proved.
+    pub(crate) fn agent(
+        &self,
+        public_key: PublicKey,
+        lifetime: Duration,
+    ) -> Result<(Unsigned, EntryKind), Refusal> {
+        let site = admitted_agent(self.state, self.agent)?.site.clone();
+        let Dates { validity, serial, renew_after } = self.dates(lifetime)?;
+        let key_id = public_key.key_id();
+        let leaf = NodeLeaf {
+            id: self.agent.clone(),
+            public_key,
+            dns_names: Vec::new(),
+            attributes: Attributes { attributes: vec![Attribute::site(&site)], ..Attributes::default() },
+            validity,
+            serial,
+        };
+        let tbs = template::agent(leaf, self.keys.issuer().certificate()).map_err(unfit)?;
+        let linted = self.linted(&tbs)?;
+        let entry = entry::AgentSvid {
+            serial: copy(serial.as_bytes()),
+            tbs_sha256: copy(&sha256(linted.der())),
+            spiffe_id: self.agent.to_string(),
+            site,
+            not_after: validity.not_after().as_secs(),
+            key_id: copy(&key_id),
+            issuer_key_id: copy(self.keys.issuer_key_id()),
+        };
+        let unsigned = Unsigned::Certificate {
+            linted: Box::new(linted),
+            instance: None,
+            generation: 0,
+            renew_after,
+            noted: None,
+        };
+        Ok((unsigned, EntryKind::AgentSvid(entry)))
+    }
+
+    /// The key of a request, once its possession is proved.
+    pub(crate) fn proven_key(&self, request: &[u8], id: &SpiffeId) -> Result<PublicKey, Refusal> {
+        let request = csr::parse_and_verify(request)
+            .map_err(|error| Refusal::invalid(error.code(), error.to_string()).hint(error.hint()))?;
+        // Its names are never used. But who asks for another identity is wrong, or worse.
+        if request.uri_sans.iter().any(|name| name != id.as_str()) {
+            return Err(Refusal::denied(
+                "issuance.request-names-another",
+                format!("the certification request names another identity than `{id}`"),
+            )
+            .hint("send a request without names: the authority knows them"));
+        }
+        acceptable(&request.public_key)?;
+        Ok(request.public_key)
+    }
+
+    fn workload(
+        &self,
+        earned: &Earned,
+        attributes: Vec<Attribute>,
+        public_key: PublicKey,
+        instance: InstanceId,
+        generation: u64,
+    ) -> Result<(Unsigned, EntryKind), Refusal> {
+        let grant = &earned.grant;
+        let Dates { validity, serial, renew_after } = self.dates(grant.x509_ttl())?;
+        let key_id = public_key.key_id();
+        let leaf = WorkloadLeaf {
+            id: grant.id().clone(),
+            public_key,
+            dns_names: grant.dns_names().to_vec(),
+            attributes: Attributes { instance: Some(instance), generation, attributes },
+            validity,
+            serial,
+        };
+        let tbs = template::workload(leaf, self.keys.issuer().certificate()).map_err(unfit)?;
+        let linted = self.linted(&tbs)?;
+        let next = Lineage {
+            generation,
+            key_id,
+            registration: Arc::from(earned.registration.id.as_str()),
+            agent: Arc::new(self.agent.clone()),
+            not_after: validity.not_after(),
+            ended: false,
+        };
+        // Last, for it can't be refused any more after this.
+        let before = self.lineages.note(instance, next.clone(), self.now).map_err(|discord| match discord {
+            Discord::Ended => Refusal::denied("lineage.ended", format!("the instance `{instance}` has ended")).hint(FRESH),
+            Discord::Forked { newest } => Refusal::denied(
+                "lineage.forked",
+                format!("the instance `{instance}` has had a successor of that SVID, with another key (generation {newest})"),
+            )
+            .hint("two processes hold the key of one instance: find out which of them is a copy"),
+        })?;
+        let entry = entry::X509Svid {
+            serial: copy(serial.as_bytes()),
+            tbs_sha256: copy(&sha256(linted.der())),
+            spiffe_id: grant.id().to_string(),
+            registration: earned.registration.id.clone(),
+            registration_revision: earned.registration.revision,
+            site: earned.site.name.to_string(),
+            agent: self.agent.to_string(),
+            instance: copy(instance.as_bytes()),
+            generation,
+            not_after: validity.not_after().as_secs(),
+            key_id: copy(&key_id),
+            issuer_key_id: copy(self.keys.issuer_key_id()),
+        };
+        let unsigned = Unsigned::Certificate {
+            linted: Box::new(linted),
+            instance: Some(instance),
+            generation,
+            renew_after,
+            noted: Some(Noted { instance, next, before }),
+        };
+        Ok((unsigned, EntryKind::X509Svid(entry)))
+    }
+
+    /// An instance of this agent under this registration that is alive.
+    fn own_instance(&self, bytes: &[u8], registration: &str) -> Result<InstanceId, Refusal> {
+        let unknown = || {
+            Refusal::denied(
+                "issuance.instance",
+                "no living instance of this agent and registration has this ID",
+            )
+            .hint(FRESH)
+        };
+        let instance = InstanceId::from_bytes(bytes.try_into().map_err(|_| unknown())?);
+        let newest = self.lineages.newest(instance, self.now).ok_or_else(unknown)?;
+        let own = *newest.agent == *self.agent && *newest.registration == *registration;
+        if own { Ok(instance) } else { Err(unknown()) }
+    }
+
+    fn linted(&self, tbs: &Tbs) -> Result<LintedTbs, Refusal> {
+        lint(tbs, self.keys.issuer().certificate()).map_err(|error| {
+            tracing::error!(code = error.code(), "the linter refused a certificate that the template made");
+            Refusal::new(tonic::Code::Internal, error.code(), error.to_string())
+        })
+    }
+
+    fn dates(&self, lifetime: Duration) -> Result<Dates, Refusal> {
+        dates(self.keys, self.random, self.backdate, lifetime, self.now)
+    }
+}
+
+/// Of one certificate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dates {
+    pub(crate) validity: Validity,
+    pub(crate) serial: SerialNumber,
+    pub(crate) renew_after: UnixTime,
+}
+
+/// When a leaf of this lifetime is valid, its number, and when to renew it: at half of its life, give or take a tenth,
+/// so that what was issued together is not renewed together.
+pub(crate) fn dates(
+    keys: &KeySet,
+    random: &dyn Random,
+    backdate: Duration,
+    lifetime: Duration,
+    now: UnixTime,
+) -> Result<Dates, Refusal> {
+    let issuer = keys.issuer().certificate();
+    let random: [u8; 18] = random.array();
+    let (serial, jitter) = random.split_at(16);
+    let serial = SerialNumber::from_random_bytes(serial.try_into().unwrap_or_default());
+    let jitter = u64::from(u16::from_be_bytes(jitter.try_into().unwrap_or_default()));
+
+    let end = now.saturating_add(lifetime).min(issuer.not_after());
+    let remaining = end.since(now);
+    let start = now.saturating_sub(backdate.min(remaining));
+    let validity = Validity::new(start, end)
+        .filter(|_| !remaining.is_zero())
+        .and_then(|validity| validity.within(issuer))
+        .ok_or_else(|| {
+            Refusal::unavailable("issuance.intermediate-expired", "the authority's intermediate has expired")
+                .hint("it is replaced at half of its life: look at the authority's log and clock")
+        })?;
+    let half = remaining.as_secs() / 2;
+    let renew_after = now.saturating_add(Duration::from_secs(half * 9 / 10 + half * jitter / 5 / 65_535));
+    Ok(Dates { validity, serial, renew_after })
+}
+
+const FRESH: &str = "ask for the first SVID of a new instance";
+
+fn acceptable(key: &PublicKey) -> Result<(), Refusal> {
+    match key.algorithm() {
+        PublicKeyAlgorithm::Rsa { bits } if bits > MAX_RSA_BITS => Err(Refusal::invalid(
+            "issuance.key-too-large",
+            format!("an RSA key of {bits} bits is larger than {MAX_RSA_BITS}"),
+        )
+        .hint("use P-256")),
+        _ => Ok(()),
+    }
+}
+
+fn unfit(error: template::TemplateError) -> Refusal {
+    Refusal::invalid(error.code(), error.to_string()).hint(error.hint())
+}
+
+fn copy(bytes: &[u8]) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(bytes)
+}

@@ -1,0 +1,118 @@
+//! What this server signed and refused, on its ledger.
+
+use std::sync::Arc;
+
+use bonafide_identity::time::UnixTime;
+use bonafide_ledger::Ledger;
+use bytes::Bytes;
+use prost::Message;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::entry::{self, Entry, entry::Kind};
+use crate::rates::{Limit, Rates};
+use crate::refusal::Refusal;
+
+/// Refusals of one agent or address that are written down, per second. The ledger is for ever; who asks for what he
+/// may not have, a thousand times a second, is noted often enough.
+const REFUSALS: Limit = Limit { per_second: 2, burst: 20 };
+
+/// Writes entries.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    ledger: Arc<Ledger>,
+    runtime: Handle,
+    refusals: Rates<String>,
+}
+
+/// Who was refused, and what for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Source<'a> {
+    pub(crate) agent: &'a str,
+    pub(crate) site: &'a str,
+    pub(crate) registration: &'a str,
+    pub(crate) instance: Bytes,
+    /// Of a node that attests.
+    pub(crate) address: &'a str,
+}
+
+impl Journal {
+    pub(crate) fn new(ledger: Arc<Ledger>, runtime: Handle) -> Self {
+        Self { ledger, runtime, refusals: Rates::new() }
+    }
+
+    /// Writes entries; they are on disk when this returns.
+    pub(crate) async fn append(&self, now: UnixTime, kinds: Vec<Kind>) -> Result<(), Refusal> {
+        append(Arc::clone(&self.ledger), encode(now, kinds)).await
+    }
+
+    /// Begins to write entries at once, from any thread. They are on disk when what is returned resolves.
+    pub(crate) fn append_soon(
+        &self,
+        now: UnixTime,
+        kinds: Vec<Kind>,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
+        let written = self.runtime.spawn(append(Arc::clone(&self.ledger), encode(now, kinds)));
+        async move { written.await.unwrap_or_else(|_| Err(failed("the server is stopping"))) }
+    }
+
+    /// Tells people about a refusal, and the ledger too if somebody asked for what he may not have.
+    pub(crate) fn refused(&self, now: UnixTime, refusal: &Refusal, source: Source<'_>) {
+        if matches!(refusal.kind(), tonic::Code::Unavailable | tonic::Code::ResourceExhausted) {
+            tracing::debug!(code = refusal.code(), agent = source.agent, "not now: {refusal}");
+            return;
+        }
+        let who = if source.agent.is_empty() { source.address } else { source.agent };
+        if self.refusals.take(who, REFUSALS, Instant::now()).is_err() {
+            return;
+        }
+        let Source { agent, site, registration, address, .. } = source;
+        if refusal.code() == "lineage.forked" {
+            let instance = hex(&source.instance);
+            tracing::error!(agent, registration, instance, "an instance was cloned: {refusal}");
+        } else {
+            tracing::warn!(code = refusal.code(), agent, registration, address, "refused: {refusal}");
+        }
+        let entry = entry::Refusal {
+            code: refusal.code().to_owned(),
+            message: refusal.message().to_owned(),
+            agent: agent.to_owned(),
+            site: site.to_owned(),
+            registration: registration.chars().take(64).collect(),
+            instance: source.instance.slice(..source.instance.len().min(16)),
+            source: address.to_owned(),
+        };
+        let _resolves_by_itself = self.append_soon(now, vec![Kind::Refusal(entry)]);
+    }
+
+    /// The ledger itself.
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+}
+
+async fn append(ledger: Arc<Ledger>, entries: Vec<Vec<u8>>) -> Result<(), Refusal> {
+    match ledger.append_batch(entries).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(failed(&error.to_string())),
+    }
+}
+
+fn failed(why: &str) -> Refusal {
+    tracing::error!("the ledger can't be written, so nothing is issued: {why}");
+    Refusal::unavailable("issuance.ledger", "the authority can't write its ledger, so it issues nothing")
+        .hint("look at the authority's log and at the disk of its ledger")
+}
+
+fn encode(now: UnixTime, kinds: Vec<Kind>) -> Vec<Vec<u8>> {
+    kinds.into_iter().map(|kind| Entry { at: now.as_secs(), kind: Some(kind) }.encode_to_vec()).collect()
+}
+
+/// Bytes for people.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}

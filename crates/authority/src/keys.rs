@@ -1,0 +1,308 @@
+//! The authority's own keys: roots, this server's intermediate, JWT keys, the ledger key.
+//!
+//! Private keys lie in the store as PKCS#8 under the keyring, bound to the name of their record. They are opened when
+//! the server starts, and when a key is activated; what is open is published as one [`KeySet`].
+
+mod rotation;
+mod set;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use bonafide_ca::{SerialNumber, Validity, self_sign_root, sign_intermediate, template};
+use bonafide_crypto::digest::sha256;
+use bonafide_crypto::key::{KeyAlgorithm, PrivateKey};
+use bonafide_crypto::random::Random;
+use bonafide_identity::time::{Clock, UnixTime};
+use bonafide_identity::{Certificate, TrustDomain};
+use bonafide_keyring::{Keyring, KeyringError};
+use bonafide_tls::Trust;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+pub(crate) use self::rotation::Rotation;
+pub(crate) use self::set::KeySet;
+use crate::config::Lifetimes;
+use crate::entry;
+use crate::journal::hex;
+use crate::records::{self, Object, RecordChange, SigningKey, signing_key};
+use crate::refusal::Refusal;
+use crate::registry::Registry;
+use crate::state::State;
+
+/// Opens keys and shows the ones in force.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    vault: Vault,
+    server: String,
+    current: ArcSwap<KeySet>,
+    changes: watch::Sender<u64>,
+    /// The bundles that peers are judged by.
+    trust: Trust,
+}
+
+/// Wraps and opens private keys.
+#[derive(Clone, Debug)]
+pub(crate) struct Vault {
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) random: Arc<dyn Random>,
+    opened: Arc<Mutex<HashMap<String, Arc<PrivateKey>>>>,
+}
+
+/// A key that has just been drawn, with the entry that the ledger must have before it is used.
+pub(crate) struct Fresh {
+    pub(crate) record: SigningKey,
+    pub(crate) entry: Option<entry::SigningCertificate>,
+}
+
+/// Why keys can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// A certificate of an authority can't be made or used.
+    #[error(transparent)]
+    Issue(#[from] bonafide_ca::IssueError),
+    /// A key can't be drawn or read.
+    #[error(transparent)]
+    Key(#[from] bonafide_crypto::key::KeyError),
+    /// A wrapped key can't be opened.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// No key of this use is in force.
+    #[error("there is no active {0} key")]
+    Missing(&'static str),
+    /// A lifetime does not fit into its issuer's.
+    #[error("the lifetime of the {0} key can't be kept")]
+    Lifetime(&'static str),
+    /// The store or the ledger did not take it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl Keys {
+    /// Opens the keys in force.
+    ///
+    /// # Errors
+    /// If there is no root or no intermediate of this server, or one can't be opened.
+    pub(crate) fn open(
+        registry: &Registry,
+        vault: Vault,
+        server: String,
+        trust: Trust,
+        now: UnixTime,
+    ) -> Result<Self, KeysError> {
+        let state = registry.state();
+        let current = KeySet::open(&state, &vault, &server, now)?;
+        let keys = Self {
+            vault,
+            server,
+            current: ArcSwap::from_pointee(current),
+            changes: watch::Sender::new(0),
+            trust,
+        };
+        keys.publish();
+        Ok(keys)
+    }
+
+    /// The keys in force.
+    pub(crate) fn current(&self) -> Arc<KeySet> {
+        self.current.load_full()
+    }
+
+    /// Looks again, because records have changed.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; what was in force stays so.
+    pub(crate) fn reload(&self, state: &State, now: UnixTime) -> Result<(), KeysError> {
+        let next = KeySet::open(state, &self.vault, &self.server, now)?;
+        self.current.store(Arc::new(next));
+        self.publish();
+        Ok(())
+    }
+
+    /// Wakes when other keys may be in force.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn publish(&self) {
+        self.trust.store(Arc::clone(self.current.load().bundles()));
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+impl Vault {
+    pub(crate) fn new(keyring: Arc<Keyring>, random: Arc<dyn Random>) -> Self {
+        Self { keyring, random, opened: Arc::default() }
+    }
+
+    /// The private key of a record. Opened once.
+    pub(crate) fn open(&self, record: &SigningKey) -> Result<Arc<PrivateKey>, KeysError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = opened.get(&record.id) {
+            return Ok(Arc::clone(key));
+        }
+        let context = records::signing_key_key(&record.id);
+        let pkcs8 = self.keyring.unwrap(&context, &record.wrapped_key)?;
+        let key = Arc::new(PrivateKey::from_pkcs8_der(&pkcs8)?);
+        opened.insert(record.id.clone(), Arc::clone(&key));
+        Ok(key)
+    }
+
+    /// Forgets opened keys that have no record any more.
+    fn retain(&self, state: &State) {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.retain(|id, _| state.signing_key(id).is_some());
+    }
+
+    /// A new root.
+    pub(crate) fn root(
+        &self,
+        trust_domain: &TrustDomain,
+        lifetimes: &Lifetimes,
+        now: UnixTime,
+    ) -> Result<Fresh, KeysError> {
+        let key = PrivateKey::generate(KeyAlgorithm::EcP256)?;
+        let validity = validity(now, lifetimes.root, lifetimes).ok_or(KeysError::Lifetime("root"))?;
+        let serial = SerialNumber::random(&*self.random);
+        let tbs = template::root(trust_domain, key.public_key(), validity, serial);
+        let certificate = self_sign_root(trust_domain, &key, validity, serial)?;
+        let entry = signing_certificate(&certificate, tbs.der());
+        let record = self.record(&key, signing_key::Use::Root, "", Some(&certificate), validity);
+        Ok(Fresh { record, entry: Some(entry) })
+    }
+
+    /// A new intermediate of `server` under `root`.
+    pub(crate) fn intermediate(
+        &self,
+        trust_domain: &TrustDomain,
+        root: &SigningKey,
+        server: &str,
+        lifetimes: &Lifetimes,
+        now: UnixTime,
+    ) -> Result<Fresh, KeysError> {
+        let key = PrivateKey::generate(KeyAlgorithm::EcP256)?;
+        let root_key = self.open(root)?;
+        let root = Certificate::from_der(&root.certificate).map_err(bonafide_ca::IssueError::from)?;
+        let validity = validity(now, lifetimes.intermediate, lifetimes)
+            .and_then(|validity| validity.within(&root))
+            .ok_or(KeysError::Lifetime("intermediate"))?;
+        let serial = SerialNumber::random(&*self.random);
+        let tbs = template::intermediate(trust_domain, key.public_key(), validity, serial, &root);
+        let certificate =
+            sign_intermediate(trust_domain, &root, &*root_key, key.public_key(), validity, serial)?;
+        let entry = signing_certificate(&certificate, tbs.der());
+        let record = self.record(&key, signing_key::Use::Intermediate, server, Some(&certificate), validity);
+        Ok(Fresh { record, entry: Some(entry) })
+    }
+
+    /// A new key that signs JWT-SVIDs.
+    pub(crate) fn jwt(&self, lifetimes: &Lifetimes, now: UnixTime) -> Result<Fresh, KeysError> {
+        let key = PrivateKey::generate(KeyAlgorithm::EcP256)?;
+        let validity = validity(now, lifetimes.jwt_key, lifetimes).ok_or(KeysError::Lifetime("JWT"))?;
+        Ok(Fresh { record: self.record(&key, signing_key::Use::Jwt, "", None, validity), entry: None })
+    }
+
+    /// The key that signs this server's checkpoints; drawn when it is missing. It has no end: a ledger is verified
+    /// with one key.
+    pub(crate) async fn ledger_key(
+        &self,
+        registry: &Registry,
+        server: &str,
+        clock: &dyn Clock,
+    ) -> Result<Arc<PrivateKey>, KeysError> {
+        let is_ours = |key: &&Arc<SigningKey>, server: &str| {
+            key.r#use() == signing_key::Use::Ledger && key.server == server
+        };
+        let existing = registry.state().signing_keys().find(|key| is_ours(key, server)).cloned();
+        if let Some(record) = existing {
+            return self.open(&record);
+        }
+        let key = PrivateKey::generate(KeyAlgorithm::Ed25519)?;
+        let now = clock.now();
+        let validity =
+            Validity::new(now, UnixTime::from_secs(253_402_300_799)).ok_or(KeysError::Lifetime("ledger"))?;
+        let mut record = self.record(&key, signing_key::Use::Ledger, server, None, validity);
+        record.set_state(signing_key::State::Active);
+        record.state_since = now.as_secs();
+        let (server, record) = (server.to_owned(), Arc::new(record));
+        let (_, record) = registry
+            .write_with(move |state| match state.signing_keys().find(|key| is_ours(key, &server)) {
+                Some(existing) => Ok((vec![], Arc::clone(existing))),
+                None => Ok((
+                    vec![RecordChange::Put(Object::SigningKey(Arc::clone(&record)))],
+                    Arc::clone(&record),
+                )),
+            })
+            .await?;
+        self.open(&record)
+    }
+
+    fn record(
+        &self,
+        key: &PrivateKey,
+        usage: signing_key::Use,
+        server: &str,
+        certificate: Option<&Certificate>,
+        validity: Validity,
+    ) -> SigningKey {
+        let id = hex(&key.public_key().key_id());
+        let wrapped = self.keyring.wrap(&records::signing_key_key(&id), &key.to_pkcs8_der(), &*self.random);
+        SigningKey {
+            wrapped_key: wrapped.into(),
+            public_key: Bytes::copy_from_slice(key.public_key().spki_der()),
+            certificate: certificate
+                .map(|certificate| Bytes::copy_from_slice(certificate.der()))
+                .unwrap_or_default(),
+            server: server.to_owned(),
+            not_before: validity.not_before().as_secs(),
+            not_after: validity.not_after().as_secs(),
+            r#use: usage.into(),
+            id,
+            ..SigningKey::default()
+        }
+    }
+}
+
+impl KeysError {
+    /// Stable code.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Issue(error) => error.code(),
+            Self::Key(error) => error.code(),
+            Self::Keyring(error) => error.code(),
+            Self::Missing(_) => "keys.missing",
+            Self::Lifetime(_) => "keys.lifetime",
+            Self::Refused(refusal) => refusal.code(),
+        }
+    }
+
+    /// What to do.
+    pub fn hint(&self) -> &str {
+        match self {
+            Self::Keyring(error) => error.hint(),
+            Self::Lifetime(_) => {
+                "look at `[lifetimes]` in the configuration, and at the clock of this machine"
+            }
+            Self::Refused(refusal) => refusal.hint_text(),
+            _ => "restore the store from a backup",
+        }
+    }
+}
+
+fn validity(now: UnixTime, lifetime: crate::config::Ttl, lifetimes: &Lifetimes) -> Option<Validity> {
+    let lifetime = lifetime.as_duration();
+    let backdate = lifetimes.backdate.as_duration().min(lifetime);
+    Validity::new(now.saturating_sub(backdate), now.saturating_add(lifetime))
+}
+
+fn signing_certificate(certificate: &Certificate, tbs: &[u8]) -> entry::SigningCertificate {
+    let copy = |bytes: Option<&[u8]>| Bytes::copy_from_slice(bytes.unwrap_or_default());
+    entry::SigningCertificate {
+        serial: Bytes::copy_from_slice(certificate.serial()),
+        tbs_sha256: Bytes::copy_from_slice(&sha256(tbs)),
+        key_id: copy(certificate.subject_key_id()),
+        issuer_key_id: copy(certificate.authority_key_id()),
+        not_after: certificate.not_after().as_secs(),
+    }
+}

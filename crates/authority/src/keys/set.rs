@@ -1,0 +1,152 @@
+//! The keys in force at one moment.
+
+use std::sync::Arc;
+
+use bonafide_ca::CertificateAuthority;
+use bonafide_ca::lint::LintedTbs;
+use bonafide_ca::rotation::{self, Slot};
+use bonafide_crypto::key::{PrivateKey, Signer};
+use bonafide_identity::time::UnixTime;
+use bonafide_identity::{BundleMap, Certificate};
+use bytes::Bytes;
+
+use super::{KeysError, Vault};
+use crate::records::{SigningKey, signing_key};
+use crate::refusal::Refusal;
+use crate::state::State;
+
+/// What signs, and what it is judged by.
+#[derive(Debug)]
+pub(crate) struct KeySet {
+    issuer: CertificateAuthority,
+    /// DER of the intermediate, sent behind each leaf.
+    above: Vec<Bytes>,
+    issuer_key_id: Vec<u8>,
+    root: Certificate,
+    jwt: Option<JwtKey>,
+    bundles: Arc<BundleMap>,
+}
+
+/// The key that signs JWT-SVIDs.
+#[derive(Clone, Debug)]
+pub(crate) struct JwtKey {
+    id: String,
+    key: Arc<PrivateKey>,
+}
+
+impl KeySet {
+    pub(super) fn open(state: &State, vault: &Vault, server: &str, now: UnixTime) -> Result<Self, KeysError> {
+        vault.retain(state);
+        let record = in_force(state, signing_key::Use::Intermediate, server, now)
+            .ok_or(KeysError::Missing("intermediate"))?;
+        let intermediate =
+            Certificate::from_der(&record.certificate).map_err(bonafide_ca::IssueError::from)?;
+        let issuer = CertificateAuthority::new(vec![intermediate.clone()], vault.open(record)?)?;
+        // Its own root, which need not be the active one: that may be a newer one.
+        let root = of_use(state, signing_key::Use::Root, "")
+            .filter_map(|root| Certificate::from_der(&root.certificate).ok())
+            .find(|root| root.subject_key_id() == intermediate.authority_key_id())
+            .ok_or(KeysError::Missing("root"))?;
+        let jwt = match in_force(state, signing_key::Use::Jwt, "", now) {
+            Some(record) => Some(JwtKey { id: record.id.clone(), key: vault.open(record)? }),
+            None => None,
+        };
+        let mut bundles = BundleMap::new();
+        bundles.insert(Arc::clone(state.bundle()));
+        Ok(Self {
+            above: issuer.chain_der().into_iter().map(Bytes::copy_from_slice).collect(),
+            issuer_key_id: intermediate.subject_key_id().unwrap_or_default().to_vec(),
+            issuer,
+            root,
+            jwt,
+            bundles: Arc::new(bundles),
+        })
+    }
+
+    /// Signs leaves.
+    pub(crate) fn issuer(&self) -> &CertificateAuthority {
+        &self.issuer
+    }
+
+    pub(crate) fn issuer_key_id(&self) -> &[u8] {
+        &self.issuer_key_id
+    }
+
+    /// The root above the issuer.
+    pub(crate) fn root(&self) -> &Certificate {
+        &self.root
+    }
+
+    /// What our own SVIDs are judged by.
+    pub(crate) fn bundles(&self) -> &Arc<BundleMap> {
+        &self.bundles
+    }
+
+    /// Signs a certificate: its chain, leaf first, without the root.
+    pub(crate) fn sign(&self, linted: LintedTbs) -> Result<Vec<Bytes>, Refusal> {
+        let leaf = self.issuer.issue(linted).map_err(|error| {
+            tracing::error!(code = error.code(), "a certificate can't be signed: {error}");
+            Refusal::unavailable("issuance.signer", "the authority's signing key can't be used")
+                .hint("look at the authority's log")
+        })?;
+        let mut chain = Vec::with_capacity(1 + self.above.len());
+        chain.push(Bytes::from(leaf));
+        chain.extend(self.above.iter().cloned());
+        Ok(chain)
+    }
+
+    /// Signs JWT-SVIDs.
+    pub(crate) fn jwt(&self) -> Result<&JwtKey, Refusal> {
+        self.jwt.as_ref().ok_or_else(|| {
+            Refusal::unavailable("issuance.jwt-key", "the authority has no active JWT key")
+                .hint("it is made within a moment; look at the authority's log if not")
+        })
+    }
+}
+
+impl JwtKey {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn signer(&self) -> &dyn Signer {
+        &*self.key
+    }
+}
+
+/// Keys of one use; of one server, where it has keys of its own.
+pub(super) fn of_use<'a>(
+    state: &'a State,
+    usage: signing_key::Use,
+    server: &'a str,
+) -> impl Iterator<Item = &'a Arc<SigningKey>> {
+    state.signing_keys().filter(move |key| key.r#use() == usage && key.server == server)
+}
+
+/// The record of the key that signs now.
+pub(super) fn in_force<'a>(
+    state: &'a State,
+    usage: signing_key::Use,
+    server: &'a str,
+    now: UnixTime,
+) -> Option<&'a Arc<SigningKey>> {
+    let slots: Vec<Slot> = of_use(state, usage, server).filter_map(|key| slot(key)).collect();
+    state.signing_key(&rotation::signing(&slots, now)?.id)
+}
+
+/// A record as the rotation sees it; none for one that is in no state.
+pub(super) fn slot(key: &SigningKey) -> Option<Slot> {
+    Some(Slot {
+        id: key.id.clone(),
+        state: match key.state() {
+            signing_key::State::Unspecified => return None,
+            signing_key::State::Prepared => rotation::State::Prepared,
+            signing_key::State::Active => rotation::State::Active,
+            signing_key::State::Old => rotation::State::Old,
+        },
+        state_since: UnixTime::from_secs(key.state_since),
+        not_before: UnixTime::from_secs(key.not_before),
+        not_after: UnixTime::from_secs(key.not_after),
+        published_revision: key.published_revision,
+    })
+}

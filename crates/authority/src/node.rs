@@ -1,0 +1,103 @@
+//! What agents talk to: attestation of nodes, and their streams.
+
+mod attestation;
+mod attestor;
+mod join_token;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bonafide_crypto::random::Random;
+use bonafide_identity::reserved;
+use bonafide_identity::time::Clock;
+use bonafide_net::drain::Shutdown;
+use bonafide_net::tls_listener::{PeerAddress, PeerSvid};
+use bonafide_wire::node::node_server::Node;
+use bonafide_wire::node::{AgentMessage, AttestRequest, AttestResponse};
+use tokio_stream::wrappers::ReceiverStream;
+
+use tonic::{Extensions, Request, Response, Status, Streaming};
+
+pub use self::attestor::{NodeAttestor, Pending, Spend, Step, Verdict};
+pub use self::join_token::JoinTokens;
+use crate::config::Limits;
+use crate::issuance::Issuer;
+use crate::issuance::lineages::Lineages;
+use crate::journal::Journal;
+use crate::presence::Presence;
+use crate::rates::Rates;
+use crate::refusal::Refusal;
+use crate::registration::admitted_agent;
+use crate::registry::Registry;
+use crate::stream::driver::Driver;
+use crate::stream::feed::Feed;
+use crate::stream::outbound::{self, Outbound};
+
+/// Largest message of an agent: a full report.
+pub(crate) const MAX_MESSAGE: usize = 1024 * 1024;
+
+/// The `Node` service.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeService(pub(crate) Arc<NodeShared>);
+
+/// What all attestations and streams share.
+#[derive(Debug)]
+pub(crate) struct NodeShared {
+    pub(crate) registry: Registry,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) presence: Presence,
+    pub(crate) issuer: Issuer,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) lineages: Arc<Lineages>,
+    pub(crate) attestors: Vec<Arc<dyn NodeAttestor>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) limits: Limits,
+    /// By site.
+    pub(crate) signatures: Rates<String>,
+    /// By site.
+    pub(crate) attestations: Rates<String>,
+    /// By address.
+    pub(crate) sources: Rates<IpAddr>,
+    pub(crate) shutdown: Shutdown,
+}
+
+#[tonic::async_trait]
+impl Node for NodeService {
+    type AttestStream = ReceiverStream<Result<AttestResponse, Status>>;
+    type ConnectStream = Outbound;
+
+    async fn attest(
+        &self,
+        request: Request<Streaming<AttestRequest>>,
+    ) -> Result<Response<Self::AttestStream>, Status> {
+        let source = request.extensions().get::<PeerAddress>().map(|address| address.0.ip().to_canonical());
+        Ok(Response::new(attestation::start(Arc::clone(&self.0), source, request.into_inner())))
+    }
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let svid = peer(request.extensions())?;
+        let agent = svid.id().clone();
+        admitted_agent(&self.0.registry.state(), &agent)?;
+        let (sender, outbound) = outbound::channel(self.0.limits.in_flight_per_stream);
+        let driver = Driver { shared: Arc::clone(&self.0), agent, expires_at: svid.not_after(), sender };
+        tokio::spawn(driver.run(request.into_inner()));
+        Ok(Response::new(outbound))
+    }
+}
+
+/// The peer, if it is an agent.
+fn peer(extensions: &Extensions) -> Result<Arc<bonafide_identity::VerifiedX509Svid>, Refusal> {
+    let svid = extensions.get::<PeerSvid>().and_then(|peer| peer.0.clone());
+    svid.filter(|svid| reserved::agent_site(svid.id()).is_some()).ok_or_else(|| {
+        Refusal::new(
+            tonic::Code::Unauthenticated,
+            "stream.no-agent",
+            "only an agent, with its own SVID, may connect",
+        )
+        .hint("join the node with a join line")
+    })
+}

@@ -1,0 +1,131 @@
+//! The data directory: `keyring`, `seal.key`, `store.sqlite`, `ledger/`, `admin.sock`.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bonafide_crypto::random::Random;
+use bonafide_identity::time::Clock;
+use bonafide_keyring::{KeyFileSeal, Keyring, PassphraseSeal, Seal};
+use bonafide_secmem::SecretBytes;
+use bonafide_store::{SqliteStore, Store};
+use zeroize::Zeroizing;
+
+use super::StartError;
+use crate::config::{AuthorityConfig, SealConfig};
+use crate::registry::Registry;
+
+/// Purpose of the MAC key that authenticates the store's rows.
+const STORE: &str = "store";
+/// A passphrase is not longer.
+const MAX_PASSPHRASE: u64 = 4096;
+
+/// What a server works on.
+pub(super) struct Opened {
+    pub(super) keyring: Keyring,
+    pub(super) registry: Registry,
+    /// What the root key rests under.
+    pub(super) seal: String,
+}
+
+/// Makes a data directory.
+pub(super) async fn create(
+    config: &AuthorityConfig,
+    clock: Arc<dyn Clock>,
+    random: &dyn Random,
+) -> Result<(), StartError> {
+    let directory = &config.data_dir;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|cause| StartError::io(&format!("`{}`", directory.display()), cause))?;
+    check_directory(directory)?;
+    let keyring = directory.join("keyring");
+    if keyring.exists() {
+        return Err(StartError::Exists(directory.clone()));
+    }
+    let seal: Box<dyn Seal> = match seal_file(config) {
+        Some(path) => Box::new(KeyFileSeal::create(path, random)?),
+        None => seal(config)?,
+    };
+    let keyring = Keyring::create(&keyring, &*seal, random)?;
+    let store = SqliteStore::open(store_path(config), keyring.mac_key(STORE), random)?;
+    // Writes the settings: from now on the store is this trust domain's.
+    Registry::open(Arc::new(store), config.trust_domain.clone(), clock).await?;
+    Ok(())
+}
+
+/// Opens a data directory.
+pub(super) async fn open(config: &AuthorityConfig, clock: Arc<dyn Clock>) -> Result<Opened, StartError> {
+    let directory = &config.data_dir;
+    let keyring = directory.join("keyring");
+    if !keyring.exists() {
+        return Err(StartError::NotInitialised(directory.clone()));
+    }
+    check_directory(directory)?;
+    let seal = seal(config)?;
+    let keyring = Keyring::open(&keyring, &*seal)?;
+    let (path, key) = (store_path(config), keyring.mac_key(STORE));
+    let store = tokio::task::spawn_blocking(move || SqliteStore::open_existing(path, key));
+    let store: Arc<dyn Store> = Arc::new(store.await.map_err(|_| StartError::Stopped)??);
+    let registry = Registry::open(store, config.trust_domain.clone(), clock).await?;
+    Ok(Opened { keyring, registry, seal: seal.kind().to_owned() })
+}
+
+/// The user that the server runs as.
+pub(super) fn own_uid() -> u32 {
+    fs::metadata("/proc/self").map_or(0, |metadata| metadata.uid())
+}
+
+fn check_directory(directory: &Path) -> Result<(), StartError> {
+    let metadata = fs::metadata(directory)
+        .map_err(|cause| StartError::io(&format!("`{}`", directory.display()), cause))?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(StartError::DataDirectory(directory.to_owned()));
+    }
+    Ok(())
+}
+
+fn seal(config: &AuthorityConfig) -> Result<Box<dyn Seal>, StartError> {
+    match &config.seal {
+        SealConfig::KeyFile | SealConfig::KeyFileAt { .. } => {
+            let path = seal_file(config).unwrap_or_default();
+            Ok(Box::new(KeyFileSeal::open(path)?))
+        }
+        SealConfig::Passphrase { file } => {
+            let passphrase = read_passphrase(file)
+                .map_err(|cause| StartError::io(&format!("the passphrase in `{}`", file.display()), cause))?;
+            Ok(Box::new(PassphraseSeal::new(passphrase)))
+        }
+    }
+}
+
+fn seal_file(config: &AuthorityConfig) -> Option<PathBuf> {
+    match &config.seal {
+        SealConfig::KeyFile => Some(config.data_dir.join("seal.key")),
+        SealConfig::KeyFileAt { path } => Some(path.clone()),
+        SealConfig::Passphrase { .. } => None,
+    }
+}
+
+fn read_passphrase(file: &Path) -> io::Result<SecretBytes> {
+    use std::io::Read as _;
+    let mut text = Zeroizing::new(Vec::with_capacity(MAX_PASSPHRASE as usize + 1));
+    fs::File::open(file)?.take(MAX_PASSPHRASE + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_PASSPHRASE {
+        return Err(io::Error::other("it is longer than 4096 bytes"));
+    }
+    let passphrase = text.strip_suffix(b"\n").unwrap_or(&text);
+    let passphrase = passphrase.strip_suffix(b"\r").unwrap_or(passphrase);
+    if passphrase.is_empty() {
+        return Err(io::Error::other("it is empty"));
+    }
+    SecretBytes::new(passphrase.len(), |secret| secret.copy_from_slice(passphrase)).map_err(io::Error::other)
+}
+
+fn store_path(config: &AuthorityConfig) -> PathBuf {
+    config.data_dir.join("store.sqlite")
+}

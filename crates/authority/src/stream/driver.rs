@@ -1,0 +1,336 @@
+//! The task of one stream: reads in bursts, lets the session decide, keeps everything bounded.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bonafide_identity::time::UnixTime;
+use bonafide_identity::{InstanceId, SpiffeId};
+use bonafide_wire::IntoStatus;
+use bonafide_wire::node::agent_message::Kind as Said;
+use bonafide_wire::node::authority_message::Kind;
+use bonafide_wire::node::{AgentMessage, AuthorityMessage, Banned, Hello, Report, Reported};
+use bonafide_wire::types::Problem;
+use futures_util::Stream;
+use tokio::time::Instant;
+use tonic::{Code, Status, Streaming};
+
+use super::outbound::{Sender, Ticket};
+use super::session::{Session, Violation};
+use crate::entry::{self, entry::Kind as EntryKind};
+use crate::issuance::{Ask, Asker, Job};
+use crate::journal::Source;
+use crate::node::NodeShared;
+use crate::rates::Limit;
+use crate::records::Agent;
+use crate::refusal::Refusal;
+use crate::registration::admitted_agent;
+
+/// An agent says hello at once.
+const HELLO_TIME: Duration = Duration::from_secs(10);
+/// How often the digest is compared when nothing happens.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
+/// How long an agent may take to read what it is sent.
+const WRITE_TIME: Duration = Duration::from_secs(30);
+/// Messages that are taken from the stream at once.
+const MAX_BURST: usize = 64;
+/// Launches and ends of one report.
+const MAX_REPORT: usize = 1024;
+const MAX_VERSION: usize = 64;
+
+/// A stream whose peer has been verified.
+pub(crate) struct Driver {
+    pub(crate) shared: Arc<NodeShared>,
+    pub(crate) agent: SpiffeId,
+    /// End of the SVID that the peer connected with.
+    pub(crate) expires_at: UnixTime,
+    pub(crate) sender: Sender,
+}
+
+/// Why a stream ends.
+enum End {
+    /// The agent has closed it, or is gone.
+    Gone,
+    /// The agent is told, and gets nothing more.
+    Banned(Problem),
+    Status(Status),
+}
+
+/// What a stream needs once it has begun.
+struct Open {
+    asker: Arc<Asker>,
+    record: Arc<Agent>,
+    session: Session,
+}
+
+impl Driver {
+    /// Runs the stream to its end.
+    pub(crate) async fn run(self, mut inbound: Streaming<AgentMessage>) {
+        let end = match self.serve(&mut inbound).await {
+            Ok(()) => return,
+            Err(end) => end,
+        };
+        let last = match end {
+            End::Gone => return,
+            End::Banned(problem) => {
+                Ok(AuthorityMessage { kind: Some(Kind::Banned(Banned { problem: Some(problem) })) })
+            }
+            End::Status(status) => {
+                tracing::info!(agent = %self.agent, "the stream ends: {}", status.message());
+                Err(status)
+            }
+        };
+        let _gone = tokio::time::timeout(WRITE_TIME, self.sender.updates.send(last)).await;
+    }
+
+    async fn serve(&self, inbound: &mut Streaming<AgentMessage>) -> Result<(), End> {
+        let hello = self.hello(inbound).await?;
+        let mut changed = self.shared.feed.subscribe();
+        self.shared.feed.caught_up().await;
+        let record = self.admitted()?;
+        let version = printable(&hello.agent_version);
+        let connection = self.shared.presence.connect(self.agent.clone(), self.expires_at, &version);
+        let (session, first) = Session::begin(&hello, &self.shared.feed.view(&record));
+        let asker = Asker { agent: self.agent.clone(), site: record.site.clone(), connection };
+        let mut open = Open { asker: Arc::new(asker), record, session };
+        tracing::info!(agent = %self.agent, version, messages = first.len(), "an agent has connected");
+        self.send(first).await?;
+
+        let expires_in = self.expires_at.since(self.shared.clock.now());
+        let expiry = tokio::time::sleep(expires_in);
+        let bookmark = tokio::time::sleep(BOOKMARK_EVERY);
+        tokio::pin!(expiry, bookmark);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shared.shutdown.triggered() => {
+                    return Err(closing(Code::Unavailable, "stream.shutdown", "the server is stopping"));
+                }
+                () = &mut expiry => {
+                    return Err(closing(Code::Unauthenticated, "stream.svid-expired", "the SVID that the agent connected with has expired"));
+                }
+                () = self.sender.answers.too_slow() => {
+                    return Err(closing(Code::ResourceExhausted, "stream.too-slow", "the agent does not read its answers"));
+                }
+                Ok(()) = changed.changed() => {
+                    open.record = self.admitted()?;
+                    let messages = open.session.advance(&self.shared.feed.view(&open.record));
+                    if !messages.is_empty() {
+                        bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
+                    }
+                    self.send(messages).await?;
+                    open.asker.connection.acknowledge(open.session.acknowledged());
+                }
+                burst = burst(inbound) => self.hear(&mut open, burst?).await?,
+                () = &mut bookmark => {
+                    bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
+                    let message = open.session.bookmark();
+                    self.send(vec![message]).await?;
+                }
+            }
+        }
+    }
+
+    async fn hello(&self, inbound: &mut Streaming<AgentMessage>) -> Result<Hello, End> {
+        match tokio::time::timeout(HELLO_TIME, inbound.message()).await {
+            Ok(Ok(Some(AgentMessage { kind: Some(Said::Hello(hello)) }))) => Ok(hello),
+            Ok(Ok(None) | Err(_)) => Err(End::Gone),
+            Ok(Ok(Some(_))) | Err(_) => {
+                Err(closing(Code::InvalidArgument, "stream.hello", "the agent did not begin with hello"))
+            }
+        }
+    }
+
+    /// The agent's record, as long as it may have a stream.
+    fn admitted(&self) -> Result<Arc<Agent>, End> {
+        match admitted_agent(&self.shared.registry.state(), &self.agent) {
+            Ok(record) => Ok(Arc::clone(record)),
+            Err(refusal) if refusal.code() == "agent.banned" => Err(End::Banned(refusal.to_problem())),
+            Err(refusal) => Err(End::Status(refusal.into())),
+        }
+    }
+
+    /// Handles what has arrived together. Requests go to the signing threads with one wake-up.
+    async fn hear(&self, open: &mut Open, burst: Vec<AgentMessage>) -> Result<(), End> {
+        let mut jobs = Vec::with_capacity(burst.len());
+        for message in burst {
+            match message.kind {
+                Some(Said::Hello(_)) => {
+                    return Err(closing(Code::InvalidArgument, "stream.hello", "the agent said hello twice"));
+                }
+                Some(Said::Acknowledge(acknowledge)) => {
+                    let view = self.shared.feed.view(&open.record);
+                    let messages = open.session.acknowledge(&acknowledge, &view).map_err(violated)?;
+                    drop(view);
+                    if !messages.is_empty() {
+                        tracing::warn!(agent = %self.agent, revision = acknowledge.revision, "the agent's registrations differ; it gets a snapshot");
+                    }
+                    self.send(messages).await?;
+                    open.asker.connection.acknowledge(open.session.acknowledged());
+                }
+                Some(Said::IssueX509(ask)) => self.ask(open, ask.request, Ask::First(ask), &mut jobs),
+                Some(Said::RenewX509(ask)) => {
+                    self.ask(open, ask.request, Ask::Renewal(Box::new(ask)), &mut jobs);
+                }
+                Some(Said::IssueJwt(ask)) => self.ask(open, ask.request, Ask::Jwt(ask), &mut jobs),
+                Some(Said::RenewAgent(ask)) => self.ask(open, ask.request, Ask::Agent(ask), &mut jobs),
+                Some(Said::Report(report)) => self.report(open, report),
+                // Of a newer agent; one that matters would have a request number and a time-out.
+                None => {}
+            }
+        }
+        if !jobs.is_empty() {
+            self.shared.issuer.submit(jobs);
+        }
+        Ok(())
+    }
+
+    fn ask(&self, open: &Open, request: u64, ask: Ask, jobs: &mut Vec<Job>) {
+        if let Some(ticket) = self.ticket(open, request) {
+            jobs.push(Job { ticket, asker: Arc::clone(&open.asker), ask });
+        }
+    }
+
+    /// The right to an answer, within the bounds of this stream and of its site.
+    fn ticket(&self, open: &Open, request: u64) -> Option<Ticket> {
+        let Some(ticket) = self.sender.answers.ticket(request) else {
+            let full = Refusal::new(
+                Code::ResourceExhausted,
+                "stream.in-flight",
+                "the agent has too many requests in flight",
+            );
+            self.sender.answers.refuse(request, full.to_problem(), 1);
+            return None;
+        };
+        let limit = self.signatures_of(&open.record.site);
+        match self.shared.signatures.take(open.record.site.as_str(), limit, Instant::now()) {
+            Ok(()) => Some(ticket),
+            Err(too_many) => {
+                let refusal = Refusal::new(Code::ResourceExhausted, "rate.signatures", format!("the site asks for too many signatures: {too_many}"))
+                    .hint("it is tried again by itself; an operator can raise `signatures_per_second` of the site's scope");
+                ticket.refuse(refusal.to_problem(), retry_after(too_many.retry_after));
+                None
+            }
+        }
+    }
+
+    fn signatures_of(&self, site: &str) -> Limit {
+        let state = self.shared.registry.state();
+        let of_scope =
+            state.site(site).and_then(|site| site.site()).and_then(|site| site.scope.signatures_per_second);
+        Limit::per_second(of_scope.map_or(self.shared.limits.signatures_per_second, std::num::NonZero::get))
+    }
+
+    /// What became of instances goes to the ledger; the agent may forget it when it is told so.
+    fn report(&self, open: &Open, report: Report) {
+        let Some(ticket) = self.ticket(open, report.request) else { return };
+        let now = self.shared.clock.now();
+        let agent = open.asker.agent.to_string();
+        let malformed = report.launches.len() + report.ends.len() > MAX_REPORT
+            || report.launches.iter().any(|launch| {
+                launch.instance.len() != 16
+                    || launch.registration.len() > 64
+                    || crate::convert::wire::to_selectors(&launch.selectors).is_err()
+            })
+            || report.ends.iter().any(|end| end.instance.len() != 16);
+        if malformed {
+            let refusal = Refusal::invalid("report.malformed", "the report is malformed or too long");
+            let source = Source { agent: &agent, site: &open.asker.site, ..Source::default() };
+            self.shared.journal.refused(now, &refusal, source);
+            ticket.refuse(refusal.to_problem(), 0);
+            return;
+        }
+        let launches = report.launches.into_iter().map(|launch| {
+            let selectors =
+                launch.selectors.into_iter().map(|selector| format!("{}:{}", selector.key, selector.value));
+            EntryKind::Launch(entry::Launch {
+                instance: launch.instance,
+                registration: launch.registration,
+                agent: agent.clone(),
+                selectors: selectors.collect(),
+                launched_at: launch.launched_at,
+            })
+        });
+        let mut entries: Vec<EntryKind> = launches.collect();
+        for end in report.ends {
+            if let Ok(instance) = <[u8; 16]>::try_from(&*end.instance) {
+                self.shared.lineages.end(InstanceId::from_bytes(instance), &open.asker.agent);
+            }
+            entries.push(EntryKind::End(entry::End {
+                instance: end.instance,
+                agent: agent.clone(),
+                ended_at: end.ended_at,
+            }));
+        }
+        let logged = self.shared.journal.append_soon(now, entries);
+        tokio::spawn(async move {
+            match logged.await {
+                Ok(()) => {
+                    let request = ticket.request;
+                    ticket.answer(Kind::Reported(Reported { request }));
+                }
+                Err(refusal) => ticket.refuse(refusal.to_problem(), 5),
+            }
+        });
+    }
+
+    /// Sends updates. An agent that doesn't read them is disconnected.
+    async fn send(&self, messages: Vec<Kind>) -> Result<(), End> {
+        for kind in messages {
+            let message = Ok(AuthorityMessage { kind: Some(kind) });
+            match tokio::time::timeout(WRITE_TIME, self.sender.updates.send(message)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(End::Gone),
+                Err(_) => {
+                    return Err(closing(
+                        Code::ResourceExhausted,
+                        "stream.too-slow",
+                        "the agent does not read its updates",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All messages that are there, at least one.
+async fn burst(inbound: &mut Streaming<AgentMessage>) -> Result<Vec<AgentMessage>, End> {
+    let mut burst = Vec::new();
+    std::future::poll_fn(|context| {
+        while burst.len() < MAX_BURST {
+            match std::pin::Pin::new(&mut *inbound).poll_next(context) {
+                Poll::Ready(Some(Ok(message))) => burst.push(message),
+                Poll::Ready(Some(Err(_)) | None) if burst.is_empty() => return Poll::Ready(Err(End::Gone)),
+                Poll::Pending if burst.is_empty() => return Poll::Pending,
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await?;
+    Ok(burst)
+}
+
+fn closing(code: Code, problem: &str, message: &str) -> End {
+    let problem =
+        Problem { code: problem.to_owned(), message: message.to_owned(), hint: "connect again".to_owned() };
+    End::Status(problem.into_status(code))
+}
+
+fn violated(violation: Violation) -> End {
+    let code = match violation {
+        Violation::Ahead => "stream.acknowledgement",
+        Violation::Diverged => "stream.diverged",
+    };
+    closing(Code::FailedPrecondition, code, &violation.to_string())
+}
+
+fn retry_after(wait: Duration) -> u32 {
+    u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).max(1)
+}
+
+/// What an agent says of its software, fit for logs and tables.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().filter(char::is_ascii_graphic).take(MAX_VERSION).collect()
+}
