@@ -140,7 +140,9 @@ impl Walk<'_> {
             if self.files.tiles.remove(&tile) {
                 compare(&tile, &read_tile(self.directory, &tile)?, &self.tree.partial_contents(&tile))?;
             } else if self.checkpoint.is_some_and(|checkpoint| checkpoint.size == self.tree.size())
-                && !self.files.tiles.contains(&Tile::full(tile.kind, tile.index))
+                // It may have been compared at a smaller size already, or the full tile has taken its place.
+                && !self.directory.join(tile.path()).exists()
+                && !self.directory.join(Tile::full(tile.kind, tile.index).path()).exists()
             {
                 return Err(LedgerError::broken(tile.path(), "it is missing"));
             }
@@ -180,7 +182,7 @@ impl Files {
                 let name = folder.join(file.file_name());
                 if file.file_type().map_err(io)?.is_dir() {
                     open.push(name);
-                } else if !name.extension().is_some_and(|extension| extension == "new") {
+                } else if name.extension().is_none_or(|extension| extension != "new") {
                     files.add(&name)?;
                 }
             }

@@ -194,8 +194,6 @@ impl Writer {
                 self.shared.lock().unwritten.first_key_value().map(|(tile, file)| (*tile, file.clone()));
             let Some((tile, contents)) = next else { return Ok(()) };
             write_file(&self.shared.directory.join(tile.path()), "writer", &contents, false)?;
-            // Best effort: partial tiles of a full one are of no use, and do no harm.
-            let _ = fs::remove_dir_all(self.shared.directory.join(tile.partials()));
             self.shared.lock().unwritten.remove(&tile);
         }
     }
@@ -282,6 +280,8 @@ impl Publisher {
 pub(crate) fn retire(directory: &Path, tiles: &[Tile], segment: &Path) -> Result<(), LedgerError> {
     let mut directories = BTreeSet::new();
     for tile in tiles {
+        // Best effort: the beginnings of a full tile are of no use, and do no harm. Only this thread writes them.
+        let _ = fs::remove_dir_all(directory.join(tile.partials()));
         let path = directory.join(tile.path());
         File::open(&path).and_then(|file| file.sync_all()).map_err(|cause| LedgerError::io(&path, &cause))?;
         // New directories on the way are not on the disk before their parents are.
