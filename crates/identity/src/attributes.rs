@@ -40,11 +40,11 @@ use crate::instance::InstanceId;
 
 /// The object identifier of the extension.
 ///
-/// Provisional: it hangs below a private enterprise number that IANA has not assigned to anybody (the
-/// letters `bona` as a 31-bit number, far beyond the assigned range), and it changes once, here, when a
-/// number is registered. An arc under 2.25 (a UUID) is no way out: Go refuses extensions whose identifiers
-/// have a component of 2^31 or more.
-pub const OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.1651470945.1");
+/// Provisional: it hangs below a private enterprise number that IANA has not assigned to anybody (0x0b0af1de,
+/// far beyond the assigned range), and it changes once, here, when a number is registered. An arc under 2.25
+/// (a UUID) is no way out: Go refuses extensions whose identifiers have a component of 2^31 or more, and other
+/// readers refuse components that take more than four bytes, 2^28 or more.
+pub const OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.185266654.1");
 
 /// Most attributes of one certificate.
 pub const MAX_ATTRIBUTES: usize = 64;
