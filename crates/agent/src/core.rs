@@ -1,0 +1,344 @@
+//! Launches, their SVIDs, the pool and the conversation with the authority: one state machine without I/O.
+//!
+//! Events come in as method calls with the time of the caller's clock; what is to be done comes out as
+//! [`Effect`]s, in the order in which it must be done.
+//!
+//! - A *launch* is one program image in one process. It has one *instance* for each registration that
+//!   matches it: a key and a lineage of certificates, never shared with another launch.
+//! - A *bin* holds instances of one subject that nobody has yet, drawn ahead so that a launch needs no
+//!   authority. A launch takes one, or waits at the bin.
+//! - Every instance is drawn through its bin; every request to the authority is one of [`Request`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bonafide_attest::{SelectorSet, registration::Registration};
+use bonafide_crypto::random::Random;
+use bonafide_identity::{InstanceId, SpiffeId, TrustDomain, time::UnixTime};
+use bonafide_wire::{
+    node::{Update, agent_message},
+    types::Problem,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    credential::{Credential, CredentialError, ReadLeaf},
+    process::Image,
+    refusal::{Refusal, problem},
+    view::{RegistrationId, View},
+};
+use claim::{Binding, Claim, Instance, Subject};
+
+mod bins;
+pub(crate) mod claim;
+mod conversation;
+mod launches;
+mod renewal;
+mod restore;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use conversation::Disconnect;
+pub(crate) use launches::{IdentityState, LaunchState};
+pub(crate) use restore::Saved;
+
+/// Requests without an answer at a time, but for JWTs.
+const WINDOW: usize = 64;
+/// First wait after a failure; it doubles up to [`LAST_RETRY`].
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const LAST_RETRY: Duration = Duration::from_secs(300);
+/// Least time between two renewals, whatever the clocks say.
+const RENEWAL_GAP: Duration = Duration::from_secs(10);
+
+/// One program image in one process.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct LaunchKey {
+    /// Number of the process.
+    pub pid: i32,
+    /// What runs in it.
+    pub image: Image,
+}
+
+/// Bounds and habits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Habits {
+    /// Unassigned SVIDs for each subject.
+    pub(crate) pool_size: usize,
+    /// Unassigned SVIDs in total.
+    pub(crate) pool_limit: usize,
+    pub(crate) max_launches: usize,
+    /// The kernel gives no pidfd of a peer.
+    pub(crate) weak: bool,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Send on the stream, if it is still the same.
+    Send(agent_message::Kind),
+    /// Store the present state of an instance.
+    Save(Box<Saved>),
+    /// Forget an instance.
+    Forget(InstanceId),
+    /// Store registrations and bundle.
+    SaveView,
+    /// What a launch may hold has changed.
+    Launch(LaunchKey),
+    /// Registrations have changed.
+    Registrations,
+    /// The bundle has changed.
+    Trust,
+    /// A JWT-SVID, or why there is none.
+    Jwt(u64, Result<(String, UnixTime), Refusal>),
+    /// The agent has a new SVID of its own.
+    Node(Arc<Credential>, UnixTime),
+    /// The authority wants nothing to do with this agent any more.
+    Banned(Problem),
+}
+
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Timer {
+    Bin(u64),
+    Instance(InstanceId),
+    Node,
+    Registration(RegistrationId),
+}
+
+/// The state.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) view: View,
+    trust_domain: TrustDomain,
+    habits: Habits,
+    random: Arc<dyn Random>,
+    reader: Arc<dyn ReadLeaf>,
+    launches: BTreeMap<LaunchKey, launches::Launch>,
+    instances: HashMap<InstanceId, Instance>,
+    bins: BTreeMap<u64, bins::Bin>,
+    bin_of: HashMap<Subject, u64>,
+    bins_of: BTreeMap<RegistrationId, BTreeSet<u64>>,
+    next_bin: u64,
+    /// Unassigned instances, those under way included.
+    pooled: usize,
+    conversation: conversation::Conversation,
+    node: Option<renewal::Node>,
+    timers: BTreeSet<(UnixTime, Timer)>,
+    banned: Option<Problem>,
+    effects: Vec<Effect>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        trust_domain: TrustDomain,
+        habits: Habits,
+        random: Arc<dyn Random>,
+        reader: Arc<dyn ReadLeaf>,
+    ) -> Self {
+        Self {
+            view: View::new(trust_domain.clone()),
+            trust_domain,
+            habits,
+            random,
+            reader,
+            launches: BTreeMap::new(),
+            instances: HashMap::new(),
+            bins: BTreeMap::new(),
+            bin_of: HashMap::new(),
+            bins_of: BTreeMap::new(),
+            next_bin: 0,
+            pooled: 0,
+            conversation: conversation::Conversation::default(),
+            node: None,
+            timers: BTreeSet::new(),
+            banned: None,
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is to be done since this was last asked.
+    pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When [`Core::tick`] wants to be called.
+    pub(crate) fn next_tick(&self) -> Option<UnixTime> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now: UnixTime) {
+        while let Some((at, _)) = self.timers.first()
+            && *at <= now
+        {
+            match self.timers.pop_first() {
+                Some((_, Timer::Bin(bin))) => self.demand(bin, now),
+                Some((_, Timer::Instance(id))) => self.instance_is_due(id, now),
+                Some((_, Timer::Node)) => self.node_is_due(now),
+                Some((_, Timer::Registration(id))) => self.registration_changed(&id, now),
+                None => {}
+            }
+        }
+        self.pump(now);
+    }
+
+    /// Whether anything can be answered yet.
+    pub(crate) fn check_ready(&self) -> Result<(), Refusal> {
+        match &self.banned {
+            Some(problem) => Err(Refusal::banned(problem)),
+            None if !self.view.is_ready() || self.view.bundle().is_empty() => Err(Refusal::initializing()),
+            None => Ok(()),
+        }
+    }
+
+    /// The agent's own SPIFFE ID.
+    pub(crate) fn agent_id(&self) -> Option<&SpiffeId> {
+        self.node.as_ref().map(|node| node.credential.spiffe_id())
+    }
+
+    /// Number of instances that launches have, and of those that nobody has yet.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let bound = self.instances.values().filter(|instance| instance.binding.is_some()).count();
+        (bound, self.instances.len() - bound)
+    }
+
+    /// Registrations that a process with these selectors has, the default one first.
+    pub(crate) fn matches(
+        &self,
+        selectors: &SelectorSet,
+        now: UnixTime,
+    ) -> Vec<(RegistrationId, Arc<Registration>)> {
+        self.view.matches(selectors, self.agent_id(), now)
+    }
+
+    /// A registration is new, different, gone or expired.
+    fn registration_changed(&mut self, id: &RegistrationId, now: UnixTime) {
+        let hosted = self
+            .view
+            .get(id)
+            .filter(|registration| crate::view::is_hosted(registration, self.agent_id(), now))
+            .cloned();
+        self.refit_bins(id, hosted.as_deref(), now);
+        let concerned: Vec<LaunchKey> = self
+            .launches
+            .iter()
+            .filter(|(_, launch)| {
+                let matches = |registration: &Arc<Registration>| registration.selectors.is_subset_of(&launch.selectors);
+                launch.slots.contains_key(id) || hosted.as_ref().is_some_and(matches)
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        for launch in concerned {
+            self.reconcile(launch, now);
+        }
+        if let Some(at) = hosted.and_then(|registration| registration.expires_at) {
+            self.timers.insert((at, Timer::Registration(id.clone())));
+        }
+    }
+
+    fn apply_changes(&mut self, changes: crate::view::Changes, now: UnixTime) {
+        for id in &changes.registrations {
+            self.registration_changed(id, now);
+        }
+        if !changes.registrations.is_empty() {
+            self.effects.push(Effect::Registrations);
+        }
+        if changes.bundle {
+            self.effects.push(Effect::Trust);
+        }
+        self.effects.push(Effect::SaveView);
+    }
+
+    /// Ends an instance. One that the authority has not been told of counts as launched and ended.
+    fn retire(&mut self, id: InstanceId, now: UnixTime) {
+        let Some(instance) = self.instances.remove(&id) else { return };
+        if instance.binding.is_none() {
+            self.pooled = self.pooled.saturating_sub(1);
+        }
+        self.conversation.ended(id, now);
+        self.effects.push(Effect::Save(Box::new(Saved::of_ended(&instance, now))));
+    }
+
+    fn save(&mut self, id: InstanceId) {
+        if let Some(instance) = self.instances.get(&id) {
+            self.effects.push(Effect::Save(Box::new(Saved::of(instance))));
+        }
+    }
+
+    /// When to look at an instance again: to renew it, or to let it go when it expires.
+    fn schedule(&mut self, id: InstanceId, now: UnixTime) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        let end = instance.credential.not_after();
+        let due = if instance.is_due(now) { instance.renewal.not_before.unwrap_or(end) } else { instance.renew_after };
+        let at = if due > now && due < end { due } else { end };
+        self.timers.insert((at, Timer::Instance(id)));
+    }
+
+    fn instance_is_due(&mut self, id: InstanceId, now: UnixTime) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        let expired = instance.is_expired(now);
+        match (&instance.binding, expired) {
+            (Some(binding), true) => {
+                let launch = binding.launch;
+                self.retire(id, now);
+                self.reconcile(launch, now);
+                self.effects.push(Effect::Launch(launch));
+            }
+            (Some(_), false) => self.want_renewal(id, now),
+            (None, expired) => {
+                let bin = self.bin_of.get(&instance.claim.subject).copied();
+                if expired {
+                    self.drop_from_bin(bin, id);
+                    self.retire(id, now);
+                } else {
+                    self.schedule(id, now);
+                }
+                if let Some(bin) = bin {
+                    self.demand(bin, now);
+                }
+            }
+        }
+    }
+
+    fn check_issued(&self, credential: &Credential, id: InstanceId, claim: &Claim, now: UnixTime) -> Result<(), CredentialError> {
+        if credential.spiffe_id() != &claim.subject.spiffe_id {
+            return Err(CredentialError::Other { what: "SPIFFE ID" });
+        }
+        if credential.instance().is_some_and(|named| named != id) {
+            return Err(CredentialError::Other { what: "instance" });
+        }
+        if credential.not_after() <= now { Err(CredentialError::Expired) } else { Ok(()) }
+    }
+
+    /// Binds an instance to a launch, before anybody learns of its key.
+    fn bind(&mut self, id: InstanceId, launch: LaunchKey, selectors: &SelectorSet, now: UnixTime) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        self.pooled = self.pooled.saturating_sub(1);
+        instance.binding =
+            Some(Binding { launch, selectors: selectors.clone(), launched_at: now, reported: false });
+        self.conversation.launched(instance);
+        self.save(id);
+        self.schedule(id, now);
+        if self.instances.get(&id).is_some_and(|instance| instance.is_due(now)) {
+            self.want_renewal(id, now);
+        }
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    FIRST_RETRY.saturating_mul(1 << failures.min(16)).min(LAST_RETRY)
+}
+
+fn issued_unfit(error: &CredentialError) -> Problem {
+    problem(error.code(), error, error.hint())
+}
+
+/// A queue of jobs with a rank.
+#[derive(Debug, Default)]
+struct Jobs {
+    urgent: VecDeque<u64>,
+    renewals: VecDeque<InstanceId>,
+    pool: VecDeque<u64>,
+}

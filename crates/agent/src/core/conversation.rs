@@ -1,0 +1,350 @@
+//! The stream to the authority: requests and answers, and what is still to be told.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bonafide_crypto::key::PrivateKey;
+use bonafide_identity::{InstanceId, time::UnixTime};
+use bonafide_wire::node::{
+    AuthorityMessage, End, Hello, IssueJwt, Report, agent_message, authority_message,
+};
+use bytes::Bytes;
+
+use super::{Core, Effect, Jobs, WINDOW, claim::{Claim, Instance}};
+use crate::{convert, refusal::{Refusal, problem}, view::{RegistrationId, Violation}};
+
+/// JWT-SVIDs that are asked for at a time.
+const MAX_JWTS: usize = 1024;
+/// Launches and ends in one report, each.
+const REPORT: usize = 256;
+
+/// What is under way, and what still has to be said.
+#[derive(Debug, Default)]
+pub(super) struct Conversation {
+    /// A stream is open.
+    connected: bool,
+    /// The authority has told where it stands on this stream.
+    pub(super) synced: bool,
+    requests: HashMap<u64, Request>,
+    last_request: u64,
+    jwts: usize,
+    pub(super) jobs: Jobs,
+    launches: BTreeMap<InstanceId, bonafide_wire::node::Launch>,
+    ends: BTreeMap<InstanceId, UnixTime>,
+    reporting: bool,
+}
+
+/// A question that waits for its answer.
+#[derive(Debug)]
+pub(super) enum Request {
+    Draw { bin: u64, claim: Arc<Claim>, key: Arc<PrivateKey> },
+    Jwt { ticket: u64 },
+    Node,
+    Renew { instance: InstanceId },
+    Report { launches: Vec<InstanceId>, ends: Vec<InstanceId> },
+}
+
+/// Why a stream has to be closed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Disconnect {
+    /// The authority does not keep to the protocol.
+    Violation(Violation),
+    /// It wants nothing to do with this agent.
+    Banned,
+}
+
+impl Conversation {
+    /// Requests that count for the window.
+    pub(super) fn in_flight(&self) -> usize {
+        self.requests.len().saturating_sub(self.jwts)
+    }
+
+    pub(super) fn launched(&mut self, instance: &Instance) {
+        let Some(binding) = &instance.binding else { return };
+        let launch = bonafide_wire::node::Launch {
+            instance: Bytes::copy_from_slice(instance.id.as_bytes()),
+            registration: instance.claim.subject.registration.to_string(),
+            selectors: convert::to_wire(&binding.selectors),
+            launched_at: binding.launched_at.as_secs(),
+        };
+        self.launches.insert(instance.id, launch);
+    }
+
+    pub(super) fn ended(&mut self, id: InstanceId, at: UnixTime) {
+        self.ends.insert(id, at);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_quiet(&self) -> bool {
+        self.requests.is_empty() && self.launches.is_empty() && self.ends.is_empty()
+    }
+}
+
+impl Core {
+    /// A stream is open: what to say first.
+    pub(crate) fn connected(&mut self) -> Hello {
+        self.conversation.connected = true;
+        self.conversation.synced = false;
+        self.view.hello()
+    }
+
+    /// Whether the authority has confirmed on the present stream that the agent is up to date.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.conversation.synced
+    }
+
+    /// The stream is gone, and every answer with it.
+    pub(crate) fn disconnected(&mut self, now: UnixTime) {
+        let conversation = &mut self.conversation;
+        conversation.connected = false;
+        conversation.synced = false;
+        conversation.reporting = false;
+        conversation.jwts = 0;
+        conversation.jobs = Jobs::default();
+        let mut waiting = Vec::new();
+        for (_, request) in std::mem::take(&mut conversation.requests) {
+            match request {
+                Request::Draw { bin, .. } => self.draw_lost(bin),
+                Request::Jwt { ticket } => {
+                    self.effects.push(Effect::Jwt(ticket, Err(Refusal::authority_unavailable())));
+                }
+                Request::Node => self.node_renewal_lost(),
+                Request::Renew { instance } => waiting.push(instance),
+                Request::Report { .. } => {}
+            }
+        }
+        for bin in self.bins.values_mut() {
+            bin.unqueue();
+        }
+        for instance in self.instances.values_mut() {
+            instance.renewal.in_flight = false;
+            instance.renewal.queued = false;
+        }
+        for id in waiting {
+            self.schedule(id, now);
+        }
+        // Launches that wait for an authority are told that there is none.
+        let waiting: Vec<_> = self.bins.values().flat_map(|bin| bin.waiting.iter().copied()).collect();
+        self.effects.extend(waiting.into_iter().map(Effect::Launch));
+    }
+
+    /// A message of the authority.
+    pub(crate) fn message(&mut self, message: AuthorityMessage, now: UnixTime) -> Result<(), Disconnect> {
+        use authority_message::Kind;
+        match message.kind {
+            Some(Kind::Update(update)) => {
+                match self.view.update(update).map_err(Disconnect::Violation) {
+                    Ok(Some((acknowledge, changes))) => {
+                        self.apply_changes(changes, now);
+                        self.effects.push(Effect::Send(agent_message::Kind::Acknowledge(acknowledge)));
+                        self.now_synced(now);
+                    }
+                    Ok(None) => {}
+                    Err(violation) => {
+                        self.view.distrust();
+                        return Err(violation);
+                    }
+                }
+            }
+            Some(Kind::Bookmark(bookmark)) => {
+                let acknowledge = self.view.bookmark(&bookmark).map_err(|violation| {
+                    self.view.distrust();
+                    Disconnect::Violation(violation)
+                })?;
+                self.effects.push(Effect::Send(agent_message::Kind::Acknowledge(acknowledge)));
+            }
+            Some(Kind::X509Issued(issued)) => match self.answered(issued.request) {
+                Some(Request::Draw { bin, claim, key }) => self.drawn(bin, claim, key, issued, now),
+                Some(Request::Renew { instance }) => self.renewed(instance, issued, now),
+                Some(Request::Node) => self.node_renewed(issued, now),
+                _ => {}
+            },
+            Some(Kind::JwtIssued(issued)) => {
+                if let Some(Request::Jwt { ticket }) = self.answered(issued.request) {
+                    let token = (issued.token, UnixTime::from_secs(issued.expires_at));
+                    self.effects.push(Effect::Jwt(ticket, Ok(token)));
+                }
+            }
+            Some(Kind::Refused(refused)) => match self.answered(refused.request) {
+                Some(Request::Draw { bin, .. }) => self.draw_refused(bin, refused, now),
+                Some(Request::Renew { instance }) => self.renewal_refused(instance, refused, now),
+                Some(Request::Node) => self.node_refused(refused, now),
+                Some(Request::Jwt { ticket }) => {
+                    let problem = refused.problem.unwrap_or_default();
+                    self.effects.push(Effect::Jwt(ticket, Err(Refusal::of_authority(&problem))));
+                }
+                // Try again on the next stream.
+                Some(Request::Report { .. }) | None => {}
+            },
+            Some(Kind::Reported(reported)) => {
+                if let Some(Request::Report { launches, ends }) = self.answered(reported.request) {
+                    self.reported(&launches, &ends);
+                }
+            }
+            Some(Kind::Banned(banned)) => {
+                self.ban(banned.problem.unwrap_or_default(), now);
+                return Err(Disconnect::Banned);
+            }
+            // Of a newer authority.
+            None => {}
+        }
+        self.pump(now);
+        Ok(())
+    }
+
+    /// Asks for a JWT-SVID. The answer is [`Effect::Jwt`] with the same ticket.
+    pub(crate) fn want_jwt(
+        &mut self,
+        ticket: u64,
+        registration: &RegistrationId,
+        selectors: &bonafide_attest::SelectorSet,
+        audience: &[String],
+        instance: Option<InstanceId>,
+    ) {
+        if !self.conversation.synced || self.conversation.jwts >= MAX_JWTS {
+            let refusal = if self.conversation.synced { Refusal::busy() } else { Refusal::authority_unavailable() };
+            return self.effects.push(Effect::Jwt(ticket, Err(refusal)));
+        }
+        self.conversation.jwts += 1;
+        let message = IssueJwt {
+            request: 0,
+            registration: registration.to_string(),
+            selectors: convert::to_wire(selectors),
+            audience: audience.to_vec(),
+            instance: instance.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
+        };
+        self.ask(Request::Jwt { ticket }, |request| {
+            agent_message::Kind::IssueJwt(IssueJwt { request, ..message })
+        });
+    }
+
+    pub(super) fn ask(&mut self, request: Request, message: impl FnOnce(u64) -> agent_message::Kind) {
+        self.conversation.last_request += 1;
+        let number = self.conversation.last_request;
+        self.conversation.requests.insert(number, request);
+        self.effects.push(Effect::Send(message(number)));
+    }
+
+    /// Sends what waits, the most urgent first, as far as the window is open.
+    pub(super) fn pump(&mut self, now: UnixTime) {
+        if !self.conversation.synced {
+            return;
+        }
+        self.report();
+        while self.conversation.in_flight() < WINDOW {
+            let jobs = &mut self.conversation.jobs;
+            if let Some(bin) = jobs.urgent.pop_front() {
+                self.draw(bin, now);
+            } else if let Some(instance) = jobs.renewals.pop_front() {
+                self.renew(instance, now);
+            } else if let Some(bin) = jobs.pool.pop_front() {
+                self.draw(bin, now);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn now_synced(&mut self, now: UnixTime) {
+        if std::mem::replace(&mut self.conversation.synced, true) {
+            return;
+        }
+        self.node_is_due(now);
+        self.demand_all(now);
+        let due: Vec<InstanceId> = self
+            .instances
+            .values()
+            .filter(|instance| instance.binding.is_some() && instance.is_due(now))
+            .map(|instance| instance.id)
+            .collect();
+        for id in due {
+            if let Some(instance) = self.instances.get_mut(&id) {
+                instance.renewal.not_before = Some(now);
+            }
+            self.want_renewal(id, now);
+        }
+    }
+
+    fn answered(&mut self, number: u64) -> Option<Request> {
+        let request = self.conversation.requests.remove(&number)?;
+        if matches!(request, Request::Jwt { .. }) {
+            self.conversation.jwts = self.conversation.jwts.saturating_sub(1);
+        }
+        Some(request)
+    }
+
+    /// Tells what became of instances: first that they were launched, then that they have ended.
+    fn report(&mut self) {
+        let conversation = &self.conversation;
+        if conversation.reporting || (conversation.launches.is_empty() && conversation.ends.is_empty()) {
+            return;
+        }
+        let launches: Vec<_> = conversation.launches.values().take(REPORT).cloned().collect();
+        let told: Vec<InstanceId> = conversation.launches.keys().take(REPORT).copied().collect();
+        let later = |id: &InstanceId| conversation.launches.contains_key(id) && !told.contains(id);
+        let ends: Vec<(InstanceId, UnixTime)> = conversation
+            .ends
+            .iter()
+            .filter(|(id, _)| !later(id))
+            .take(REPORT)
+            .map(|(id, at)| (*id, *at))
+            .collect();
+        let message = Report {
+            request: 0,
+            launches,
+            ends: ends
+                .iter()
+                .map(|(id, at)| End { instance: Bytes::copy_from_slice(id.as_bytes()), ended_at: at.as_secs() })
+                .collect(),
+        };
+        let ends = ends.into_iter().map(|(id, _)| id).collect();
+        self.conversation.reporting = true;
+        self.ask(Request::Report { launches: told, ends }, |request| {
+            agent_message::Kind::Report(Report { request, ..message })
+        });
+    }
+
+    fn reported(&mut self, launches: &[InstanceId], ends: &[InstanceId]) {
+        self.conversation.reporting = false;
+        for id in launches {
+            self.conversation.launches.remove(id);
+            if let Some(instance) = self.instances.get_mut(id)
+                && let Some(binding) = &mut instance.binding
+            {
+                binding.reported = true;
+                self.save(*id);
+            }
+        }
+        for id in ends {
+            self.conversation.ends.remove(id);
+            self.effects.push(Effect::Forget(*id));
+        }
+    }
+
+    fn ban(&mut self, reason: bonafide_wire::types::Problem, now: UnixTime) {
+        let reason = if reason.code.is_empty() {
+            problem("agent.banned", "no reason was given", "ask whoever runs the authority")
+        } else {
+            reason
+        };
+        let launches: Vec<_> = self.launches.keys().copied().collect();
+        self.effects.extend(self.instances.keys().copied().map(Effect::Forget));
+        self.instances.clear();
+        self.launches.clear();
+        self.bins.clear();
+        self.bin_of.clear();
+        self.bins_of.clear();
+        self.timers.clear();
+        self.pooled = 0;
+        self.conversation.launches.clear();
+        self.conversation.ends.clear();
+        self.node = None;
+        self.banned = Some(reason.clone());
+        self.disconnected(now);
+        self.effects.extend(launches.into_iter().map(Effect::Launch));
+        self.effects.push(Effect::Registrations);
+        self.effects.push(Effect::Banned(reason));
+    }
+}
