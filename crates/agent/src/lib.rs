@@ -1,12 +1,35 @@
 //! The security companion of workloads, one per node.
+//!
+//! - [`process`], [`peer`]: who is on the socket. A pidfd, never a bare process number.
+//! - [`attestor`]: what is known of that process.
+//! - `view`, `core`: what the authority has told, and who holds which SVID; state machines without I/O.
+//! - `engine`, `link`, `storage`: their surroundings.
+//! - `api`: SPIFFE Workload API, the agent's own service, and the same as JSON.
+//!
+//! # What a compromise gives
+//!
+//! Whoever is root on the node, or in the agent, has every identity that the node may host, now and until
+//! the authority bans the agent; never one outside of its site's scope. Whoever has a workload's user on
+//! the node can take over that workload's process, and so its identity, without the agent's help.
 
+mod agent;
+mod api;
 pub mod attestor;
+mod config;
 mod convert;
 mod core;
 pub mod credential;
+mod engine;
+mod link;
 pub mod peer;
 pub mod process;
 pub mod refusal;
+mod storage;
 mod view;
 
-pub use crate::core::LaunchKey;
+pub use crate::{
+    agent::{Agent, AgentError, Running},
+    config::{AgentConfig, AgentLimits},
+    core::LaunchKey,
+    storage::StorageError,
+};

@@ -134,14 +134,33 @@ impl Listener {
         limits: HttpLimits,
         shutdown: &Shutdown,
     ) -> io::Result<()> {
+        self.serve_with(service, limits, shutdown, Caller::clone).await
+    }
+
+    /// As [`Listener::serve`], but what `look` makes of the [`Caller`] stands in the extensions of every request. It is
+    /// called once for each connection, when that is accepted, and must not block.
+    ///
+    /// # Errors
+    /// When the socket breaks.
+    pub async fn serve_with<S, X>(
+        self,
+        service: S,
+        limits: HttpLimits,
+        shutdown: &Shutdown,
+        look: impl Fn(&Caller) -> X,
+    ) -> io::Result<()>
+    where
+        S: HttpService,
+        X: Clone + Send + Sync + 'static,
+    {
         let server = Server::new(service, limits, shutdown.clone());
         let outcome = loop {
             match shutdown.unless_triggered(self.accept()).await {
                 None => break Ok(()),
                 Some(Ok(connection)) => {
-                    let caller = connection.caller().clone();
+                    let seen = look(connection.caller());
                     server.spawn(connection, move |extensions| {
-                        extensions.insert(caller.clone());
+                        extensions.insert(seen.clone());
                     });
                 }
                 Some(Err(error)) => break Err(error),

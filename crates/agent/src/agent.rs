@@ -1,0 +1,352 @@
+//! Starting and stopping an agent.
+
+use std::{io, sync::Arc};
+
+use bonafide_attest::join::{JoinError, JoinLine};
+use bonafide_crypto::{key::PrivateKey, random::Random};
+use bonafide_identity::{TrustDomain, time::Clock};
+use bonafide_net::{
+    drain::Shutdown,
+    http::HttpLimits,
+    unix::{BindError, Caller, Limits, Listener},
+};
+use bonafide_wire::{
+    agent::agent_server::AgentServer, types::Problem,
+    workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+};
+use tokio::{net::UnixStream, sync::watch, task::JoinHandle};
+use tonic::service::Routes;
+
+use crate::{
+    api::{Api, MAX_REQUEST, OwnService, WorkloadService, json_routes},
+    attestor::{Attestation, Attestor, unix::UnixAttestor},
+    config::AgentConfig,
+    core::{Core, Habits},
+    credential::{Credential, StrictLeaf},
+    engine::Engine,
+    link::{self, Dial, JoinFailure, TlsDial},
+    peer::Peer,
+    process::{Evidence, Process},
+    storage::{SavedNode, Storage, StorageError},
+};
+
+/// Everybody may connect: who gets what is decided for each process.
+const SOCKET_MODE: u32 = 0o777;
+
+/// An agent.
+#[derive(Debug)]
+pub struct Agent;
+
+/// A running agent. Dropping it does not stop it; see [`Running::stop`].
+#[derive(Debug)]
+pub struct Running {
+    engine: Arc<Engine>,
+    server: JoinHandle<io::Result<()>>,
+    ended: watch::Receiver<Option<Problem>>,
+}
+
+/// Why an agent can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The socket can't be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The join line makes no sense.
+    #[error(transparent)]
+    JoinLine(#[from] JoinError),
+    /// The file with the join line can't be read.
+    #[error("cannot read the join line in `{path}`: {source}")]
+    JoinLineFile {
+        /// Where it should be.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The kernel can't pin the callers of a socket.
+    #[error("this kernel gives no pidfd of a socket's peer (`SO_PEERPIDFD`, Linux 6.5)")]
+    NoPeerPidfd,
+    /// There is neither an SVID from an earlier life nor a join line.
+    #[error("this node has not joined a trust domain")]
+    NotJoined,
+    /// The authority, or the join line, rules out that this agent ever works.
+    #[error("{}", .0.message)]
+    Refused(Problem),
+    /// The data directory can't be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The socket broke.
+    #[error("the socket is broken: {0}")]
+    Socket(#[from] io::Error),
+}
+
+impl AgentError {
+    /// Stable code.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Bind(error) => error.code(),
+            Self::JoinLine(error) => error.code(),
+            Self::JoinLineFile { .. } => "agent.join-line-file",
+            Self::NoPeerPidfd => "agent.no-peer-pidfd",
+            Self::NotJoined => "agent.not-joined",
+            Self::Refused(problem) => &problem.code,
+            Self::Storage(error) => error.code(),
+            Self::Socket(_) => "agent.socket",
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> &str {
+        match self {
+            Self::Bind(error) => error.hint(),
+            Self::JoinLine(error) => error.hint(),
+            Self::JoinLineFile { .. } => "name a file that the agent can read",
+            Self::NoPeerPidfd => {
+                "use Linux 6.5 or later; or set `allow_start_time_peers = true`, and every SVID will say so"
+            }
+            Self::NotJoined => "make a join line with `bonafide token create`, and start the agent with it",
+            Self::Refused(problem) => &problem.hint,
+            Self::Storage(error) => error.hint(),
+            Self::Socket(_) => "",
+        }
+    }
+}
+
+impl Agent {
+    /// Starts an agent. It serves at once, and joins or connects in the background: until it has heard from
+    /// its authority, or from its own earlier life, callers are told to wait.
+    ///
+    /// # Errors
+    ///
+    /// When it can't serve, or has no way to get an identity of its own.
+    pub async fn start(
+        config: AgentConfig,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Running, AgentError> {
+        let evidence = peer_evidence(config.allow_start_time_peers)?;
+        let storage = Storage::open(&config.data_dir)?;
+        if !storage.is_volatile() {
+            tracing::warn!(path = %config.data_dir.display(), "the data directory is not on a tmpfs: keys will lie on disk");
+        }
+        let line = join_line(&config)?;
+        let saved = storage.load_node().filter(|node| {
+            // A join line of another trust domain begins a new life.
+            line.as_ref().is_none_or(|line| line.trust_domain == node.trust_domain)
+        });
+        let trust_domain = match (&saved, &line) {
+            (Some(node), _) => node.trust_domain.clone(),
+            (None, Some(line)) => line.trust_domain.clone(),
+            (None, None) => return Err(AgentError::NotJoined),
+        };
+        let saved = saved.and_then(|node| Some((credential_of(&node)?, node)));
+        if saved.is_none() && line.is_none() {
+            return Err(AgentError::NotJoined);
+        }
+        let limits = Limits {
+            connections: config.limits.connections,
+            connections_per_uid: config.limits.connections_per_uid,
+        };
+        let listener = Listener::bind(&config.socket, SOCKET_MODE, None)?.with_limits(limits);
+
+        let engine = engine(&config, &clock, &random, storage, trust_domain, evidence)?;
+        let serving = serve(&engine, &config, evidence, listener);
+        tokio::spawn(Arc::clone(&engine).run_timers());
+        let (ended_sender, ended) = watch::channel(None);
+        let line_keeper = Line { engine: Arc::clone(&engine), config, line, clock, random };
+        tokio::spawn(async move {
+            if let Some(reason) = line_keeper.keep(saved).await {
+                let _ = ended_sender.send(Some(reason));
+            }
+            // Kept open: a sender that is gone would look like an end.
+            ended_sender.closed().await;
+        });
+        Ok(Running { engine, server: serving, ended })
+    }
+}
+
+impl Running {
+    /// Resolves when the agent has ended: after [`Running::shutdown`] is triggered, or because it could not
+    /// join.
+    ///
+    /// # Errors
+    ///
+    /// Why it ended, unless it was told to.
+    pub async fn ended(&mut self) -> Result<(), AgentError> {
+        let refused = async {
+            let reason = self.ended.wait_for(Option::is_some).await.ok()?;
+            reason.clone()
+        };
+        let refused = tokio::select! {
+            served = &mut self.server => {
+                self.engine.shutdown().trigger();
+                return served.map_err(io::Error::other)?.map_err(AgentError::Socket);
+            }
+            Some(reason) = refused => reason,
+        };
+        self.engine.shutdown().trigger();
+        let _ = (&mut self.server).await;
+        Err(AgentError::Refused(refused))
+    }
+
+    /// Trigger it to end the agent; then wait for [`Running::ended`].
+    pub fn shutdown(&self) -> &Shutdown {
+        self.engine.shutdown()
+    }
+
+    /// Ends the agent and waits until it has.
+    ///
+    /// # Errors
+    ///
+    /// As [`Running::ended`].
+    pub async fn stop(mut self) -> Result<(), AgentError> {
+        self.shutdown().trigger();
+        self.ended().await
+    }
+}
+
+fn engine(
+    config: &AgentConfig,
+    clock: &Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
+    storage: Storage,
+    trust_domain: TrustDomain,
+    evidence: Evidence,
+) -> Result<Arc<Engine>, AgentError> {
+    let habits = Habits {
+        pool_size: config.limits.pool_size,
+        pool_limit: config.limits.pool_total,
+        max_launches: config.limits.launches,
+        weak: evidence == Evidence::StartTime,
+    };
+    let mut core = Core::new(trust_domain.clone(), habits, Arc::clone(random), Arc::new(StrictLeaf));
+    let view = storage.load_view();
+    let bundle = view.as_ref().map(|view| view.bundle.clone());
+    let lives = |key: &crate::core::LaunchKey| {
+        Process::open(key.pid, evidence)
+            .and_then(|process| process.image())
+            .is_ok_and(|image| image == key.image)
+    };
+    core.restore(view, storage.load_instances()?, lives, clock.now());
+    let engine = Engine::new(core, Arc::clone(clock), storage, trust_domain, Shutdown::new());
+    if let Some(bundle) = bundle.filter(|bundle| !bundle.is_empty()) {
+        engine.publish(&bundle);
+    }
+    engine.with(|_, _| ());
+    engine.watch_restored(evidence);
+    Ok(engine)
+}
+
+fn serve(
+    engine: &Arc<Engine>,
+    config: &AgentConfig,
+    evidence: Evidence,
+    listener: Listener,
+) -> JoinHandle<io::Result<()>> {
+    let attestors: Vec<Box<dyn Attestor>> = vec![Box::new(UnixAttestor::new(config.limits.exe_bytes))];
+    let attestation = Attestation::new(attestors, config.limits.attestations);
+    let api = Api::new(Arc::clone(engine), attestation, config, evidence);
+    let workload = SpiffeWorkloadApiServer::new(WorkloadService(api.clone())).max_decoding_message_size(MAX_REQUEST);
+    let own = AgentServer::new(OwnService(api.clone())).max_decoding_message_size(MAX_REQUEST);
+    let router = Routes::new(workload).add_service(own).prepare().into_axum_router().merge(json_routes(api));
+    let shutdown = engine.shutdown().clone();
+    tokio::spawn(async move {
+        listener
+            .serve_with(router, HttpLimits::local(), &shutdown, |caller: &Caller| Peer::at_accept(caller))
+            .await
+    })
+}
+
+/// Keeps the line to the authority.
+struct Line {
+    engine: Arc<Engine>,
+    config: AgentConfig,
+    line: Option<JoinLine>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+}
+
+impl Line {
+    /// Runs until shutdown. `Some`: the agent never can work, and has nothing to serve.
+    async fn keep(self, saved: Option<(Arc<Credential>, SavedNode)>) -> Option<Problem> {
+        let expired = |credential: &Credential| credential.not_after() <= self.clock.now();
+        let has_lived = saved.is_some();
+        let joined = match (saved, &self.line) {
+            (Some((credential, node)), line) if line.is_none() || !expired(&credential) => Some((node, credential)),
+            (saved, Some(line)) => match self.join(line).await {
+                Ok(joined) => Some(joined),
+                Err(None) => return None,
+                Err(Some(reason)) if !has_lived => return Some(reason),
+                Err(Some(reason)) => {
+                    // What is still valid is served on.
+                    self.engine.set_problem(Some(reason));
+                    let (credential, node) = saved?;
+                    Some((node, credential))
+                }
+            },
+            _ => None,
+        };
+        let (node, credential) = joined?;
+        let address = self.config.authority.clone().unwrap_or_else(|| node.address.clone());
+        if let Err(reason) = self.engine.set_node(node, credential) {
+            return Some(reason);
+        }
+        match TlsDial::new(&self.engine, address) {
+            Ok(dial) => link::run(Arc::clone(&self.engine), Arc::new(dial) as Arc<dyn Dial>, self.random).await,
+            Err(reason) => return Some(reason),
+        }
+        None
+    }
+
+    /// Tries until it works, is refused for good (`Some`), or is told to stop.
+    async fn join(&self, line: &JoinLine) -> Result<(SavedNode, Arc<Credential>), Option<Problem>> {
+        let address = self.config.authority.as_ref().unwrap_or(&line.address);
+        let shutdown = self.engine.shutdown().clone();
+        let mut failures = 0;
+        loop {
+            let attempt = link::join(line, address, Arc::clone(&self.clock));
+            match shutdown.unless_triggered(attempt).await {
+                None => return Err(None),
+                Some(Ok(joined)) => return Ok(joined),
+                Some(Err(JoinFailure::Final(reason))) => return Err(Some(reason)),
+                Some(Err(JoinFailure::Passing(reason))) => {
+                    tracing::warn!(code = reason.code, message = reason.message, "this node has not joined yet");
+                    self.engine.set_problem(Some(reason));
+                }
+            }
+            let wait = link::wait(failures, &*self.random);
+            failures += 1;
+            if shutdown.unless_triggered(tokio::time::sleep(wait)).await.is_none() {
+                return Err(None);
+            }
+        }
+    }
+}
+
+fn credential_of(node: &SavedNode) -> Option<Arc<Credential>> {
+    let key = PrivateKey::from_pkcs8_der(&node.key.0).ok()?;
+    Credential::new(node.chain.clone(), Arc::new(key), &StrictLeaf).ok().map(Arc::new)
+}
+
+fn join_line(config: &AgentConfig) -> Result<Option<JoinLine>, AgentError> {
+    if let Some(line) = &config.join_line {
+        return Ok(Some(line.clone()));
+    }
+    let Some(path) = &config.join_line_file else { return Ok(None) };
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.parse()?)),
+        // It may have been removed once it had been used.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && config.data_dir.join("node").exists() => Ok(None),
+        Err(source) => Err(AgentError::JoinLineFile { path: path.clone(), source }),
+    }
+}
+
+/// Whether the kernel pins callers, asked of a socket of our own.
+fn peer_evidence(allow_start_time: bool) -> Result<Evidence, AgentError> {
+    let (one, _other) = UnixStream::pair()?;
+    let pinned = Caller::of(&one).is_ok_and(|caller| caller.pidfd.is_some());
+    match (pinned, allow_start_time) {
+        (true, _) => Ok(Evidence::Pidfd),
+        (false, true) => Ok(Evidence::StartTime),
+        (false, false) => Err(AgentError::NoPeerPidfd),
+    }
+}

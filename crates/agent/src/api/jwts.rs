@@ -1,0 +1,139 @@
+//! JWT-SVIDs: minted by the authority, remembered until half of their life is over.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bonafide_identity::{InstanceId, SpiffeId, time::UnixTime};
+
+use super::{Api, Caller};
+use crate::{core::IdentityState, refusal::Refusal};
+
+/// An authority that hangs must not hang its workloads.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+const MAX_AUDIENCES: usize = 16;
+const MAX_AUDIENCE: usize = 255;
+
+/// Tokens by everything that is in them.
+#[derive(Debug)]
+pub(super) struct Cache {
+    limit: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: HashMap<Key, Entry>,
+    /// Oldest first.
+    order: VecDeque<Key>,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Key {
+    registration: String,
+    revision: u64,
+    spiffe_id: SpiffeId,
+    instance: Option<InstanceId>,
+    launch: crate::core::LaunchKey,
+    audience: Vec<String>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    token: String,
+    fresh_until: UnixTime,
+    expires_at: UnixTime,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// Checks an audience. Order and repetition don't matter.
+pub(super) fn audience(asked: &[String]) -> Result<Vec<String>, Refusal> {
+    if asked.is_empty() {
+        return Err(Refusal::invalid("request.audience", "`audience` is missing"));
+    }
+    let fits = |each: &String| !each.is_empty() && each.len() <= MAX_AUDIENCE;
+    if asked.len() > MAX_AUDIENCES || !asked.iter().all(fits) {
+        let message = format!("`audience` has up to {MAX_AUDIENCES} values of 1 to {MAX_AUDIENCE} bytes");
+        return Err(Refusal::invalid("request.audience", message));
+    }
+    Ok(asked.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect())
+}
+
+impl Cache {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit: limit.max(1), inner: Mutex::default() }
+    }
+
+    fn get(&self, key: &Key, now: UnixTime) -> Option<Entry> {
+        self.lock().entries.get(key).filter(|entry| entry.expires_at > now).cloned()
+    }
+
+    fn put(&self, key: Key, entry: Entry) {
+        let mut inner = self.lock();
+        if inner.entries.insert(key.clone(), entry).is_none() {
+            inner.order.push_back(key);
+        }
+        while inner.entries.len() > self.limit
+            && let Some(oldest) = inner.order.pop_front()
+        {
+            inner.entries.remove(&oldest);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Api {
+    /// A token for one identity of the caller. One that is half through is served as long as the authority
+    /// has no newer one.
+    pub(super) async fn jwt(
+        &self,
+        caller: &Caller,
+        identity: &IdentityState,
+        audience: &[String],
+    ) -> Result<String, Refusal> {
+        let Some(spiffe_id) = identity.spiffe_id.clone() else { return Err(Refusal::other_identity()) };
+        let instance = identity.held.as_ref().map(|held| held.instance);
+        let key = Key {
+            registration: identity.registration.id.clone(),
+            revision: identity.registration.revision,
+            spiffe_id,
+            instance,
+            launch: caller.key,
+            audience: audience.to_vec(),
+        };
+        let now = self.engine().now();
+        let remembered = self.0.jwts.get(&key, now);
+        if let Some(entry) = remembered.as_ref().filter(|entry| entry.fresh_until > now) {
+            return Ok(entry.token.clone());
+        }
+        let registration = identity.registration.id.as_str().into();
+        let answer = self.engine().want_jwt(|core, ticket| {
+            core.want_jwt(ticket, &registration, &identity.selectors, audience, instance);
+        });
+        let answer = match tokio::time::timeout(ANSWER_TIME, answer).await {
+            Ok(Ok(answer)) => answer,
+            _ => Err(Refusal::authority_unavailable()),
+        };
+        match (answer, remembered) {
+            (Ok((token, expires_at)), _) => {
+                let now = self.engine().now();
+                let fresh_until = now.saturating_add(expires_at.since(now) / 2);
+                self.0.jwts.put(key, Entry { token: token.clone(), fresh_until, expires_at });
+                Ok(token)
+            }
+            // No answer is not a no.
+            (Err(refusal), Some(entry)) if refusal.status_code() == tonic::Code::Unavailable => Ok(entry.token),
+            (Err(refusal), _) => Err(refusal),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Settings of one agent.
+
+use std::path::PathBuf;
+
+use bonafide_attest::join::JoinLine;
+use serde::Deserialize;
+
+/// All that one agent is told. Unknown fields are refused: a typing error must not weaken anything.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentConfig {
+    /// The socket of the Workload API and of the agent's own service.
+    pub socket: PathBuf,
+    /// The agent's SVID and those of its workloads, with their keys. Belongs on a `tmpfs`: a key file
+    /// protects nothing beyond this boot. Created with mode 0700.
+    pub data_dir: PathBuf,
+    /// File with the join line of a node that has not joined yet, or that has to join again.
+    pub join_line_file: Option<PathBuf>,
+    /// The join line itself; not part of a configuration file.
+    #[serde(skip)]
+    pub join_line: Option<JoinLine>,
+    /// `host:port` of the authority, in place of the one that the join line named.
+    pub authority: Option<String>,
+    /// Serve on a kernel before Linux 6.5, which can't pin callers: a process that ends right after it has
+    /// connected could be mistaken for another one. SVIDs are then asked for with the selector
+    /// `agent.peer:start-time`.
+    pub allow_start_time_peers: bool,
+    /// Give bundles to callers without identity, and validate JWT-SVIDs for them.
+    pub allow_unauthenticated_verifiers: bool,
+    /// Bounds.
+    pub limits: AgentLimits,
+}
+
+/// What an agent keeps and does at most.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentLimits {
+    /// Unassigned SVIDs kept ready for each registration.
+    pub pool_size: usize,
+    /// Unassigned SVIDs in total.
+    pub pool_total: usize,
+    /// Launches with an identity.
+    pub launches: usize,
+    /// Connections in total.
+    pub connections: usize,
+    /// Connections of one user.
+    pub connections_per_uid: usize,
+    /// Open streams of one process.
+    pub streams_per_process: usize,
+    /// Processes that are attested at a time.
+    pub attestations: usize,
+    /// Largest executable that gets a `unix.sha256`.
+    pub exe_bytes: u64,
+    /// JWT-SVIDs that are remembered.
+    pub jwts: usize,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            socket: "/run/bonafide/agent.sock".into(),
+            data_dir: "/run/bonafide/agent".into(),
+            join_line_file: None,
+            join_line: None,
+            authority: None,
+            allow_start_time_peers: false,
+            allow_unauthenticated_verifiers: false,
+            limits: AgentLimits::default(),
+        }
+    }
+}
+
+impl Default for AgentLimits {
+    fn default() -> Self {
+        Self {
+            pool_size: 2,
+            pool_total: 1000,
+            launches: 10_000,
+            connections: 8192,
+            connections_per_uid: 1024,
+            streams_per_process: 64,
+            attestations: 32,
+            exe_bytes: 512 << 20,
+            jwts: 4096,
+        }
+    }
+}

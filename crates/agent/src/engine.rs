@@ -1,0 +1,460 @@
+//! Runs the core: one lock, effects done in order, time, and the ends of processes.
+
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bonafide_attest::SelectorSet;
+use bonafide_identity::{
+    Certificate, SpiffeId, TrustDomain,
+    bundle::{BundleMap, TrustBundle},
+    time::{Clock, UnixTime},
+    x509::X509Svid,
+};
+use bonafide_net::drain::Shutdown;
+use bonafide_tls::{IdentitySlot, Trust};
+use bonafide_wire::{
+    node::{AgentMessage, AuthorityMessage, agent_message},
+    types::Problem,
+};
+use bytes::Bytes;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{Notify, mpsc, oneshot, watch},
+};
+
+use crate::{
+    core::{Core, Disconnect, Effect, LaunchKey, LaunchState},
+    credential::Credential,
+    process::{Evidence, Process},
+    refusal::{Refusal, problem},
+    storage::{SavedNode, Storage},
+};
+
+/// However far away the next event is, the wall clock is looked at this often: it may have been set, and
+/// a machine may have slept.
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
+
+/// A core with its surroundings.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    inner: Mutex<Inner>,
+    clock: Arc<dyn Clock>,
+    storage: Storage,
+    trust_domain: TrustDomain,
+    identity: Arc<IdentitySlot>,
+    trust: Trust,
+    published: watch::Sender<Arc<Published>>,
+    registrations: watch::Sender<u64>,
+    rescheduled: Notify,
+    tickets: AtomicU64,
+    shutdown: Shutdown,
+}
+
+#[derive(Debug)]
+struct Inner {
+    core: Core,
+    node: Option<SavedNode>,
+    stream: Option<Stream>,
+    launches: HashMap<LaunchKey, watch::Sender<u64>>,
+    watched: HashSet<LaunchKey>,
+    jwts: HashMap<u64, oneshot::Sender<Result<(String, UnixTime), Refusal>>>,
+    connection: Connection,
+}
+
+#[derive(Debug)]
+struct Stream {
+    messages: mpsc::Sender<AgentMessage>,
+    broken: Arc<Notify>,
+}
+
+/// How the agent stands with its authority.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Connection {
+    pub(crate) connected: bool,
+    pub(crate) problem: Option<Problem>,
+}
+
+/// The trust bundle, in the forms in which it is served.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    pub(crate) version: u64,
+    pub(crate) bundles: Arc<BundleMap>,
+    /// Concatenated DER.
+    pub(crate) x509: Bytes,
+    /// JWKS with JWT keys only.
+    pub(crate) jwt: Bytes,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        core: Core,
+        clock: Arc<dyn Clock>,
+        storage: Storage,
+        trust_domain: TrustDomain,
+        shutdown: Shutdown,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                core,
+                node: None,
+                stream: None,
+                launches: HashMap::new(),
+                watched: HashSet::new(),
+                jwts: HashMap::new(),
+                connection: Connection::default(),
+            }),
+            clock,
+            storage,
+            trust_domain,
+            identity: IdentitySlot::new(),
+            trust: Arc::new(ArcSwap::default()),
+            published: watch::Sender::default(),
+            registrations: watch::Sender::new(0),
+            rescheduled: Notify::new(),
+            tickets: AtomicU64::new(0),
+            shutdown,
+        })
+    }
+
+    pub(crate) fn now(&self) -> UnixTime {
+        self.clock.now()
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(crate) fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// The agent's own SVID, as connections to the authority present it.
+    pub(crate) fn identity(&self) -> &Arc<IdentitySlot> {
+        &self.identity
+    }
+
+    /// Whom connections to the authority trust.
+    pub(crate) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// The bundle that is served, and its changes.
+    pub(crate) fn published(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.subscribe()
+    }
+
+    /// Changes whenever some registration does.
+    pub(crate) fn registrations(&self) -> watch::Receiver<u64> {
+        self.registrations.subscribe()
+    }
+
+    /// Changes whenever what this launch may hold does.
+    pub(crate) fn launch(&self, key: LaunchKey) -> watch::Receiver<u64> {
+        let mut inner = self.lock();
+        // Those that nobody listens to any more.
+        if inner.launches.len() > 64 && inner.launches.len() > inner.watched.len().saturating_mul(2) {
+            inner.launches.retain(|_, sender| sender.receiver_count() > 0);
+        }
+        inner.launches.entry(key).or_insert_with(|| watch::Sender::new(0)).subscribe()
+    }
+
+    /// Reads, or lets something happen, and does what follows from it.
+    pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Core, UnixTime) -> R) -> R {
+        let now = self.now();
+        let mut inner = self.lock();
+        let before = inner.core.next_tick();
+        let result = act(&mut inner.core, now);
+        let effects = inner.core.take_effects();
+        let mut view_changed = false;
+        for effect in effects {
+            self.perform(&mut inner, effect, &mut view_changed);
+        }
+        if view_changed && let Err(error) = self.storage.save_view(&inner.core.view.to_snapshot()) {
+            tracing::error!(%error, "registrations are not stored: a restart without the authority will not know them");
+        }
+        if inner.core.next_tick() != before {
+            self.rescheduled.notify_one();
+        }
+        result
+    }
+
+    /// A process asks for its SVIDs.
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        process: &Process,
+        key: LaunchKey,
+        selectors: SelectorSet,
+    ) -> Result<(), Refusal> {
+        self.with(|core, now| core.attach(key, selectors, now))?;
+        self.watch_end(process, key)
+    }
+
+    /// What a launch may be given now, and whether more can come.
+    pub(crate) fn launch_state(&self, key: &LaunchKey) -> (LaunchState, bool) {
+        let inner = self.lock();
+        (inner.core.launch_state(key), inner.core.is_synced())
+    }
+
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&Core) -> R) -> R {
+        look(&self.lock().core)
+    }
+
+    /// Asks the authority for a JWT-SVID.
+    pub(crate) fn want_jwt(
+        &self,
+        ask: impl FnOnce(&mut Core, u64),
+    ) -> oneshot::Receiver<Result<(String, UnixTime), Refusal>> {
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.lock().jwts.insert(ticket, sender);
+        self.with(|core, _| ask(core, ticket));
+        receiver
+    }
+
+    /// Takes over an SVID of the agent itself.
+    pub(crate) fn set_node(&self, node: SavedNode, credential: Arc<Credential>) -> Result<(), Problem> {
+        self.present(&credential)?;
+        let bundle = node.bundle.clone();
+        if let Err(error) = self.storage.save_node(&node) {
+            tracing::error!(%error, "the agent's SVID is not stored: a restart will have to join again");
+        }
+        {
+            let mut inner = self.lock();
+            inner.core.set_node(credential, node.renew_after);
+            if inner.core.view.bundle().is_empty() {
+                self.publish(&bundle);
+            }
+            inner.node = Some(node);
+        }
+        self.rescheduled.notify_one();
+        Ok(())
+    }
+
+    /// The authority's address, and the site that the node belongs to.
+    pub(crate) fn node_facts(&self) -> Option<(String, String)> {
+        self.lock().node.as_ref().map(|node| (node.address.clone(), node.site.clone()))
+    }
+
+    pub(crate) fn agent_id(&self) -> Option<SpiffeId> {
+        self.lock().core.agent_id().cloned()
+    }
+
+    pub(crate) fn connection(&self) -> Connection {
+        self.lock().connection.clone()
+    }
+
+    pub(crate) fn set_problem(&self, problem: Option<Problem>) {
+        self.lock().connection = Connection { connected: false, problem };
+    }
+
+    /// A stream is open: the channel that the first message already lies in, and what tells that it broke.
+    pub(crate) fn connected(&self) -> (mpsc::Receiver<AgentMessage>, Arc<Notify>) {
+        // More than can ever be asked at a time.
+        let (messages, receiver) = mpsc::channel(4096);
+        let broken = Arc::new(Notify::new());
+        let mut inner = self.lock();
+        let hello = agent_message::Kind::Hello(inner.core.connected());
+        let _ = messages.try_send(AgentMessage { kind: Some(hello) });
+        inner.stream = Some(Stream { messages, broken: Arc::clone(&broken) });
+        (receiver, broken)
+    }
+
+    pub(crate) fn message(&self, message: AuthorityMessage) -> Result<(), Disconnect> {
+        self.with(|core, now| core.message(message, now))?;
+        let mut inner = self.lock();
+        if inner.core.is_synced() && !inner.connection.connected {
+            inner.connection = Connection { connected: true, problem: None };
+        }
+        Ok(())
+    }
+
+    pub(crate) fn disconnected(&self) {
+        self.lock().stream = None;
+        self.with(|core, now| core.disconnected(now));
+    }
+
+    /// Publishes a bundle document. The last good one stays if this one can't be read.
+    pub(crate) fn publish(&self, document: &[u8]) {
+        let bundle = match TrustBundle::parse(&self.trust_domain, document) {
+            Ok(bundle) => bundle,
+            Err(error) => return tracing::error!(%error, "the authority sent a bundle that can't be read"),
+        };
+        let x509 = bundle.x509_authorities().iter().flat_map(|authority| authority.der().to_vec()).collect();
+        let jwt = bundle.to_jwt_json().into();
+        let mut bundles = BundleMap::new();
+        bundles.insert(bundle);
+        let bundles = Arc::new(bundles);
+        self.trust.store(Arc::clone(&bundles));
+        self.published.send_modify(|published| {
+            let version = published.version + 1;
+            *published = Arc::new(Published { version, bundles, x509, jwt });
+        });
+    }
+
+    /// Lets time pass until shutdown.
+    pub(crate) async fn run_timers(self: Arc<Self>) {
+        let shutdown = self.shutdown.clone();
+        let run = async {
+            loop {
+                let next = self.lock().core.next_tick();
+                let wait = next.map_or(CLOCK_CHECK, |at| at.since(self.now()).min(CLOCK_CHECK));
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => self.with(|core, now| core.tick(now)),
+                    () = self.rescheduled.notified() => {}
+                }
+            }
+        };
+        shutdown.unless_triggered(run).await;
+    }
+
+    /// Watches launches that were taken over from before a restart. They are pinned anew; one that ended
+    /// meanwhile is ended.
+    pub(crate) fn watch_restored(self: &Arc<Self>, evidence: Evidence) {
+        for key in self.read(|core| core.launches().collect::<Vec<_>>()) {
+            let pinned = Process::open(key.pid, evidence).ok().filter(|process| process.image().is_ok_and(|image| image == key.image));
+            let watched = pinned.is_some_and(|process| self.watch_end(&process, key).is_ok());
+            if !watched {
+                self.with(|core, now| core.ended(key, now));
+            }
+        }
+    }
+
+    fn watch_end(self: &Arc<Self>, process: &Process, key: LaunchKey) -> Result<(), Refusal> {
+        if !self.lock().watched.insert(key) {
+            return Ok(());
+        }
+        let end = duplicate(process).and_then(|pidfd| AsyncFd::with_interest(pidfd, Interest::READABLE));
+        let end = match end {
+            Ok(end) => end,
+            Err(error) => {
+                tracing::warn!(%error, "a process can't be watched");
+                self.lock().watched.remove(&key);
+                self.with(|core, now| core.ended(key, now));
+                return Err(Refusal::busy());
+            }
+        };
+        let engine = Arc::downgrade(self);
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            if shutdown.unless_triggered(end.readable()).await.is_some()
+                && let Some(engine) = engine.upgrade()
+            {
+                engine.with(|core, now| core.ended(key, now));
+                let mut inner = engine.lock();
+                inner.watched.remove(&key);
+                inner.launches.remove(&key);
+            }
+        });
+        Ok(())
+    }
+
+    fn perform(&self, inner: &mut Inner, effect: Effect, view_changed: &mut bool) {
+        let stored = match effect {
+            Effect::Send(kind) => {
+                if let Some(stream) = &inner.stream
+                    && stream.messages.try_send(AgentMessage { kind: Some(kind) }).is_err()
+                {
+                    stream.broken.notify_one();
+                    inner.stream = None;
+                }
+                Ok(())
+            }
+            Effect::Save(saved) => self.storage.save_instance(&saved),
+            Effect::Forget(id) => self.storage.forget_instance(id),
+            Effect::SaveView => {
+                *view_changed = true;
+                Ok(())
+            }
+            Effect::Launch(key) => {
+                if let Some(launch) = inner.launches.get(&key) {
+                    launch.send_modify(|count| *count += 1);
+                }
+                Ok(())
+            }
+            Effect::Registrations => {
+                self.registrations.send_modify(|count| *count += 1);
+                Ok(())
+            }
+            Effect::Trust => {
+                let document = inner.core.view.bundle().clone();
+                self.publish(&document);
+                match &mut inner.node {
+                    Some(node) => {
+                        node.bundle = document;
+                        self.storage.save_node(node)
+                    }
+                    None => Ok(()),
+                }
+            }
+            Effect::Jwt(ticket, result) => {
+                if let Some(waiting) = inner.jwts.remove(&ticket) {
+                    let _ = waiting.send(result);
+                }
+                Ok(())
+            }
+            Effect::Node(credential, renew_after) => self.node_renewed(inner, &credential, renew_after),
+            Effect::Banned(reason) => {
+                inner.node = None;
+                inner.stream = None;
+                inner.connection = Connection { connected: false, problem: Some(reason) };
+                self.identity.clear();
+                self.storage.forget_all()
+            }
+        };
+        if let Err(error) = stored {
+            tracing::error!(%error, code = error.code(), "what a restart needs is not stored");
+        }
+    }
+
+    fn node_renewed(
+        &self,
+        inner: &mut Inner,
+        credential: &Credential,
+        renew_after: UnixTime,
+    ) -> Result<(), crate::storage::StorageError> {
+        if let Err(problem) = self.present(credential) {
+            inner.connection.problem = Some(problem);
+            return Ok(());
+        }
+        let Some(node) = &mut inner.node else { return Ok(()) };
+        node.chain = credential.chain().to_vec();
+        node.key = crate::core::SavedKey(credential.key().to_pkcs8_der());
+        node.renew_after = renew_after;
+        self.storage.save_node(node)
+    }
+
+    fn present(&self, credential: &Credential) -> Result<(), Problem> {
+        let unfit = |error: &dyn std::fmt::Display| problem("agent.issued-unfit", error, "look at the authority's log");
+        let mut chain = Vec::new();
+        for der in credential.chain() {
+            chain.push(Certificate::from_der(der).map_err(|error| unfit(&error))?);
+        }
+        let svid = X509Svid::new(chain, Arc::clone(credential.key()), None).map_err(|error| unfit(&error))?;
+        self.identity.set(&svid);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn duplicate(process: &Process) -> std::io::Result<OwnedFd> {
+    process.pidfd().try_clone()
+}
