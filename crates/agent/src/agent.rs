@@ -139,8 +139,12 @@ impl Agent {
             (None, None) => return Err(AgentError::NotJoined),
         };
         let saved = saved.and_then(|node| Some((credential_of(&node)?, node)));
-        if saved.is_none() && line.is_none() {
-            return Err(AgentError::NotJoined);
+        if saved.is_none() {
+            if line.is_none() {
+                return Err(AgentError::NotJoined);
+            }
+            // Whatever lies there belongs to another life.
+            storage.forget_all()?;
         }
         let limits = Limits {
             connections: config.limits.connections,
@@ -148,7 +152,7 @@ impl Agent {
         };
         let listener = Listener::bind(&config.socket, SOCKET_MODE, None)?.with_limits(limits);
 
-        let engine = engine(&config, &clock, &random, storage, trust_domain, evidence)?;
+        let engine = engine(&config, &clock, &random, storage, trust_domain, evidence, saved.as_ref())?;
         let serving = serve(&engine, &config, evidence, listener);
         tokio::spawn(Arc::clone(&engine).run_timers());
         let (ended_sender, ended) = watch::channel(None);
@@ -211,6 +215,7 @@ fn engine(
     storage: Storage,
     trust_domain: TrustDomain,
     evidence: Evidence,
+    saved: Option<&(Arc<Credential>, SavedNode)>,
 ) -> Result<Arc<Engine>, AgentError> {
     let habits = Habits {
         pool_size: config.limits.pool_size,
@@ -219,6 +224,9 @@ fn engine(
         weak: evidence == Evidence::StartTime,
     };
     let mut core = Core::new(trust_domain.clone(), habits, Arc::clone(random), Arc::new(StrictLeaf));
+    if let Some((credential, node)) = saved {
+        core.set_node(Arc::clone(credential), node.renew_after);
+    }
     let view = storage.load_view();
     let bundle = view.as_ref().map(|view| view.bundle.clone());
     let lives = |key: &crate::core::LaunchKey| {
@@ -245,7 +253,8 @@ fn serve(
     let attestors: Vec<Box<dyn Attestor>> = vec![Box::new(UnixAttestor::new(config.limits.exe_bytes))];
     let attestation = Attestation::new(attestors, config.limits.attestations);
     let api = Api::new(Arc::clone(engine), attestation, config, evidence);
-    let workload = SpiffeWorkloadApiServer::new(WorkloadService(api.clone())).max_decoding_message_size(MAX_REQUEST);
+    let workload =
+        SpiffeWorkloadApiServer::new(WorkloadService(api.clone())).max_decoding_message_size(MAX_REQUEST);
     let own = AgentServer::new(OwnService(api.clone())).max_decoding_message_size(MAX_REQUEST);
     let router = Routes::new(workload).add_service(own).prepare().into_axum_router().merge(json_routes(api));
     let shutdown = engine.shutdown().clone();
@@ -271,7 +280,9 @@ impl Line {
         let expired = |credential: &Credential| credential.not_after() <= self.clock.now();
         let has_lived = saved.is_some();
         let joined = match (saved, &self.line) {
-            (Some((credential, node)), line) if line.is_none() || !expired(&credential) => Some((node, credential)),
+            (Some((credential, node)), line) if line.is_none() || !expired(&credential) => {
+                Some((node, credential))
+            }
             (saved, Some(line)) => match self.join(line).await {
                 Ok(joined) => Some(joined),
                 Err(None) => return None,
@@ -291,7 +302,9 @@ impl Line {
             return Some(reason);
         }
         match TlsDial::new(&self.engine, address) {
-            Ok(dial) => link::run(Arc::clone(&self.engine), Arc::new(dial) as Arc<dyn Dial>, self.random).await,
+            Ok(dial) => {
+                link::run(Arc::clone(&self.engine), Arc::new(dial) as Arc<dyn Dial>, self.random).await
+            }
             Err(reason) => return Some(reason),
         }
         None
@@ -309,7 +322,11 @@ impl Line {
                 Some(Ok(joined)) => return Ok(joined),
                 Some(Err(JoinFailure::Final(reason))) => return Err(Some(reason)),
                 Some(Err(JoinFailure::Passing(reason))) => {
-                    tracing::warn!(code = reason.code, message = reason.message, "this node has not joined yet");
+                    tracing::warn!(
+                        code = reason.code,
+                        message = reason.message,
+                        "this node has not joined yet"
+                    );
                     self.engine.set_problem(Some(reason));
                 }
             }
@@ -335,7 +352,9 @@ fn join_line(config: &AgentConfig) -> Result<Option<JoinLine>, AgentError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.parse()?)),
         // It may have been removed once it had been used.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && config.data_dir.join("node").exists() => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && config.data_dir.join("node").exists() => {
+            Ok(None)
+        }
         Err(source) => Err(AgentError::JoinLineFile { path: path.clone(), source }),
     }
 }

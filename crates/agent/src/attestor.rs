@@ -136,7 +136,11 @@ impl Attestation {
             }
         }
         if selectors.len() > MAX_SELECTORS {
-            failures.push(format!("{} selectors of {} are left out", selectors.len() - MAX_SELECTORS, selectors.len()));
+            failures.push(format!(
+                "{} selectors of {} are left out",
+                selectors.len() - MAX_SELECTORS,
+                selectors.len()
+            ));
             selectors.truncate(MAX_SELECTORS);
         }
         let selectors = SelectorSet::collect(selectors).unwrap_or_default();

@@ -37,7 +37,8 @@ pub(crate) fn registration(
         "" => None,
         id => Some(id.parse::<SpiffeId>().ok().ok_or_else(field("parent"))?),
     };
-    let selectors = selectors(&wire.selectors).filter(|set| !set.is_empty()).ok_or_else(field("selectors"))?;
+    let selectors =
+        selectors(&wire.selectors).filter(|set| !set.is_empty()).ok_or_else(field("selectors"))?;
     let mut dns_names = Vec::with_capacity(wire.dns_names.len());
     for name in &wire.dns_names {
         dns_names.push(name.parse().ok().ok_or_else(field("dns_names"))?);
@@ -59,7 +60,11 @@ pub(crate) fn registration(
         dns_names,
         admin,
         hint: wire.hint.clone(),
-        labels: wire.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect::<BTreeMap<_, _>>(),
+        labels: wire
+            .labels
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect::<BTreeMap<_, _>>(),
         expires_at: (wire.expires_at != 0).then(|| UnixTime::from_secs(wire.expires_at)),
         revision: wire.revision,
         created_at: UnixTime::from_secs(wire.created_at),
@@ -71,9 +76,14 @@ pub(crate) fn selectors(wire: &[types::Selector]) -> Option<SelectorSet> {
     SelectorSet::from_pairs(wire.iter().map(|selector| (selector.key.as_str(), selector.value.as_str()))).ok()
 }
 
-pub(crate) fn to_wire<'a>(selectors: impl IntoIterator<Item = &'a bonafide_attest::Selector>) -> Vec<types::Selector> {
+pub(crate) fn to_wire<'a>(
+    selectors: impl IntoIterator<Item = &'a bonafide_attest::Selector>,
+) -> Vec<types::Selector> {
     let selectors = selectors.into_iter();
     selectors
-        .map(|selector| types::Selector { key: selector.key().to_owned(), value: selector.value().to_owned() })
+        .map(|selector| types::Selector {
+            key: selector.key().to_owned(),
+            value: selector.value().to_owned(),
+        })
         .collect()
 }

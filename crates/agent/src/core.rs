@@ -18,10 +18,7 @@ use std::{
 use bonafide_attest::{SelectorSet, registration::Registration};
 use bonafide_crypto::random::Random;
 use bonafide_identity::{InstanceId, SpiffeId, TrustDomain, time::UnixTime};
-use bonafide_wire::{
-    node::{Update, agent_message},
-    types::Problem,
-};
+use bonafide_wire::{node::agent_message, types::Problem};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -43,7 +40,7 @@ mod tests;
 
 pub(crate) use conversation::Disconnect;
 pub(crate) use launches::{IdentityState, LaunchState};
-pub(crate) use restore::Saved;
+pub(crate) use restore::{Saved, SavedKey};
 
 /// Requests without an answer at a time, but for JWTs.
 const WINDOW: usize = 64;
@@ -225,7 +222,8 @@ impl Core {
             .launches
             .iter()
             .filter(|(_, launch)| {
-                let matches = |registration: &Arc<Registration>| registration.selectors.is_subset_of(&launch.selectors);
+                let matches =
+                    |registration: &Arc<Registration>| registration.selectors.is_subset_of(&launch.selectors);
                 launch.slots.contains_key(id) || hosted.as_ref().is_some_and(matches)
             })
             .map(|(key, _)| *key)
@@ -271,7 +269,11 @@ impl Core {
     fn schedule(&mut self, id: InstanceId, now: UnixTime) {
         let Some(instance) = self.instances.get(&id) else { return };
         let end = instance.credential.not_after();
-        let due = if instance.is_due(now) { instance.renewal.not_before.unwrap_or(end) } else { instance.renew_after };
+        let due = if instance.is_due(now) {
+            instance.renewal.not_before.unwrap_or(end)
+        } else {
+            instance.renew_after
+        };
         let at = if due > now && due < end { due } else { end };
         self.timers.insert((at, Timer::Instance(id)));
     }
@@ -302,7 +304,13 @@ impl Core {
         }
     }
 
-    fn check_issued(&self, credential: &Credential, id: InstanceId, claim: &Claim, now: UnixTime) -> Result<(), CredentialError> {
+    fn check_issued(
+        &self,
+        credential: &Credential,
+        id: InstanceId,
+        claim: &Claim,
+        now: UnixTime,
+    ) -> Result<(), CredentialError> {
         if credential.spiffe_id() != &claim.subject.spiffe_id {
             return Err(CredentialError::Other { what: "SPIFFE ID" });
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bonafide_crypto::key::{PrivateKey, PublicKey, Signer as _};
+use bonafide_crypto::key::{PrivateKey, PublicKey};
 use bonafide_identity::{Certificate, InstanceId, SpiffeId, TrustDomain, time::UnixTime};
 use bytes::Bytes;
 
@@ -61,7 +61,9 @@ impl CredentialError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Malformed | Self::Other { .. } => "look at the authority's log; its version may not fit the agent's",
+            Self::Malformed | Self::Other { .. } => {
+                "look at the authority's log; its version may not fit the agent's"
+            }
             Self::Expired => "compare the clocks of this node and of the authority",
         }
     }
@@ -101,7 +103,11 @@ impl Credential {
     /// # Errors
     ///
     /// Says what is wrong with the chain.
-    pub fn new(chain: Vec<Bytes>, key: Arc<PrivateKey>, reader: &dyn ReadLeaf) -> Result<Self, CredentialError> {
+    pub fn new(
+        chain: Vec<Bytes>,
+        key: Arc<PrivateKey>,
+        reader: &dyn ReadLeaf,
+    ) -> Result<Self, CredentialError> {
         if chain.len() > MAX_CHAIN || chain.iter().any(|der| der.len() > MAX_CERTIFICATE) {
             return Err(CredentialError::Malformed);
         }

@@ -13,7 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bonafide_attest::SelectorSet;
 use bonafide_identity::{
-    Certificate, SpiffeId, TrustDomain,
+    Certificate, TrustDomain,
     bundle::{BundleMap, TrustBundle},
     time::{Clock, UnixTime},
     x509::X509Svid,
@@ -42,6 +42,9 @@ use crate::{
 /// a machine may have slept.
 const CLOCK_CHECK: Duration = Duration::from_secs(30);
 
+/// A token and the end of its validity, or why there is none.
+pub(crate) type JwtAnswer = Result<(String, UnixTime), Refusal>;
+
 /// A core with its surroundings.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -65,7 +68,7 @@ struct Inner {
     stream: Option<Stream>,
     launches: HashMap<LaunchKey, watch::Sender<u64>>,
     watched: HashSet<LaunchKey>,
-    jwts: HashMap<u64, oneshot::Sender<Result<(String, UnixTime), Refusal>>>,
+    jwts: HashMap<u64, oneshot::Sender<JwtAnswer>>,
     connection: Connection,
 }
 
@@ -216,10 +219,7 @@ impl Engine {
     }
 
     /// Asks the authority for a JWT-SVID.
-    pub(crate) fn want_jwt(
-        &self,
-        ask: impl FnOnce(&mut Core, u64),
-    ) -> oneshot::Receiver<Result<(String, UnixTime), Refusal>> {
+    pub(crate) fn want_jwt(&self, ask: impl FnOnce(&mut Core, u64)) -> oneshot::Receiver<JwtAnswer> {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.lock().jwts.insert(ticket, sender);
@@ -249,10 +249,6 @@ impl Engine {
     /// The authority's address, and the site that the node belongs to.
     pub(crate) fn node_facts(&self) -> Option<(String, String)> {
         self.lock().node.as_ref().map(|node| (node.address.clone(), node.site.clone()))
-    }
-
-    pub(crate) fn agent_id(&self) -> Option<SpiffeId> {
-        self.lock().core.agent_id().cloned()
     }
 
     pub(crate) fn connection(&self) -> Connection {
@@ -327,7 +323,9 @@ impl Engine {
     /// meanwhile is ended.
     pub(crate) fn watch_restored(self: &Arc<Self>, evidence: Evidence) {
         for key in self.read(|core| core.launches().collect::<Vec<_>>()) {
-            let pinned = Process::open(key.pid, evidence).ok().filter(|process| process.image().is_ok_and(|image| image == key.image));
+            let pinned = Process::open(key.pid, evidence)
+                .ok()
+                .filter(|process| process.image().is_ok_and(|image| image == key.image));
             let watched = pinned.is_some_and(|process| self.watch_end(&process, key).is_ok());
             if !watched {
                 self.with(|core, now| core.ended(key, now));
@@ -339,7 +337,7 @@ impl Engine {
         if !self.lock().watched.insert(key) {
             return Ok(());
         }
-        let end = duplicate(process).and_then(|pidfd| AsyncFd::with_interest(pidfd, Interest::READABLE));
+        let end = end_of(process);
         let end = match end {
             Ok(end) => end,
             Err(error) => {
@@ -440,7 +438,9 @@ impl Engine {
     }
 
     fn present(&self, credential: &Credential) -> Result<(), Problem> {
-        let unfit = |error: &dyn std::fmt::Display| problem("agent.issued-unfit", error, "look at the authority's log");
+        let unfit = |error: &dyn std::fmt::Display| {
+            problem("agent.issued-unfit", error, "look at the authority's log")
+        };
         let mut chain = Vec::new();
         for der in credential.chain() {
             chain.push(Certificate::from_der(der).map_err(|error| unfit(&error))?);
@@ -455,6 +455,11 @@ impl Engine {
     }
 }
 
-fn duplicate(process: &Process) -> std::io::Result<OwnedFd> {
-    process.pidfd().try_clone()
+/// Readable once the process has ended. Its own descriptor: a shared one could be registered only once.
+#[expect(
+    deprecated,
+    reason = "the replacement is unsafe; this descriptor is owned, and closed by nobody else"
+)]
+fn end_of(process: &Process) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(process.pidfd().try_clone()?, Interest::READABLE)
 }

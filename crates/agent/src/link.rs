@@ -68,8 +68,8 @@ pub(crate) struct TlsDial {
 impl TlsDial {
     pub(crate) fn new(engine: &Arc<Engine>, address: String) -> Result<Self, Problem> {
         let servers = format!("{}/bonafide/authority/*", engine.trust_domain().id());
-        let servers = SpiffeIdPattern::parse(&servers)
-            .map_err(|error| problem(error.code(), &error, error.hint()))?;
+        let servers =
+            SpiffeIdPattern::parse(&servers).map_err(|error| problem(error.code(), error, error.hint()))?;
         let config = client_config(
             Some(engine.identity()),
             engine.trust(),
@@ -85,7 +85,8 @@ impl Dial for TlsDial {
     fn dial(&self) -> BoxFuture<'_, Result<Channel, Problem>> {
         Box::pin(async {
             let dialled = open(&self.address, &self.config).await;
-            let expired = self.engine.read(|core| core.node_expiry()).is_none_or(|at| at <= self.engine.now());
+            let expired =
+                self.engine.read(|core| core.node_expiry()).is_none_or(|at| at <= self.engine.now());
             // The other side can't say more than "bad certificate"; this side knows.
             dialled.map_err(|problem| if expired { rejoin_needed() } else { problem })
         })
@@ -115,7 +116,8 @@ where
     let stream = Mutex::new(Some(stream));
     let connector = tower::service_fn(move |_| {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let closed = || std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "the connection is closed");
+        let closed =
+            || std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "the connection is closed");
         std::future::ready(stream.map(TokioIo::new).ok_or_else(closed))
     });
     Endpoint::from_static("http://authority")
@@ -188,7 +190,10 @@ async fn attempt(engine: &Engine, dial: &dyn Dial) -> Ended {
             },
             Ok(None) => {
                 let message = "the authority has closed the stream";
-                return Ended::After(synced, problem("agent.stream-closed", message, "it is opened again soon"));
+                return Ended::After(
+                    synced,
+                    problem("agent.stream-closed", message, "it is opened again soon"),
+                );
             }
             Err(status) => return Ended::After(synced, refused(&status)),
         }
@@ -204,7 +209,11 @@ impl Drop for Disconnected<'_> {
 }
 
 fn silent() -> Problem {
-    problem("agent.authority-silent", "the authority has taken a stream and does not speak", "look at its log")
+    problem(
+        "agent.authority-silent",
+        "the authority has taken a stream and does not speak",
+        "look at its log",
+    )
 }
 
 pub(crate) fn rejoin_needed() -> Problem {
@@ -263,17 +272,23 @@ pub(crate) async fn join_over(
         let mut inbound = client.attest(tokio_stream::once(request)).await?.into_inner();
         inbound.message().await
     };
-    let answer = tokio::time::timeout(FIRST_MESSAGE, answer).await.map_err(|_| JoinFailure::Passing(silent()))?;
+    let answer =
+        tokio::time::timeout(FIRST_MESSAGE, answer).await.map_err(|_| JoinFailure::Passing(silent()))?;
     let unfit = |reason: &dyn std::fmt::Display| {
-        JoinFailure::Final(problem("agent.issued-unfit", reason, "look at the authority's log, and at both clocks"))
+        JoinFailure::Final(problem(
+            "agent.issued-unfit",
+            reason,
+            "look at the authority's log, and at both clocks",
+        ))
     };
     let attested = match answer.map_err(|status| refused_join(&status))?.and_then(|response| response.step) {
         Some(attest_response::Step::Attested(attested)) => attested,
         _ => return Err(unfit(&"the authority answered a join token with something else than an SVID")),
     };
-    check_bundle(&line.trust_domain, &line.root_pin, &attested.bundle, &attested.chain, now).map_err(|error| unfit(&error))?;
-    let credential =
-        Credential::new(attested.chain.clone(), Arc::clone(&key), &StrictLeaf).map_err(|error| unfit(&error))?;
+    check_bundle(&line.trust_domain, &line.root_pin, &attested.bundle, &attested.chain, now)
+        .map_err(|error| unfit(&error))?;
+    let credential = Credential::new(attested.chain.clone(), Arc::clone(&key), &StrictLeaf)
+        .map_err(|error| unfit(&error))?;
     let node = SavedNode {
         address: address.to_owned(),
         trust_domain: line.trust_domain.clone(),
@@ -310,9 +325,13 @@ fn check_bundle(
 
 fn refused_join(status: &Status) -> JoinFailure {
     match status.code() {
-        Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Unknown | Code::Cancelled | Code::Aborted | Code::Internal => {
-            JoinFailure::Passing(problem_of(status))
-        }
+        Code::Unavailable
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Unknown
+        | Code::Cancelled
+        | Code::Aborted
+        | Code::Internal => JoinFailure::Passing(problem_of(status)),
         _ => JoinFailure::Final(problem_of(status)),
     }
 }

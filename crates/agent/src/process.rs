@@ -229,7 +229,8 @@ impl Process {
     }
 
     fn glance(&self) -> Result<Image, ProcessError> {
-        let stat = parse::stat(&self.read("stat", MAX_STAT)?).ok_or(ProcessError::Malformed { what: "stat" })?;
+        let stat =
+            parse::stat(&self.read("stat", MAX_STAT)?).ok_or(ProcessError::Malformed { what: "stat" })?;
         let exe = self.exe_status()?;
         self.check_alive()?;
         Ok(Image {

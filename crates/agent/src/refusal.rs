@@ -7,7 +7,8 @@ use tonic::{Code, Status};
 
 use crate::process::ProcessError;
 
-const EXPLAIN: &str = "run `bonafide explain` in the same environment to see what the agent knows of the caller";
+const EXPLAIN: &str =
+    "run `bonafide explain` in the same environment to see what the agent knows of the caller";
 
 /// Why a caller gets nothing, with the gRPC code that the SPIFFE Workload API (§6) asks for.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -20,7 +21,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: Code, code: &'static str, message: impl Into<Cow<'static, str>>, hint: &'static str) -> Self {
+    fn new(
+        status: Code,
+        code: &'static str,
+        message: impl Into<Cow<'static, str>>,
+        hint: &'static str,
+    ) -> Self {
         Self { status, code: code.into(), message: message.into(), hint: hint.into() }
     }
 
@@ -33,7 +39,12 @@ impl Refusal {
     /// The process has other rights than when it connected.
     pub(crate) fn credentials_changed() -> Self {
         let message = "the process has another user or group than when it connected";
-        Self::new(Code::PermissionDenied, "workload.changed", message, "connect again after dropping privileges")
+        Self::new(
+            Code::PermissionDenied,
+            "workload.changed",
+            message,
+            "connect again after dropping privileges",
+        )
     }
 
     /// No registration matches.
@@ -67,7 +78,12 @@ impl Refusal {
     /// The authority doesn't answer, and nothing was kept ready.
     pub(crate) fn authority_unavailable() -> Self {
         let message = "the authority does not answer, and the agent has no SVID in stock for the caller";
-        Self::new(Code::Unavailable, "agent.authority-unavailable", message, "try again; see `bonafide status`")
+        Self::new(
+            Code::Unavailable,
+            "agent.authority-unavailable",
+            message,
+            "try again; see `bonafide status`",
+        )
     }
 
     /// Too much is asked at a time.

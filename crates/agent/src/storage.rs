@@ -40,7 +40,7 @@ pub(crate) struct Storage {
 }
 
 /// The agent's own SVID, and whom it belongs to.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct SavedNode {
     pub(crate) address: String,
     pub(crate) trust_domain: TrustDomain,
@@ -249,7 +249,7 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Storag
 fn is_volatile(path: &Path) -> bool {
     const TMPFS: i64 = 0x0102_1994;
     const RAMFS: i64 = 0x8584_58f6;
-    rustix::fs::statfs(path).is_ok_and(|status| [TMPFS, RAMFS].contains(&(status.f_type as i64)))
+    rustix::fs::statfs(path).is_ok_and(|status| [TMPFS, RAMFS].contains(&status.f_type))
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -345,7 +345,9 @@ impl InstanceFile {
         };
         let successor = match self.successor_key.is_empty() {
             true => None,
-            false => Some((SavedKey(Zeroizing::new(self.successor_key)), self.successor_nonce.try_into().ok()?)),
+            false => {
+                Some((SavedKey(Zeroizing::new(self.successor_key)), self.successor_nonce.try_into().ok()?))
+            }
         };
         Some(Saved {
             id: InstanceId::from_bytes(self.id.try_into().ok()?),

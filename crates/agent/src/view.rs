@@ -146,7 +146,11 @@ impl View {
     }
 
     /// Registrations that almost match, with what is missing.
-    pub(crate) fn near_misses(&self, selectors: &SelectorSet, limit: usize) -> Vec<(Arc<Registration>, Vec<Selector>)> {
+    pub(crate) fn near_misses(
+        &self,
+        selectors: &SelectorSet,
+        limit: usize,
+    ) -> Vec<(Arc<Registration>, Vec<Selector>)> {
         let nearest = self.index.near_misses(selectors, limit);
         nearest.into_iter().filter_map(|(id, missing)| Some((self.get(&id)?.clone(), missing))).collect()
     }
@@ -220,7 +224,10 @@ impl View {
             self.revision = bookmark.revision;
             return Ok(self.acknowledge());
         }
-        Ok(Acknowledge { revision: bookmark.revision, set_digest: Bytes::copy_from_slice(&self.digest.bytes()) })
+        Ok(Acknowledge {
+            revision: bookmark.revision,
+            set_digest: Bytes::copy_from_slice(&self.digest.bytes()),
+        })
     }
 
     /// Forgets where it stands, so that the next stream begins with a snapshot. What is known goes on being
@@ -293,8 +300,7 @@ impl View {
 /// Whether a registration counts on this node now. The authority sends only such ones; this is the second
 /// look.
 pub(crate) fn is_hosted(registration: &Registration, agent: Option<&SpiffeId>, now: UnixTime) -> bool {
-    !registration.is_expired(now)
-        && registration.parent.as_ref().is_none_or(|parent| Some(parent) == agent)
+    !registration.is_expired(now) && registration.parent.as_ref().is_none_or(|parent| Some(parent) == agent)
 }
 
 #[cfg(test)]

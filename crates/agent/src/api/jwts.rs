@@ -132,7 +132,9 @@ impl Api {
                 Ok(token)
             }
             // No answer is not a no.
-            (Err(refusal), Some(entry)) if refusal.status_code() == tonic::Code::Unavailable => Ok(entry.token),
+            (Err(refusal), Some(entry)) if refusal.status_code() == tonic::Code::Unavailable => {
+                Ok(entry.token)
+            }
             (Err(refusal), _) => Err(refusal),
         }
     }

@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-use bonafide_wire::{
-    agent::{
-        AgentStatus, ExplainRequest, Explanation, Identity, NearMiss, PeerEvidence, StatusRequest, WhoAmIRequest,
-        agent_server::Agent,
-    },
-
+use bonafide_wire::agent::{
+    AgentStatus, ExplainRequest, Explanation, Identity, NearMiss, PeerEvidence, StatusRequest, WhoAmIRequest,
+    agent_server::Agent,
 };
 use tonic::{Request, Response, Status};
 
@@ -182,4 +179,3 @@ fn to_identity(identity: &IdentityState) -> Identity {
         problem: identity.problem.clone(),
     }
 }
-

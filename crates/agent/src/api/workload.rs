@@ -7,9 +7,9 @@ use std::{
 
 use bonafide_identity::{InstanceId, jwt};
 use bonafide_wire::workload::{
-    Jwtsvid, JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest, X509svidResponse,
-    spiffe_workload_api_server::SpiffeWorkloadApi,
+    JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
+    X509svidResponse, spiffe_workload_api_server::SpiffeWorkloadApi,
 };
 use bytes::Bytes;
 use tokio::sync::watch;

@@ -135,7 +135,9 @@ fn path_of(process: &Process) -> Result<String, String> {
     if !process.shares_mounts().map_err(|error| error.to_string())? {
         let here = rustix::fs::stat(text).map(|here| (here.st_dev, here.st_ino));
         if here != Ok((exe.st_dev, exe.st_ino)) {
-            return Err("the process has mounts of its own, and another file lies there on the node".to_owned());
+            return Err(
+                "the process has mounts of its own, and another file lies there on the node".to_owned()
+            );
         }
     }
     Ok(text.to_owned())
@@ -145,8 +147,11 @@ fn path_of(process: &Process) -> Result<String, String> {
 #[derive(Debug)]
 struct Files {
     max_bytes: u64,
-    digests: Mutex<HashMap<FileState, Arc<Mutex<Option<[u8; 32]>>>>>,
+    digests: Mutex<HashMap<FileState, Arc<Slot>>>,
 }
+
+/// Locked while somebody hashes.
+type Slot = Mutex<Option<[u8; 32]>>;
 
 /// What differs when a file has been written to. A change time can't be set by the file's owner.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -190,7 +195,7 @@ impl Files {
         Ok(digest)
     }
 
-    fn slot(&self, state: FileState) -> Arc<Mutex<Option<[u8; 32]>>> {
+    fn slot(&self, state: FileState) -> Arc<Slot> {
         let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
         if digests.len() >= MAX_DIGESTS && !digests.contains_key(&state) {
             // Rare, and cheap to make good: those that still run are hashed again at their next call.

@@ -2,8 +2,14 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use bonafide_attest::{SelectorSet, registration::{Kind, Registration}};
-use bonafide_crypto::{csr, key::{KeyAlgorithm, PrivateKey}};
+use bonafide_attest::{
+    SelectorSet,
+    registration::{Kind, Registration},
+};
+use bonafide_crypto::{
+    csr,
+    key::{KeyAlgorithm, PrivateKey},
+};
 use bonafide_identity::{InstanceId, time::UnixTime};
 use bonafide_wire::{
     node::{IssueX509, Refused, X509Issued, agent_message},
@@ -16,7 +22,11 @@ use super::{
     conversation::Request,
     issued_unfit,
 };
-use crate::{convert, credential::{Credential, CredentialError}, view::RegistrationId};
+use crate::{
+    convert,
+    credential::{Credential, CredentialError},
+    view::RegistrationId,
+};
 
 /// Bins for identities that rules have made. An entry has one bin, a rule one for each identity that was
 /// launched here.
@@ -184,7 +194,8 @@ impl Core {
         let fresh = |id: &&InstanceId| self.instances.get(id).is_some_and(|instance| !instance.is_due(now));
         let fresh = bin.ready.iter().filter(fresh).count();
         let room = self.habits.pool_limit.saturating_sub(self.pooled);
-        let stock = self.habits.pool_size.saturating_sub(fresh + bin.drawing.saturating_sub(bin.waiting.len()));
+        let stock =
+            self.habits.pool_size.saturating_sub(fresh + bin.drawing.saturating_sub(bin.waiting.len()));
         bin.waiting.len().saturating_sub(bin.drawing) + stock.min(room)
     }
 
@@ -248,7 +259,14 @@ impl Core {
     }
 
     /// The authority has answered, or never will.
-    pub(super) fn drawn(&mut self, number: u64, claim: Arc<Claim>, key: Arc<PrivateKey>, issued: X509Issued, now: UnixTime) {
+    pub(super) fn drawn(
+        &mut self,
+        number: u64,
+        claim: Arc<Claim>,
+        key: Arc<PrivateKey>,
+        issued: X509Issued,
+        now: UnixTime,
+    ) {
         self.pooled = self.pooled.saturating_sub(1);
         if let Some(bin) = self.bins.get_mut(&number) {
             bin.drawing = bin.drawing.saturating_sub(1);

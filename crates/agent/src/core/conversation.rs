@@ -7,13 +7,18 @@ use std::{
 
 use bonafide_crypto::key::PrivateKey;
 use bonafide_identity::{InstanceId, time::UnixTime};
-use bonafide_wire::node::{
-    AuthorityMessage, End, Hello, IssueJwt, Report, agent_message, authority_message,
-};
+use bonafide_wire::node::{AuthorityMessage, End, Hello, IssueJwt, Report, agent_message, authority_message};
 use bytes::Bytes;
 
-use super::{Core, Effect, Jobs, WINDOW, claim::{Claim, Instance}};
-use crate::{convert, refusal::{Refusal, problem}, view::{RegistrationId, Violation}};
+use super::{
+    Core, Effect, Jobs, WINDOW,
+    claim::{Claim, Instance},
+};
+use crate::{
+    convert,
+    refusal::{Refusal, problem},
+    view::{RegistrationId, Violation},
+};
 
 /// JWT-SVIDs that are asked for at a time.
 const MAX_JWTS: usize = 1024;
@@ -134,20 +139,18 @@ impl Core {
     pub(crate) fn message(&mut self, message: AuthorityMessage, now: UnixTime) -> Result<(), Disconnect> {
         use authority_message::Kind;
         match message.kind {
-            Some(Kind::Update(update)) => {
-                match self.view.update(update).map_err(Disconnect::Violation) {
-                    Ok(Some((acknowledge, changes))) => {
-                        self.apply_changes(changes, now);
-                        self.effects.push(Effect::Send(agent_message::Kind::Acknowledge(acknowledge)));
-                        self.now_synced(now);
-                    }
-                    Ok(None) => {}
-                    Err(violation) => {
-                        self.view.distrust();
-                        return Err(violation);
-                    }
+            Some(Kind::Update(update)) => match self.view.update(update).map_err(Disconnect::Violation) {
+                Ok(Some((acknowledge, changes))) => {
+                    self.apply_changes(changes, now);
+                    self.effects.push(Effect::Send(agent_message::Kind::Acknowledge(acknowledge)));
+                    self.now_synced(now);
                 }
-            }
+                Ok(None) => {}
+                Err(violation) => {
+                    self.view.distrust();
+                    return Err(violation);
+                }
+            },
             Some(Kind::Bookmark(bookmark)) => {
                 let acknowledge = self.view.bookmark(&bookmark).map_err(|violation| {
                     self.view.distrust();
@@ -204,7 +207,8 @@ impl Core {
         instance: Option<InstanceId>,
     ) {
         if !self.conversation.synced || self.conversation.jwts >= MAX_JWTS {
-            let refusal = if self.conversation.synced { Refusal::busy() } else { Refusal::authority_unavailable() };
+            let refusal =
+                if self.conversation.synced { Refusal::busy() } else { Refusal::authority_unavailable() };
             return self.effects.push(Effect::Jwt(ticket, Err(refusal)));
         }
         self.conversation.jwts += 1;
@@ -296,7 +300,10 @@ impl Core {
             launches,
             ends: ends
                 .iter()
-                .map(|(id, at)| End { instance: Bytes::copy_from_slice(id.as_bytes()), ended_at: at.as_secs() })
+                .map(|(id, at)| End {
+                    instance: Bytes::copy_from_slice(id.as_bytes()),
+                    ended_at: at.as_secs(),
+                })
                 .collect(),
         };
         let ends = ends.into_iter().map(|(id, _)| id).collect();

@@ -62,7 +62,12 @@ pub(crate) struct HeldState {
 
 impl Core {
     /// A process asks for SVIDs. Whatever else had its number has ended, or was replaced by `execve`.
-    pub(crate) fn attach(&mut self, key: LaunchKey, selectors: SelectorSet, now: UnixTime) -> Result<(), Refusal> {
+    pub(crate) fn attach(
+        &mut self,
+        key: LaunchKey,
+        selectors: SelectorSet,
+        now: UnixTime,
+    ) -> Result<(), Refusal> {
         self.check_ready()?;
         let others: Vec<LaunchKey> = self.same_number(key.pid).filter(|other| *other != key).collect();
         for other in others {
@@ -77,9 +82,14 @@ impl Core {
             return Err(Refusal::no_registration());
         }
         if !known && self.launches.len() >= self.habits.max_launches {
-            return Err(Refusal::too_many("launches with an identity on this node", self.habits.max_launches));
+            return Err(Refusal::too_many(
+                "launches with an identity on this node",
+                self.habits.max_launches,
+            ));
         }
-        self.launches.entry(key).or_insert_with(|| Launch { selectors: SelectorSet::new(), slots: BTreeMap::new() });
+        self.launches
+            .entry(key)
+            .or_insert_with(|| Launch { selectors: SelectorSet::new(), slots: BTreeMap::new() });
         self.set_selectors(key, selectors);
         self.reconcile(key, now);
         self.pump(now);
@@ -124,7 +134,9 @@ impl Core {
         let mut identities: Vec<_> =
             launch.slots.iter().filter_map(|(id, slot)| self.identity(self.view.get(id)?, slot)).collect();
         identities.sort_by(|left, right| {
-            let rank = |identity: &IdentityState| (identity.registration.created_at, identity.registration.id.clone());
+            let rank = |identity: &IdentityState| {
+                (identity.registration.created_at, identity.registration.id.clone())
+            };
             rank(left).cmp(&rank(right))
         });
         identities
@@ -231,7 +243,9 @@ impl Core {
                 self.retire(id, now);
                 (self.fill(key, selectors, claim, now), true)
             }
-            Some(Slot::Waiting(before)) if before.says_the_same_as(&claim) && self.bin_of.contains_key(&claim.subject) => {
+            Some(Slot::Waiting(before))
+                if before.says_the_same_as(&claim) && self.bin_of.contains_key(&claim.subject) =>
+            {
                 let bin = self.bin_for(&claim, now);
                 self.wait_at(bin, key, now);
                 (Slot::Waiting(claim), false)
@@ -266,7 +280,10 @@ impl Core {
     /// Gives what a bin has to those who wait, first come, first served.
     pub(super) fn serve_waiting(&mut self, number: u64, now: UnixTime) {
         while let Some(key) = self.bins.get(&number).and_then(|bin| bin.waiting.front().copied()) {
-            let Some(registration) = self.bins.get(&number).map(|bin| bin.claim.subject.registration.clone()) else { return };
+            let Some(registration) = self.bins.get(&number).map(|bin| bin.claim.subject.registration.clone())
+            else {
+                return;
+            };
             let launch = self.launches.get(&key).map(|launch| launch.selectors.clone());
             if let Some(selectors) = launch {
                 let Some(id) = self.take_ready(number, now) else { return };

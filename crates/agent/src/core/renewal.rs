@@ -20,7 +20,10 @@ use super::{
     conversation::Request,
     issued_unfit,
 };
-use crate::{convert, credential::{Credential, CredentialError}};
+use crate::{
+    convert,
+    credential::{Credential, CredentialError},
+};
 
 /// The agent's own SVID.
 #[derive(Debug)]
@@ -63,7 +66,10 @@ impl Core {
         let synced = self.conversation.synced;
         let Some(instance) = self.instances.get_mut(&id) else { return };
         let renewal = &mut instance.renewal;
-        let may = instance.binding.is_some() && instance.renew_after <= now && !renewal.in_flight && !renewal.queued;
+        let may = instance.binding.is_some()
+            && instance.renew_after <= now
+            && !renewal.in_flight
+            && !renewal.queued;
         if synced && may && renewal.not_before.is_none_or(|at| at <= now) {
             renewal.queued = true;
             self.conversation.jobs.renewals.push_back(id);
@@ -175,7 +181,8 @@ impl Core {
         });
         match fit {
             Ok(credential) => {
-                let renew_after = UnixTime::from_secs(issued.renew_after).max(now.saturating_add(RENEWAL_GAP));
+                let renew_after =
+                    UnixTime::from_secs(issued.renew_after).max(now.saturating_add(RENEWAL_GAP));
                 let credential = Arc::new(credential);
                 self.set_node(Arc::clone(&credential), renew_after);
                 self.effects.push(Effect::Node(credential, renew_after));
@@ -197,7 +204,11 @@ impl Core {
 
     fn node_failed(&mut self, problem: Problem, wait: Option<Duration>, now: UnixTime) {
         let Some(node) = self.node.as_mut() else { return };
-        tracing::warn!(code = problem.code, message = problem.message, "the agent's own SVID was not renewed");
+        tracing::warn!(
+            code = problem.code,
+            message = problem.message,
+            "the agent's own SVID was not renewed"
+        );
         node.in_flight = false;
         node.renew_after = now.saturating_add(wait.unwrap_or_else(|| backoff(node.failures)));
         node.failures = node.failures.saturating_add(1);
@@ -206,7 +217,10 @@ impl Core {
     }
 }
 
-fn renewal_of(instance: &Instance, trust_domain: &bonafide_identity::TrustDomain) -> Result<RenewX509, SignError> {
+fn renewal_of(
+    instance: &Instance,
+    trust_domain: &bonafide_identity::TrustDomain,
+) -> Result<RenewX509, SignError> {
     let Some(successor) = &instance.successor else { return Err(SignError::Unfit) };
     let previous = instance.credential.key();
     let generation = instance.generation.saturating_add(1);

@@ -170,7 +170,8 @@ impl Core {
         let attested = saved.binding.as_ref().map_or(&saved.selectors, |binding| &binding.selectors);
         let claim = Claim::of(registration, attested, self.habits.weak).ok()?;
         let credential = Credential::new(saved.chain.clone(), saved.key.parse()?, &*self.reader).ok()?;
-        let fits = credential.spiffe_id() == &claim.subject.spiffe_id && saved.selectors == claim.subject.selectors;
+        let fits =
+            credential.spiffe_id() == &claim.subject.spiffe_id && saved.selectors == claim.subject.selectors;
         let successor = match &saved.successor {
             Some((key, nonce)) => Some(Successor { key: key.parse()?, nonce: *nonce }),
             None => None,

@@ -17,7 +17,10 @@ pub(super) fn stat(text: &[u8]) -> Option<Stat> {
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     // `fields` starts with field 3.
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    Some(Stat { start_time: field(22)?, layout: [field(26)?, field(27)?, field(28)?, field(45)?, field(46)?] })
+    Some(Stat {
+        start_time: field(22)?,
+        layout: [field(26)?, field(27)?, field(28)?, field(45)?, field(46)?],
+    })
 }
 
 /// `Uid` and `Gid` list real, effective, saved and file system IDs.

@@ -32,7 +32,10 @@ fn own_process_is_readable() {
     let credentials = process.credentials().unwrap();
     assert_eq!(credentials.uid, rustix::process::geteuid().as_raw());
     assert!(process.shares_mounts().unwrap());
-    assert_eq!(process.exe_path().unwrap(), std::env::current_exe().unwrap().into_os_string().into_encoded_bytes());
+    assert_eq!(
+        process.exe_path().unwrap(),
+        std::env::current_exe().unwrap().into_os_string().into_encoded_bytes()
+    );
 }
 
 #[test]
@@ -46,10 +49,7 @@ fn a_dead_process_answers_nothing() {
     assert!(matches!(process.image(), Err(ProcessError::Gone)));
     assert!(matches!(process.credentials(), Err(ProcessError::Gone)));
     assert!(matches!(process.exe_path(), Err(ProcessError::Gone)));
-    assert!(matches!(
-        Process::pin(pid, process.pidfd().clone(), Evidence::Pidfd),
-        Err(ProcessError::Gone)
-    ));
+    assert!(matches!(Process::pin(pid, process.pidfd().clone(), Evidence::Pidfd), Err(ProcessError::Gone)));
 }
 
 /// Process numbers of a namespace of its own run out soon: `ns_last_pid` makes the kernel hand out one
