@@ -2,8 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use bonafide_identity::x509::VerifiedX509Svid;
-use bonafide_tls::{ServerConfig, ServerStream, TcpConnection, TlsListener};
+use bonafide_tls::{ServerConfig, ServerStream, TcpConnection, TlsListener, VerifiedX509Svid};
 use futures_util::Stream;
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tonic::transport::server::Connected;

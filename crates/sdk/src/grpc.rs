@@ -22,11 +22,17 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use bonafide_tls::{Authorizer, ServerStream, TcpConnection, TlsError};
+use bonafide_tls::{Authorizer, ClientStream, ServerStream, TcpConnection, TlsError};
 use futures_util::Stream;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, ToSocketAddrs};
-use tonic::transport::{Uri, server::Connected};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, ToSocketAddrs},
+};
+use tonic::{
+    Status,
+    transport::{Uri, server::Connected},
+};
 use tower_service::Service;
 
 use crate::{Caller, Error, X509Source, tls};
@@ -103,7 +109,15 @@ bonafide_tls::delegate_stream!(Connection, stream);
 #[derive(Clone, Debug)]
 pub struct Channel {
     inner: tonic::transport::Channel,
-    callee: Arc<ArcSwapOption<Caller>>,
+    newest: Arc<Newest>,
+}
+
+/// What is known of the newest connection of a channel.
+#[derive(Debug, Default)]
+struct Newest {
+    callee: ArcSwapOption<Caller>,
+    /// The alert with which the server ended it. HTTP/2 only passes its text on, so it is kept here.
+    refusal: ArcSwapOption<TlsError>,
 }
 
 /// Connects to `address` (`host:port`), where one of `servers` must answer.
@@ -117,39 +131,87 @@ pub async fn channel(source: &X509Source, address: &str, servers: Authorizer) ->
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
         Error::Io(io::Error::new(io::ErrorKind::InvalidInput, "the address is not `host:port`"))
     })?;
-    let callee = Arc::new(ArcSwapOption::empty());
-    let (place, seen) = (address.to_owned(), Arc::clone(&callee));
+    let newest = Arc::new(Newest::default());
+    let (place, seen) = (address.to_owned(), Arc::clone(&newest));
     let connector = tower::service_fn(move |_: Uri| {
-        let (config, place, seen) = (Arc::clone(&config), place.clone(), Arc::clone(&seen));
+        let (config, place, newest) = (Arc::clone(&config), place.clone(), Arc::clone(&seen));
         async move {
             let tcp = TcpStream::connect(place).await.map_err(TlsError::Io)?;
             let _ = tcp.set_nodelay(true); // if that fails, small messages only come later
             let stream = config.connect(tcp).await?;
-            seen.store(stream.peer().cloned().map(Caller::new).map(Arc::new));
-            Ok::<_, TlsError>(TokioIo::new(stream))
+            newest.callee.store(stream.peer().cloned().map(Caller::new).map(Arc::new));
+            newest.refusal.store(None);
+            Ok::<_, TlsError>(TokioIo::new(Watched { stream, newest }))
         }
     });
     let inner = endpoint.connect_with_connector(connector).await.map_err(Error::of_transport)?;
-    Ok(Channel { inner, callee })
+    Ok(Channel { inner, newest })
 }
 
 impl Channel {
     /// Who answers at the other end, as of the newest connection.
     pub fn callee(&self) -> Option<Arc<Caller>> {
-        self.callee.load_full()
+        self.newest.callee.load_full()
     }
 }
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 impl Service<http::Request<tonic::body::Body>> for Channel {
     type Response = http::Response<tonic::body::Body>;
-    type Error = tonic::transport::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Service::poll_ready(&mut self.inner, cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Service::poll_ready(&mut self.inner, cx).map_err(Into::into)
     }
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        Box::pin(Service::call(&mut self.inner, request))
+        let answer = Service::call(&mut self.inner, request);
+        let newest = Arc::clone(&self.newest);
+        Box::pin(async move {
+            let error = match answer.await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let Some(refusal) = newest.refusal.load_full() else { return Err(error.into()) };
+            let mut status = Status::unauthenticated(refusal.to_string());
+            status.set_source(refusal);
+            Err(status.into())
+        })
+    }
+}
+
+/// Remembers the alert that ends a connection.
+#[derive(Debug)]
+struct Watched {
+    stream: ClientStream<TcpStream>,
+    newest: Arc<Newest>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let read = Pin::new(&mut this.stream).poll_read(cx, out);
+        if let Poll::Ready(Err(error)) = &read
+            && let Some(refusal) = TlsError::of_io(error)
+        {
+            this.newest.refusal.store(Some(Arc::new(refusal)));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

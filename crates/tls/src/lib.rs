@@ -20,6 +20,8 @@ mod slot;
 mod stream;
 mod verifier;
 
+pub use bonafide_identity::x509::VerifiedX509Svid;
+
 pub use authorizer::{Authorizer, NotAuthorized};
 pub use config::{ClientConfig, Clients, ServerConfig, client_config, pinned_client_config, server_config};
 pub use error::{PeerError, TlsError};
