@@ -31,6 +31,12 @@ const SETS: &[Set] = &[
         out: "crates/authority/src/generated",
         services: false,
     },
+    Set {
+        include: "examples/hello/proto",
+        protos: &["hello.proto"],
+        out: "examples/hello/src/generated",
+        services: true,
+    },
 ];
 
 /// The folder with the workspace's `Cargo.toml`.

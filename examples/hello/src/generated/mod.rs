@@ -1,0 +1,3 @@
+//! Written by `cargo xtask codegen`, but for this file.
+
+include!("hello.v1.rs");
