@@ -1,0 +1,110 @@
+//! Join tokens are spent once.
+
+use std::time::Duration;
+
+use bonafide_attest::{
+    SelectorSet,
+    join::{JoinLine, Token},
+};
+use bonafide_authority::token::{NewAgent, spend};
+use bonafide_crypto::random::{Random, SystemRandom};
+use bonafide_identity::{InstanceId, reserved, time::Clock};
+use bonafide_wire::admin::{CreateJoinTokenRequest, DeleteRequest, ListJoinTokensRequest};
+use futures_util::future::join_all;
+
+use crate::support::{LOCAL, Server, scope};
+
+fn node() -> NewAgent {
+    let random: &dyn Random = &SystemRandom;
+    NewAgent {
+        uuid: InstanceId::from_bytes(random.array()),
+        version: "0.1.0".into(),
+        selectors: SelectorSet::new(),
+    }
+}
+
+async fn token(server: &Server) -> (String, Token) {
+    let request = CreateJoinTokenRequest { site: "edge".into(), ..CreateJoinTokenRequest::default() };
+    let created = server.admin.create_join_token(&LOCAL, request).await.unwrap();
+    (created.id, created.token.parse().unwrap())
+}
+
+async fn server() -> Server {
+    let server = Server::new().await;
+    server.put_site("edge", scope(&["spiffe://example.org/**"])).await;
+    server.add_root().await;
+    server
+}
+
+#[tokio::test]
+async fn of_two_hundred_nodes_with_one_token_at_two_servers_one_is_admitted() {
+    let one = server().await;
+    let two = Server::over(one.store.clone(), one.clock.clone()).await;
+    let (_, token) = token(&one).await;
+    two.registry.reached(one.registry.state().revision()).await;
+    let now = one.clock.now();
+    let spends = (0..200).map(|n| {
+        let registry = if n % 2 == 0 { one.registry.clone() } else { two.registry.clone() };
+        let token = token.clone();
+        tokio::spawn(async move { spend(&registry, &token, node(), now).await })
+    });
+    let results: Vec<_> = join_all(spends).await.into_iter().map(Result::unwrap).collect();
+    let admitted: Vec<_> = results.iter().filter_map(|result| result.as_ref().ok()).collect();
+    assert_eq!(admitted.len(), 1);
+    assert!(
+        results
+            .iter()
+            .filter_map(|result| result.as_ref().err())
+            .all(|refusal| refusal.code() == "token.invalid")
+    );
+    let state = one.registry.state();
+    assert_eq!(reserved::agent_site(&admitted[0].id), Some("edge"));
+    assert_eq!(state.tokens().count(), 0);
+    let revision = state.revision().max(two.registry.state().revision());
+    one.registry.reached(revision).await;
+    assert_eq!(one.registry.state().agents().count(), 1);
+}
+
+#[tokio::test]
+async fn spent_expired_deleted_and_unknown_tokens_are_refused_alike() {
+    let server = server().await;
+    let now = server.clock.now();
+    let (_, spent) = token(&server).await;
+    spend(&server.registry, &spent, node(), now).await.unwrap();
+    let (id, deleted) = token(&server).await;
+    server
+        .admin
+        .delete_join_token(&LOCAL, DeleteRequest { name: id, ..DeleteRequest::default() })
+        .await
+        .unwrap();
+    let (_, expired) = token(&server).await;
+    let mut refusals = vec![
+        spend(&server.registry, &spent, node(), now).await.unwrap_err(),
+        spend(&server.registry, &deleted, node(), now).await.unwrap_err(),
+        spend(&server.registry, &Token::generate(&SystemRandom), node(), now).await.unwrap_err(),
+    ];
+    server.clock.advance(Duration::from_secs(600));
+    refusals.push(spend(&server.registry, &expired, node(), server.clock.now()).await.unwrap_err());
+    let first = refusals[0].clone();
+    assert_eq!(first.code(), "token.invalid");
+    assert!(refusals.iter().all(|refusal| *refusal == first));
+}
+
+#[tokio::test]
+async fn the_token_itself_is_nowhere_but_in_the_answer() {
+    let server = server().await;
+    let request = CreateJoinTokenRequest { site: "edge".into(), ..CreateJoinTokenRequest::default() };
+    let created = server.admin.create_join_token(&LOCAL, request).await.unwrap();
+    let token: Token = created.token.parse().unwrap();
+    let line: JoinLine = created.join.parse().unwrap();
+    assert_eq!(line.token, token);
+    assert_eq!(line.root_pin, bonafide_crypto::digest::sha256(b"der"));
+    assert_eq!(line.address, "authority.example.org:8443");
+    let stored = server.store.value(&format!("token/{}", created.id)).unwrap();
+    assert!(!stored.windows(32).any(|window| window == token.expose()));
+    assert!(stored.windows(32).any(|window| window == token.sha256()));
+    let listed = server.admin.list_join_tokens(&LOCAL, &ListJoinTokensRequest::default()).unwrap();
+    assert_eq!(listed.tokens.len(), 1);
+    let shown = format!("{listed:?}{:?}", server.registry.state());
+    assert!(!shown.contains(&created.token));
+}
