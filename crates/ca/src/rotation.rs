@@ -4,8 +4,8 @@
 //! nothing. [`plan`] looks at it and says what to do now and when to look again. It has no clock and does no I/O.
 //!
 //! ```text
-//!            half of the active key's life           acknowledged               what it signed has expired
-//!  (no key) ------------------------------> prepared -------------> active -> old --------------------------> (gone)
+//!           half of what the active key has left             acknowledged         what it signed has expired
+//! (no key) -------------------------------------> prepared --------------> active -> old ---------------------> (gone)
 //! ```
 //!
 //! - **Publish before use.** Committing a prepared root or JWT key puts it into the bundle, so the revision of the
@@ -154,10 +154,12 @@ impl Slot {
         self.state == State::Active && self.not_before <= now && now < self.not_after
     }
 
-    /// The fraction `numerator / 8` of its life.
+    /// When `numerator / 8` of the life is over that it had left when it came into its state. (Its `not_before` is
+    /// no beginning to count from: it is set back for peers whose clocks are behind, by more than the whole life of a
+    /// key that lives for seconds.)
     fn eighths(&self, numerator: u64) -> UnixTime {
-        let life = self.not_after.since(self.not_before).as_secs();
-        self.not_before.saturating_add(Duration::from_secs(life.saturating_mul(numerator) / 8))
+        let left = self.not_after.since(self.state_since).as_secs();
+        self.state_since.saturating_add(Duration::from_secs(left.saturating_mul(numerator) / 8))
     }
 }
 

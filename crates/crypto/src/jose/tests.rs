@@ -53,6 +53,37 @@ fn every_algorithm_signs_and_only_with_its_key() {
     assert!(JwsAlgorithm::ALL.iter().all(|alg| sign_compact(&edwards, *alg, "k", PAYLOAD).is_err()));
 }
 
+/// RFC 7515 appendices A.3 and A.4.
+#[test]
+fn the_examples_of_the_rfc_verify() {
+    for (jwk, token, payload) in [
+        (
+            json!({
+                "kty": "EC", "crv": "P-256",
+                "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+                "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+            }),
+            "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290\
+             Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q",
+            "{\"iss\":\"joe\",\r\n \"exp\":1300819380,\r\n \"http://example.com/is_root\":true}",
+        ),
+        (
+            json!({
+                "kty": "EC", "crv": "P-521",
+                "x": "AekpBQ8ST8a8VcfVOTNl353vSrDCLLJXmPk06wTjxrrjcBpXp5EOnYG_NjFZ6OvLFV1jSfS9tsz4qUxcWceqwQGk",
+                "y": "ADSmRA43Z1DSNx_RvcLI87cdL07l6jQyyBXMoxVg_l2Th-x3S1WDhjDly79ajL4Kkd0AZMaZmh9ubmf63e3kyMj2",
+            }),
+            "eyJhbGciOiJFUzUxMiJ9.UGF5bG9hZA.AdwMgeerwtHoh-l192l60hp9wAHZFVJbLfD_UxMi70cwnZOYaRI1bKPWROc-mZZqwqT2SI-K\
+             GDKB34XO0aw_7XdtAG8GaSwFKdCAPZgoXD2YBJZCPEX3xKpRwcdOO8KpEHwJjyqOgzDO7iKvU8vcnwNrmxYbSW9ERBXukOXolLzeO_Jn",
+            "Payload",
+        ),
+    ] {
+        let jwk = Jwk::from_value(&jwk).unwrap().unwrap();
+        assert_eq!(check(token, jwk.key()), Ok(payload.as_bytes().to_vec()));
+        assert_eq!(check(token, key().public_key()), Err(JwsError::Signature));
+    }
+}
+
 #[test]
 fn forged_headers_are_refused_though_the_signature_is_right() {
     let key = key();
