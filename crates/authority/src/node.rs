@@ -16,6 +16,7 @@ use bonafide_wire::node::node_server::Node;
 use bonafide_wire::node::{AgentMessage, AttestRequest, AttestResponse};
 use tokio_stream::wrappers::ReceiverStream;
 
+use tokio_util::task::TaskTracker;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 pub use self::attestor::{NodeAttestor, Pending, Spend, Step, Verdict};
@@ -60,6 +61,8 @@ pub(crate) struct NodeShared {
     /// By address.
     pub(crate) sources: Rates<IpAddr>,
     pub(crate) shutdown: Shutdown,
+    /// Of streams and attestations.
+    pub(crate) tasks: TaskTracker,
 }
 
 #[tonic::async_trait]
@@ -84,7 +87,7 @@ impl Node for NodeService {
         admitted_agent(&self.0.registry.state(), &agent)?;
         let (sender, outbound) = outbound::channel(self.0.limits.in_flight_per_stream);
         let driver = Driver { shared: Arc::clone(&self.0), agent, expires_at: svid.not_after(), sender };
-        tokio::spawn(driver.run(request.into_inner()));
+        self.0.tasks.spawn(driver.run(request.into_inner()));
         Ok(Response::new(outbound))
     }
 }

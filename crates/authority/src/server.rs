@@ -16,6 +16,7 @@ use bonafide_ledger::{Ledger, LedgerConfig};
 use bonafide_net::drain::Shutdown;
 use bonafide_net::http::HttpLimits;
 use bonafide_net::{tls_listener, unix};
+use bonafide_store::Store;
 use bonafide_tls::{Authorizer, Clients, IdentitySlot, TlsLimits, Trust};
 use bonafide_wire::admin::admin_server::AdminServer;
 use bonafide_wire::node::node_server::NodeServer;
@@ -54,6 +55,15 @@ pub struct Running {
     shutdown: Shutdown,
     tasks: TaskTracker,
     failure: watch::Receiver<Option<String>>,
+    /// Until it is closed.
+    open: Option<Open>,
+}
+
+/// What is closed last.
+#[derive(Debug)]
+struct Open {
+    store: Arc<dyn Store>,
+    ledger: Arc<Ledger>,
     checkpoints: Checkpoints,
 }
 
@@ -81,153 +91,174 @@ impl Authority {
         random: Arc<dyn Random>,
     ) -> Result<Running, StartError> {
         config.check()?;
-        let Opened { keyring, registry, seal } = boot::open(&config, Arc::clone(&clock)).await?;
-        let keyring = Arc::new(keyring);
-        let vault = Vault::new(Arc::clone(&keyring), Arc::clone(&random));
-        let shutdown = Shutdown::new();
-        let tasks = TaskTracker::new();
+        let opened = boot::open(&config, Arc::clone(&clock)).await?;
+        let store = Arc::clone(&opened.store);
+        let (shutdown, tasks) = (Shutdown::new(), TaskTracker::new());
+        let started = assemble(config, opened, clock, random, shutdown.clone(), tasks.clone()).await;
+        if started.is_err() {
+            shutdown.trigger();
+            tasks.close();
+            tasks.wait().await;
+            boot::close(store).await;
+        }
+        started
+    }
+}
 
-        let ledger_key = vault.ledger_key(&registry, &config.server, &*clock).await?;
-        let directory = config.data_dir.join("ledger");
-        let origin = format!("{}/bonafide/authority/{}", config.trust_domain, config.server);
-        let ledger =
-            tokio::task::spawn_blocking(move || Ledger::open(directory, LedgerConfig { origin }, ledger_key));
-        let ledger = Arc::new(ledger.await.map_err(|_| StartError::Stopped)??);
-        let journal = Arc::new(Journal::new(Arc::clone(&ledger), tokio::runtime::Handle::current()));
-        checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now()).await?;
+/// Puts the parts together, from the disk upwards.
+async fn assemble(
+    config: AuthorityConfig,
+    opened: Opened,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    shutdown: Shutdown,
+    tasks: TaskTracker,
+) -> Result<Running, StartError> {
+    let Opened { keyring, store, registry, seal } = opened;
+    let vault = Vault::new(Arc::new(keyring), Arc::clone(&random));
+    let ledger_key = vault.ledger_key(&registry, &config.server, &*clock).await?;
+    let directory = config.data_dir.join("ledger");
+    let origin = format!("{}/bonafide/authority/{}", config.trust_domain, config.server);
+    let ledger =
+        tokio::task::spawn_blocking(move || Ledger::open(directory, LedgerConfig { origin }, ledger_key));
+    let ledger = Arc::new(ledger.await.map_err(|_| StartError::Stopped)??);
+    let journal = Arc::new(Journal::new(Arc::clone(&ledger), tokio::runtime::Handle::current()));
+    checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now()).await?;
 
-        let presence = Presence::new();
-        let feed = Feed::start(registry.clone(), shutdown.clone());
-        let rotation = Rotation {
+    let presence = Presence::new();
+    let feed = Feed::start(registry.clone(), &tasks, shutdown.clone());
+    let rotation = Rotation {
+        registry: registry.clone(),
+        vault: vault.clone(),
+        journal: Arc::clone(&journal),
+        presence: presence.clone(),
+        clock: Arc::clone(&clock),
+        trust_domain: config.trust_domain.clone(),
+        server: config.server.clone(),
+        lifetimes: config.lifetimes,
+    };
+    rotation.catch_up().await?;
+    let trust = Trust::default();
+    let keys = Keys::open(&registry, vault, config.server.clone(), Arc::clone(&trust), clock.now())?;
+    let keys = Arc::new(keys);
+    tasks.spawn(rotation.run(Arc::clone(&keys), shutdown.clone()));
+
+    let slot = IdentitySlot::new();
+    let identity = ServerIdentity {
+        keys: Arc::clone(&keys),
+        journal: Arc::clone(&journal),
+        clock: Arc::clone(&clock),
+        random: Arc::clone(&random),
+        slot: Arc::clone(&slot),
+        trust_domain: config.trust_domain.clone(),
+        server: config.server.clone(),
+        lifetimes: config.lifetimes,
+    };
+    let renew_after = identity.renew().await?;
+    tasks.spawn(identity.run(renew_after, shutdown.clone()));
+
+    let lineages = Arc::new(Lineages::default());
+    let now = clock.now();
+    let (remembered, reader) = (Arc::clone(&lineages), Arc::clone(&ledger));
+    tokio::task::spawn_blocking(move || checkpoints::remember(&reader, &remembered, now))
+        .await
+        .map_err(|_| StartError::Stopped)??;
+
+    let issuer = Issuer::start(
+        IssuerParts {
             registry: registry.clone(),
-            vault: vault.clone(),
-            journal: Arc::clone(&journal),
-            presence: presence.clone(),
-            clock: Arc::clone(&clock),
-            trust_domain: config.trust_domain.clone(),
-            server: config.server.clone(),
-            lifetimes: config.lifetimes,
-        };
-        rotation.catch_up().await?;
-        let trust = Trust::default();
-        let keys = Keys::open(&registry, vault, config.server.clone(), Arc::clone(&trust), clock.now())?;
-        let keys = Arc::new(keys);
-        tasks.spawn(rotation.run(Arc::clone(&keys), shutdown.clone()));
-
-        let slot = IdentitySlot::new();
-        let identity = ServerIdentity {
             keys: Arc::clone(&keys),
             journal: Arc::clone(&journal),
+            lineages: Arc::clone(&lineages),
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
-            slot: Arc::clone(&slot),
-            trust_domain: config.trust_domain.clone(),
+            backdate: config.lifetimes.backdate.as_duration(),
+            agent_lifetime: config.lifetimes.agent.as_duration(),
+            runtime: tokio::runtime::Handle::current(),
+        },
+        config.limits.signing_threads,
+        config.limits.signing_queue,
+    )
+    .map_err(|cause| StartError::io("the signing threads", cause))?;
+    let checkpoints = Checkpoints { feed: Arc::clone(&feed), ledger: Arc::clone(&ledger) };
+    tasks.spawn(checkpoints.clone().run(shutdown.clone()));
+
+    let node = NodeService(Arc::new(NodeShared {
+        registry: registry.clone(),
+        feed,
+        presence: presence.clone(),
+        issuer,
+        journal,
+        lineages,
+        attestors: vec![Arc::new(JoinTokens)],
+        clock: Arc::clone(&clock),
+        random: Arc::clone(&random),
+        limits: config.limits,
+        signatures: Rates::new(),
+        attestations: Rates::new(),
+        sources: Rates::new(),
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    }));
+
+    let tls = bonafide_tls::server_config(
+        &slot,
+        &trust,
+        Clients::Optional(Authorizer::member_of(config.trust_domain.clone())),
+        Arc::clone(&clock),
+    )?;
+    let listening = |cause| StartError::io(&format!("`{}`", config.listen), cause);
+    let socket = TcpListener::bind(config.listen).await.map_err(listening)?;
+    let limits = TlsLimits { connections: config.limits.connections, ..TlsLimits::default() };
+    let listener = tls_listener::Listener::new(socket, &tls, limits).map_err(listening)?;
+    let node_address = listener.local_addr();
+    let sized = Arc::clone(&ledger);
+    let admin = Admin::new(
+        registry.clone(),
+        presence,
+        Arc::clone(&clock),
+        random,
+        ServerInfo {
             server: config.server.clone(),
-            lifetimes: config.lifetimes,
-        };
-        let renew_after = identity.renew().await?;
-        tasks.spawn(identity.run(renew_after, shutdown.clone()));
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: config.address.clone().unwrap_or_else(|| node_address.to_string()),
+            seal,
+            started_at: clock.now(),
+            local: LocalAdmins { own_uid: boot::own_uid(), gid: config.admin_gid },
+            ledger_size: Arc::new(move || sized.size()),
+        },
+    );
+    let admin_socket = config.admin_socket_path();
+    let mode = if config.admin_gid.is_some() { 0o660 } else { 0o600 };
+    let local = unix::Listener::bind(&admin_socket, mode, config.admin_gid)?;
 
-        let lineages = Arc::new(Lineages::default());
-        let now = clock.now();
-        let (remembered, reader) = (Arc::clone(&lineages), Arc::clone(&ledger));
-        tokio::task::spawn_blocking(move || checkpoints::remember(&reader, &remembered, now))
-            .await
-            .map_err(|_| StartError::Stopped)??;
-
-        let issuer = Issuer::start(
-            IssuerParts {
-                registry: registry.clone(),
-                keys: Arc::clone(&keys),
-                journal: Arc::clone(&journal),
-                lineages: Arc::clone(&lineages),
-                clock: Arc::clone(&clock),
-                random: Arc::clone(&random),
-                backdate: config.lifetimes.backdate.as_duration(),
-                agent_lifetime: config.lifetimes.agent.as_duration(),
-                runtime: tokio::runtime::Handle::current(),
-            },
-            config.limits.signing_threads,
-            config.limits.signing_queue,
-        )
-        .map_err(|cause| StartError::io("the signing threads", cause))?;
-        let checkpoints = Checkpoints { feed: Arc::clone(&feed), ledger: Arc::clone(&ledger) };
-        tasks.spawn(checkpoints.clone().run(shutdown.clone()));
-
-        let node = NodeService(Arc::new(NodeShared {
-            registry: registry.clone(),
-            feed,
-            presence: presence.clone(),
-            issuer,
-            journal,
-            lineages,
-            attestors: vec![Arc::new(JoinTokens)],
-            clock: Arc::clone(&clock),
-            random: Arc::clone(&random),
-            limits: config.limits,
-            signatures: Rates::new(),
-            attestations: Rates::new(),
-            sources: Rates::new(),
-            shutdown: shutdown.clone(),
-        }));
-
-        let tls = bonafide_tls::server_config(
-            &slot,
-            &trust,
-            Clients::Optional(Authorizer::member_of(config.trust_domain.clone())),
-            Arc::clone(&clock),
-        )?;
-        let listening = |cause| StartError::io(&format!("`{}`", config.listen), cause);
-        let socket = TcpListener::bind(config.listen).await.map_err(listening)?;
-        let limits = TlsLimits { connections: config.limits.connections, ..TlsLimits::default() };
-        let listener = tls_listener::Listener::new(socket, &tls, limits).map_err(listening)?;
-        let node_address = listener.local_addr();
-        let admin = Admin::new(
-            registry.clone(),
-            presence,
-            Arc::clone(&clock),
-            random,
-            ServerInfo {
-                server: config.server.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                address: config.address.clone().unwrap_or_else(|| node_address.to_string()),
-                seal,
-                started_at: clock.now(),
-                local: LocalAdmins { own_uid: boot::own_uid(), gid: config.admin_gid },
-                ledger_size: Arc::new(move || ledger.size()),
-            },
-        );
-        let admin_socket = config.admin_socket_path();
-        let mode = if config.admin_gid.is_some() { 0o660 } else { 0o600 };
-        let local = unix::Listener::bind(&admin_socket, mode, config.admin_gid)?;
-
-        let (failed, failure) = watch::channel(None);
-        let remote = Routes::new(NodeServer::new(node).max_decoding_message_size(MAX_MESSAGE))
-            .add_service(AdminServer::new(admin.clone()))
-            .into_axum_router();
-        let (stop, report) = (shutdown.clone(), failed.clone());
-        tasks.spawn(async move {
-            let served = listener.serve(remote, HttpLimits::remote(), &stop).await;
-            report_failure(served, &report, &stop);
-        });
-        let (stop, report) = (shutdown.clone(), failed.clone());
-        let router = Routes::new(AdminServer::new(admin)).into_axum_router();
-        tasks.spawn(async move {
-            let served = unix::serve(local, router, &stop).await;
-            report_failure(served, &report, &stop);
-        });
-        let stop = shutdown.clone();
-        tasks.spawn(async move {
-            if let Some(error) = stop.unless_triggered(registry.failed()).await {
-                tracing::error!(code = error.code(), "the server stops: {error}");
-                failed.send_replace(Some(format!("{error} ({})", error.code())));
-                stop.trigger();
-            }
-        });
-        tasks.close();
-        tracing::info!(trust_domain = %config.trust_domain, server = config.server, address = %node_address, "the authority serves");
-        Ok(Running { node_address, admin_socket, keys, shutdown, tasks, failure, checkpoints })
-    }
+    let (failed, failure) = watch::channel(None);
+    let remote = Routes::new(NodeServer::new(node).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(AdminServer::new(admin.clone()))
+        .into_axum_router();
+    let (stop, report) = (shutdown.clone(), failed.clone());
+    tasks.spawn(async move {
+        let served = listener.serve(remote, HttpLimits::remote(), &stop).await;
+        report_failure(served, &report, &stop);
+    });
+    let (stop, report) = (shutdown.clone(), failed.clone());
+    let router = Routes::new(AdminServer::new(admin)).into_axum_router();
+    tasks.spawn(async move {
+        let served = unix::serve(local, router, &stop).await;
+        report_failure(served, &report, &stop);
+    });
+    let stop = shutdown.clone();
+    tasks.spawn(async move {
+        if let Some(error) = stop.unless_triggered(registry.failed()).await {
+            tracing::error!(code = error.code(), "the server stops: {error}");
+            failed.send_replace(Some(format!("{error} ({})", error.code())));
+            stop.trigger();
+        }
+    });
+    tasks.close();
+    tracing::info!(trust_domain = %config.trust_domain, server = config.server, address = %node_address, "the authority serves");
+    let open = Some(Open { store, ledger, checkpoints });
+    Ok(Running { node_address, admin_socket, keys, shutdown, tasks, failure, open })
 }
 
 impl Running {
@@ -257,7 +288,12 @@ impl Running {
     /// [`StartError::Failed`] if a listener or the store broke.
     pub async fn wait(&mut self) -> Result<(), StartError> {
         self.tasks.wait().await;
-        self.checkpoints.publish().await;
+        if let Some(Open { store, ledger, checkpoints }) = self.open.take() {
+            checkpoints.publish().await;
+            drop(checkpoints);
+            boot::close(store).await;
+            boot::close(ledger).await;
+        }
         match self.failure.borrow().clone() {
             None => Ok(()),
             Some(why) => Err(StartError::Failed(why)),

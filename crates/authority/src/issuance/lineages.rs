@@ -52,6 +52,8 @@ pub(crate) enum Discord {
 struct Shard {
     instances: HashMap<InstanceId, Lineage>,
     changes: usize,
+    /// How many were alive after the last sweep.
+    alive: usize,
 }
 
 impl Lineages {
@@ -116,9 +118,10 @@ impl Shard {
     /// Forgets what has expired. Paid for by the changes since the last time, so never more than twice their work.
     fn sweep(&mut self, now: UnixTime) {
         self.changes += 1;
-        if self.changes >= SWEEP_EVERY.max(self.instances.len()) {
+        if self.changes >= SWEEP_EVERY.max(self.alive) {
             self.changes = 0;
             self.instances.retain(|_, newest| newest.not_after > now);
+            self.alive = self.instances.len();
         }
     }
 }

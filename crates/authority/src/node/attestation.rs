@@ -45,7 +45,8 @@ pub(super) fn start(
     inbound: Streaming<AttestRequest>,
 ) -> ReceiverStream<Result<AttestResponse, Status>> {
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(async move {
+    let tasks = shared.tasks.clone();
+    tasks.spawn(async move {
         let shutdown = shared.shutdown.clone();
         let attestation = Attestation { shared, source, inbound, sender };
         let _stopped = shutdown.unless_triggered(attestation.run()).await;

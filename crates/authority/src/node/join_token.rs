@@ -50,6 +50,6 @@ fn find<'a>(state: &'a State, sha256: &[u8; 32], now: UnixTime) -> Result<&'a Jo
 
 /// The same words for a token that never was, was used, or has expired.
 fn unknown() -> Refusal {
-    Refusal::denied("attest.token", "there is no such join token: it was used, has expired, or never was")
-        .hint("ask for a new join line: `bonafide token create`")
+    Refusal::denied("token.invalid", "the join token is unknown, spent or expired")
+        .hint("create another one with `bonafide token create`")
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bonafide_crypto::random::Random;
 use bonafide_identity::time::Clock;
@@ -21,10 +22,13 @@ use crate::registry::Registry;
 const STORE: &str = "store";
 /// A passphrase is not longer.
 const MAX_PASSPHRASE: u64 = 4096;
+/// For tasks that have been told to end.
+const CLOSE_TIME: Duration = Duration::from_secs(10);
 
 /// What a server works on.
 pub(super) struct Opened {
     pub(super) keyring: Keyring,
+    pub(super) store: Arc<dyn Store>,
     pub(super) registry: Registry,
     /// What the root key rests under.
     pub(super) seal: String,
@@ -52,9 +56,11 @@ pub(super) async fn create(
         None => seal(config)?,
     };
     let keyring = Keyring::create(&keyring, &*seal, random)?;
-    let store = SqliteStore::open(store_path(config), keyring.mac_key(STORE), random)?;
+    let store: Arc<dyn Store> =
+        Arc::new(SqliteStore::open(store_path(config), keyring.mac_key(STORE), random)?);
     // Writes the settings: from now on the store is this trust domain's.
-    Registry::open(Arc::new(store), config.trust_domain.clone(), clock).await?;
+    drop(Registry::open(Arc::clone(&store), config.trust_domain.clone(), clock).await?);
+    close(store).await;
     Ok(())
 }
 
@@ -71,8 +77,21 @@ pub(super) async fn open(config: &AuthorityConfig, clock: Arc<dyn Clock>) -> Res
     let (path, key) = (store_path(config), keyring.mac_key(STORE));
     let store = tokio::task::spawn_blocking(move || SqliteStore::open_existing(path, key));
     let store: Arc<dyn Store> = Arc::new(store.await.map_err(|_| StartError::Stopped)??);
-    let registry = Registry::open(store, config.trust_domain.clone(), clock).await?;
-    Ok(Opened { keyring, registry, seal: seal.kind().to_owned() })
+    let registry = Registry::open(Arc::clone(&store), config.trust_domain.clone(), clock).await?;
+    Ok(Opened { keyring, store, registry, seal: seal.kind().to_owned() })
+}
+
+/// Waits for the others that use it, and closes it: whoever opens the files next finds them unlocked.
+pub(super) async fn close<T: ?Sized + Send + Sync + 'static>(used: Arc<T>) {
+    let last = async {
+        while Arc::strong_count(&used) > 1 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    if tokio::time::timeout(CLOSE_TIME, last).await.is_err() {
+        tracing::warn!("some task does not end; the data directory stays locked until the process ends");
+    }
+    let _ended = tokio::task::spawn_blocking(move || drop(used)).await;
 }
 
 /// The user that the server runs as.

@@ -14,6 +14,7 @@ use bonafide_net::drain::Shutdown;
 use bonafide_wire::types;
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
+use tokio_util::task::TaskTracker;
 
 use super::session::{AgentChange, AgentView, Changes, Head};
 use crate::convert;
@@ -72,7 +73,7 @@ struct Touched {
 
 impl Feed {
     /// Follows `registry` until `shutdown`.
-    pub(crate) fn start(registry: Registry, shutdown: Shutdown) -> Arc<Self> {
+    pub(crate) fn start(registry: Registry, tasks: &TaskTracker, shutdown: Shutdown) -> Arc<Self> {
         let applied = registry.subscribe();
         let state = registry.state();
         let rings = Rings::at(&state);
@@ -82,7 +83,7 @@ impl Feed {
             rings: Mutex::new(rings),
             document: Mutex::new(None),
         });
-        tokio::spawn(Arc::clone(&feed).follow(applied, shutdown));
+        tasks.spawn(Arc::clone(&feed).follow(applied, shutdown));
         feed
     }
 

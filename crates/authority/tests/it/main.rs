@@ -3,15 +3,22 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::string_slice,
     clippy::panic,
     missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
     reason = "a failed test is a panic"
 )]
 
 mod admin;
 mod admin_rights;
+mod agents;
+mod issuance;
 mod records;
 mod registry;
 mod scope_property;
+mod streams;
 mod support;
 mod token;
+mod world;

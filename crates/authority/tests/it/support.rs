@@ -1,6 +1,5 @@
 //! A clock, a store in memory, and a registry over it with a site or two.
 
-#[path = "support/peers.rs"]
 pub(crate) mod peers;
 
 use std::{

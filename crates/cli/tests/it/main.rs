@@ -11,6 +11,5 @@
 mod arguments;
 mod golden;
 mod inspecting;
-mod ledger;
 mod output;
 mod program;

@@ -9,5 +9,4 @@
 )]
 
 mod socket;
-mod tls_port;
 mod unix_http;

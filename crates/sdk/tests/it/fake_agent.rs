@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::Pin,
     sync::{
         Arc,
@@ -88,10 +88,6 @@ impl FakeAgent {
 
     pub(crate) fn refuse(&self, problem: Problem) {
         let _ = self.answers.send_replace(Err(problem));
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     pub(crate) fn jwt_requests(&self) -> u32 {

@@ -9,7 +9,6 @@
 )]
 
 mod fake_agent;
-mod foreign_clients;
 mod grpc;
 mod jwt_source;
 mod tls;
