@@ -64,8 +64,7 @@ impl UnixTime {
     }
 
     /// The moment of a date and time of day in UTC (proleptic Gregorian calendar), or `None` if a field is
-    /// out of range. A leap second (`second` 60) is refused, as RFC 5280 section 4.1.2.5 forbids nothing
-    /// else that this type can't hold.
+    /// out of range. A leap second (`second` 60) is out of range too: Unix time has no number for it.
     pub fn from_civil(year: i64, month: u8, day: u8, hour: u8, minute: u8, second: u8) -> Option<Self> {
         let in_range = (0..=9999).contains(&year)
             && (1..=12).contains(&month)

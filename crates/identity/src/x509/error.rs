@@ -87,7 +87,7 @@ pub enum X509Error {
     #[error("the chain offers too many paths to try")]
     TooComplex,
     /// Whatever else the path validation found.
-    #[error("the path is not valid: {0}")]
+    #[error("the path is not valid: `{0}`")]
     Path(String),
 }
 
