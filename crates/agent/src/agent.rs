@@ -244,7 +244,7 @@ fn engine(
     Ok(engine)
 }
 
-fn serve(
+pub(crate) fn serve(
     engine: &Arc<Engine>,
     config: &AgentConfig,
     evidence: Evidence,

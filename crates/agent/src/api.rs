@@ -23,6 +23,8 @@ mod feed;
 mod json;
 mod jwts;
 mod own;
+#[cfg(test)]
+mod tests;
 mod workload;
 
 pub(crate) use json::routes as json_routes;

@@ -25,6 +25,8 @@ pub mod peer;
 pub mod process;
 pub mod refusal;
 mod storage;
+#[cfg(test)]
+mod testing;
 mod view;
 
 pub use crate::{

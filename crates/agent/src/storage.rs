@@ -392,3 +392,84 @@ impl BindingFile {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bonafide_crypto::{key::KeyAlgorithm, key::PrivateKey};
+
+    use super::*;
+
+    fn saved(ended: bool) -> Saved {
+        let key = PrivateKey::generate(KeyAlgorithm::EcP256).unwrap();
+        let selectors = SelectorSet::from_pairs([("unix.uid", "1")]).unwrap();
+        let image = Image { start_time: 1, exe_device: 2, exe_inode: 3, layout: [4, 5, 6, 7, 8] };
+        Saved {
+            id: InstanceId::from_bytes([7; 16]),
+            registration: "web".into(),
+            revision: 3,
+            selectors: selectors.clone(),
+            generation: 2,
+            chain: vec![Bytes::from_static(b"leaf"), Bytes::from_static(b"intermediate")],
+            key: SavedKey(key.to_pkcs8_der()),
+            renew_after: UnixTime::from_secs(10),
+            binding: Some(Binding {
+                launch: LaunchKey { pid: 5, image },
+                selectors,
+                launched_at: UnixTime::from_secs(9),
+                reported: true,
+            }),
+            successor: Some((SavedKey(key.to_pkcs8_der()), [1; 16])),
+            ended_at: ended.then(|| UnixTime::from_secs(11)),
+        }
+    }
+
+    #[test]
+    fn what_is_stored_comes_back_and_nobody_else_can_read_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        let storage = Storage::open(&directory).unwrap();
+        for ended in [false, true] {
+            let saved = saved(ended);
+            storage.save_instance(&saved).unwrap();
+            let loaded = storage.load_instances().unwrap().remove(0);
+            assert_eq!(loaded.binding, saved.binding);
+            assert_eq!(*loaded.key.0, *saved.key.0);
+            assert_eq!(loaded.successor.map(|(_, nonce)| nonce), Some([1; 16]));
+            assert_eq!((loaded.chain, loaded.ended_at), (saved.chain, saved.ended_at));
+        }
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&directory), 0o700);
+        assert_eq!(mode(&storage.instance_path(saved(false).id)), 0o600);
+        assert_eq!(mode(&directory.join("lock")), 0o600);
+    }
+
+    #[test]
+    fn launches_of_another_boot_are_forgotten() {
+        let parent = tempfile::tempdir().unwrap();
+        let mut storage = Storage::open(&parent.path().join("state")).unwrap();
+        storage.save_instance(&saved(false)).unwrap();
+        storage.boot = "another".into();
+        assert!(storage.load_instances().unwrap().is_empty());
+        assert!(!storage.instance_path(saved(false).id).exists());
+    }
+
+    #[test]
+    fn a_directory_is_one_agents_and_nobody_elses() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        let storage = Storage::open(&directory).unwrap();
+        assert!(matches!(Storage::open(&directory), Err(StorageError::InUse { .. })));
+        drop(storage);
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o750)).unwrap();
+        assert!(matches!(Storage::open(&directory), Err(StorageError::Open { .. })));
+    }
+
+    #[test]
+    fn damaged_files_are_no_instances() {
+        let parent = tempfile::tempdir().unwrap();
+        let storage = Storage::open(&parent.path().join("state")).unwrap();
+        fs::write(storage.directory.join(INSTANCES).join("x"), [0xff; 40]).unwrap();
+        assert!(storage.load_instances().unwrap().is_empty());
+        assert!(storage.load_node().is_none() && storage.load_view().is_none());
+    }
+}

@@ -221,3 +221,6 @@ fn hash(reader: &mut impl Read) -> std::io::Result<[u8; 32]> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,93 @@
+use super::*;
+use crate::testing::{entry, selectors};
 
+fn update(revision: u64) -> Update {
+    Update { incarnation: Bytes::from_static(&[1; 16]), revision, ..Update::default() }
+}
+
+fn web(revision: u64) -> types::Registration {
+    types::Registration { revision, ..entry("web", "spiffe://example.org/web", &[("unix.uid", "1")]) }
+}
+
+fn view() -> View {
+    let mut view = View::new("example.org".parse().unwrap());
+    let bundle = Bytes::from_static(b"{}");
+    let first = Update { snapshot_start: true, upserts: vec![web(3)], bundle, ..update(5) };
+    let (acknowledge, changes) = view.update(first).unwrap().unwrap();
+    assert_eq!(acknowledge.revision, 5);
+    assert_eq!(changes, Changes { registrations: vec!["web".into()], bundle: true });
+    view
+}
+
+#[test]
+fn a_snapshot_takes_effect_as_a_whole() {
+    let mut view = view();
+    let one = types::Registration { id: "one".into(), ..web(6) };
+    let begin = Update { snapshot_start: true, more: true, upserts: vec![one], ..update(0) };
+    assert_eq!(view.update(begin).unwrap(), None);
+    assert!(view.get("web").is_some() && view.get("one").is_none());
+    let (acknowledge, mut changes) = view.update(update(9)).unwrap().unwrap();
+    assert_eq!(acknowledge.revision, 9);
+    changes.registrations.sort();
+    assert_eq!(changes.registrations, vec!["one".into(), RegistrationId::from("web")]);
+    assert!(view.get("web").is_none() && view.get("one").is_some());
+}
+
+#[test]
+fn half_a_change_is_forgotten_with_its_stream() {
+    let mut view = view();
+    let begin = Update { more: true, removals: vec!["web".into()], ..update(0) };
+    assert_eq!(view.update(begin).unwrap(), None);
+    assert_eq!(view.hello().revision, 5);
+    let (_, changes) = view.update(update(6)).unwrap().unwrap();
+    assert_eq!(changes, Changes::default());
+    assert!(view.get("web").is_some());
+}
+
+#[test]
+fn another_incarnation_needs_a_snapshot() {
+    let mut view = view();
+    let other = Update { incarnation: Bytes::from_static(&[2; 16]), ..update(6) };
+    assert_eq!(view.update(other), Err(Violation::OtherIncarnation));
+    assert_eq!(view.update(update(4)), Err(Violation::Backwards));
+    assert_eq!(view.update(update(0)), Err(Violation::Nameless));
+}
+
+#[test]
+fn a_bookmark_is_answered_with_the_digest_that_is_there() {
+    let mut view = view();
+    let digest = Bytes::copy_from_slice(&view.digest.bytes());
+    let good = Bookmark { revision: 8, set_digest: digest.clone() };
+    assert_eq!(view.bookmark(&good).unwrap(), Acknowledge { revision: 8, set_digest: digest.clone() });
+    let other = Bookmark { revision: 9, set_digest: Bytes::from_static(&[0; 32]) };
+    assert_eq!(view.bookmark(&other).unwrap().set_digest, digest);
+    // Not at a revision of which it has not seen the state.
+    assert_eq!(view.hello().revision, 8);
+}
+
+#[test]
+fn what_is_not_understood_counts_but_matches_nothing() {
+    let mut view = view();
+    let before = view.digest.bytes();
+    let strange = types::Registration { id: "new".into(), kind: 99, ..web(7) };
+    view.update(Update { upserts: vec![strange], ..update(7) }).unwrap().unwrap();
+    assert_ne!(view.digest.bytes(), before);
+    assert!(view.get("new").is_none());
+    assert_eq!(view.len(), 2);
+    view.update(Update { removals: vec!["new".into()], ..update(8) }).unwrap().unwrap();
+    assert_eq!(view.digest.bytes(), before);
+}
+
+#[test]
+fn foreign_parents_and_expired_registrations_match_nothing() {
+    let mut view = View::new("example.org".parse().unwrap());
+    let agent: SpiffeId = "spiffe://example.org/bonafide/agent/lab/1".parse().unwrap();
+    let mine = types::Registration { id: "mine".into(), parent: agent.to_string(), ..web(2) };
+    let parent = "spiffe://example.org/bonafide/agent/lab/2".into();
+    let other = types::Registration { id: "other".into(), parent, ..web(3) };
+    let expired = types::Registration { id: "expired".into(), expires_at: 100, ..web(4) };
+    view.update(Update { snapshot_start: true, upserts: vec![mine, other, expired], ..update(5) }).unwrap();
+    let found = view.matches(&selectors(&[("unix.uid", "1")]), Some(&agent), UnixTime::from_secs(100));
+    assert_eq!(found.len(), 1);
+    assert_eq!(&*found[0].0, "mine");
+}
