@@ -9,4 +9,5 @@
 )]
 
 mod socket;
+mod tls_port;
 mod unix_http;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{
         Arc,
@@ -88,6 +88,10 @@ impl FakeAgent {
 
     pub(crate) fn refuse(&self, problem: Problem) {
         let _ = self.answers.send_replace(Err(problem));
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn jwt_requests(&self) -> u32 {

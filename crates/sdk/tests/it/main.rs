@@ -9,6 +9,7 @@
 )]
 
 mod fake_agent;
+mod foreign_clients;
 mod grpc;
 mod jwt_source;
 mod tls;

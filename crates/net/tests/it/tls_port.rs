@@ -1,0 +1,74 @@
+//! The TLS port: who called stands in every request, and connections end in time.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Extension, Router, routing::get};
+use bonafide_net::{
+    drain::Shutdown,
+    http::HttpLimits,
+    tls_listener::{Listener, PeerAddress, PeerSvid},
+};
+use bonafide_testkit::{TestClock, TestDomain};
+use bonafide_tls::{Authorizer, Clients, IdentitySlot, TlsStream, Trust, client_config, server_config};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Serves `/who` and connects to it, with or without a certificate.
+async fn connect(limits: HttpLimits, shutdown: &Shutdown, anonymous: bool) -> TlsStream<TcpStream> {
+    use bonafide_identity::Clock;
+    let clock = TestClock::new();
+    let domain = TestDomain::new("example.org", clock.now());
+    let trust: Trust = Arc::default();
+    trust.store(Arc::new(domain.bundles()));
+    let members = Authorizer::member_of(domain.trust_domain().clone());
+    let slot = |path| {
+        let slot = IdentitySlot::new();
+        slot.set(&domain.svid(path, clock.now()));
+        slot
+    };
+    let config =
+        server_config(&slot("/server"), &trust, Clients::Optional(members.clone()), Arc::clone(&clock) as _)
+            .unwrap();
+    let listener = Listener::bind("127.0.0.1:0", &config).await.unwrap();
+    let address = listener.local_addr();
+    let who = |Extension(peer): Extension<PeerSvid>, Extension(from): Extension<PeerAddress>| async move {
+        assert!(from.0.ip().is_loopback());
+        peer.0.map_or("nobody".to_owned(), |svid| svid.id().to_string())
+    };
+    let router = Router::new().route("/who", get(who));
+    let stop = shutdown.clone();
+    tokio::spawn(async move { listener.serve(router, limits, &stop).await });
+
+    let identity = (!anonymous).then(|| slot("/client"));
+    let client = client_config(identity.as_ref(), &trust, members, clock).unwrap();
+    client.connect(TcpStream::connect(address).await.unwrap()).await.unwrap()
+}
+
+async fn ask(stream: &mut TlsStream<TcpStream>) -> String {
+    stream.write_all(b"GET /who HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    stream.flush().await.unwrap();
+    let mut reply = String::new();
+    let _ = stream.read_to_string(&mut reply).await;
+    reply
+}
+
+#[tokio::test]
+async fn the_verified_peer_stands_in_every_request() {
+    let shutdown = Shutdown::new();
+    let mut stream = connect(HttpLimits::remote(), &shutdown, false).await;
+    assert!(ask(&mut stream).await.ends_with("spiffe://example.org/client"));
+    let mut stream = connect(HttpLimits::remote(), &shutdown, true).await;
+    assert!(ask(&mut stream).await.ends_with("nobody"));
+}
+
+#[tokio::test]
+async fn old_connections_end_even_if_they_are_idle() {
+    let shutdown = Shutdown::new();
+    let mut limits = HttpLimits::remote();
+    limits.age = Some(Duration::from_millis(1));
+    let mut stream = connect(limits, &shutdown, false).await;
+    let mut byte = [0];
+    assert!(matches!(stream.read(&mut byte).await, Ok(0) | Err(_)));
+}
