@@ -102,6 +102,7 @@ enum Timer {
     Instance(InstanceId),
     Node,
     Registration(RegistrationId),
+    Report,
 }
 
 /// The state.
@@ -174,6 +175,7 @@ impl Core {
                 Some((_, Timer::Bin(bin))) => self.demand(bin, now),
                 Some((_, Timer::Instance(id))) => self.instance_is_due(id, now),
                 Some((_, Timer::Node)) => self.node_is_due(now),
+                Some((_, Timer::Report)) => self.report_again(),
                 Some((_, Timer::Registration(id))) => self.registration_changed(&id, now),
                 None => {}
             }

@@ -59,10 +59,10 @@ impl Refusal {
         Self::new(Code::PermissionDenied, "workload.other-identity", message, EXPLAIN)
     }
 
-    /// The authority said no.
-    pub(crate) fn of_authority(problem: &Problem) -> Self {
+    /// The authority said no; `passing`: not for long.
+    pub(crate) fn of_authority(problem: &Problem, passing: bool) -> Self {
         Self {
-            status: Code::PermissionDenied,
+            status: if passing { Code::Unavailable } else { Code::PermissionDenied },
             code: problem.code.clone().into(),
             message: problem.message.clone().into(),
             hint: if problem.hint.is_empty() { EXPLAIN.into() } else { problem.hint.clone().into() },

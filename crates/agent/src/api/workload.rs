@@ -196,7 +196,7 @@ impl Feed for X509Feed {
         let (state, synced) = self.api.engine().launch_state(&self.caller.key);
         match state {
             LaunchState::Gone => Err(Refusal::no_registration()),
-            LaunchState::Refused(problem) => Err(Refusal::of_authority(&problem)),
+            LaunchState::Refused(problem) => Err(Refusal::of_authority(&problem, false)),
             LaunchState::Ready(identities) => match response(&identities, &published) {
                 Some((version, item)) => Ok(State::Complete(version, item)),
                 None => Ok(State::Partial(None)),

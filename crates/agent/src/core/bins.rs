@@ -42,6 +42,8 @@ pub(super) struct Bin {
     pub(super) ready: VecDeque<InstanceId>,
     pub(super) waiting: VecDeque<LaunchKey>,
     pub(super) problem: Option<Problem>,
+    /// The problem stays until something changes.
+    pub(super) is_final: bool,
     drawing: usize,
     failures: u32,
     last_asked: Option<UnixTime>,
@@ -57,6 +59,7 @@ impl Bin {
             ready: VecDeque::new(),
             waiting: VecDeque::new(),
             problem: None,
+            is_final: false,
             drawing: 0,
             failures: 0,
             last_asked: None,
@@ -281,6 +284,7 @@ impl Core {
             return self.effects.push(Effect::Save(Box::new(super::Saved::of_ended(&instance, now))));
         };
         bin.failures = 0;
+        bin.is_final = false;
         bin.problem = None;
         bin.retry_at = None;
         let id = instance.id;
@@ -326,6 +330,9 @@ impl Core {
             bin.drawing = bin.drawing.saturating_sub(1);
         }
         let wait = (refused.retry_after > 0).then(|| Duration::from_secs(refused.retry_after.into()));
+        if let Some(bin) = self.bins.get_mut(&number) {
+            bin.is_final = wait.is_none();
+        }
         let wait = wait.unwrap_or(super::LAST_RETRY);
         self.bin_failed(number, refused.problem.unwrap_or_default(), Some(wait), now);
     }

@@ -3,15 +3,17 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use bonafide_crypto::key::PrivateKey;
 use bonafide_identity::{InstanceId, time::UnixTime};
 use bonafide_wire::node::{AuthorityMessage, End, Hello, IssueJwt, Report, agent_message, authority_message};
 use bytes::Bytes;
+use prost::Message as _;
 
 use super::{
-    Core, Effect, Jobs, WINDOW,
+    Core, Effect, Jobs, Timer, WINDOW,
     claim::{Claim, Instance},
 };
 use crate::{
@@ -24,6 +26,8 @@ use crate::{
 const MAX_JWTS: usize = 1024;
 /// Launches and ends in one report, each.
 const REPORT: usize = 256;
+/// Launches in one report, in bytes. The authority takes messages of 1 MiB.
+const REPORT_BYTES: usize = 512 * 1024;
 
 /// What is under way, and what still has to be said.
 #[derive(Debug, Default)]
@@ -175,10 +179,15 @@ impl Core {
                 Some(Request::Renew { instance }) => self.renewal_refused(instance, refused, now),
                 Some(Request::Node) => self.node_refused(refused, now),
                 Some(Request::Jwt { ticket }) => {
-                    let problem = refused.problem.unwrap_or_default();
-                    self.effects.push(Effect::Jwt(ticket, Err(Refusal::of_authority(&problem))));
+                    let refusal =
+                        Refusal::of_authority(&refused.problem.unwrap_or_default(), refused.retry_after > 0);
+                    self.effects.push(Effect::Jwt(ticket, Err(refusal)));
                 }
-                // Try again on the next stream.
+                // One that is refused for good is told again on the next stream.
+                Some(Request::Report { .. }) if refused.retry_after > 0 => {
+                    let wait = Duration::from_secs(refused.retry_after.into());
+                    self.timers.insert((now.saturating_add(wait), Timer::Report));
+                }
                 Some(Request::Report { .. }) | None => {}
             },
             Some(Kind::Reported(reported)) => {
@@ -251,6 +260,11 @@ impl Core {
         }
     }
 
+    /// The wait is over that the authority has asked for.
+    pub(super) fn report_again(&mut self) {
+        self.conversation.reporting = false;
+    }
+
     fn now_synced(&mut self, now: UnixTime) {
         if std::mem::replace(&mut self.conversation.synced, true) {
             return;
@@ -285,8 +299,15 @@ impl Core {
         if conversation.reporting || (conversation.launches.is_empty() && conversation.ends.is_empty()) {
             return;
         }
-        let launches: Vec<_> = conversation.launches.values().take(REPORT).cloned().collect();
-        let told: Vec<InstanceId> = conversation.launches.keys().take(REPORT).copied().collect();
+        let (mut launches, mut told, mut size) = (Vec::new(), Vec::new(), 0);
+        for (id, launch) in conversation.launches.iter().take(REPORT) {
+            size += launch.encoded_len();
+            if size > REPORT_BYTES && !told.is_empty() {
+                break;
+            }
+            launches.push(launch.clone());
+            told.push(*id);
+        }
         let later = |id: &InstanceId| conversation.launches.contains_key(id) && !told.contains(id);
         let ends: Vec<(InstanceId, UnixTime)> = conversation
             .ends

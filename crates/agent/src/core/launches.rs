@@ -49,6 +49,8 @@ pub(crate) struct IdentityState {
     pub(crate) selectors: SelectorSet,
     pub(crate) held: Option<HeldState>,
     pub(crate) problem: Option<Problem>,
+    /// Nothing will come as long as nothing changes.
+    pub(crate) is_refused: bool,
 }
 
 /// The SVID of one identity.
@@ -117,7 +119,7 @@ impl Core {
         if identities.is_empty() {
             return LaunchState::Gone;
         }
-        let open = |identity: &IdentityState| identity.held.is_none() && identity.problem.is_none();
+        let open = |identity: &IdentityState| identity.held.is_none() && !identity.is_refused;
         if identities.iter().any(open) {
             return LaunchState::Waiting(identities);
         }
@@ -144,12 +146,13 @@ impl Core {
 
     fn identity(&self, registration: &Arc<Registration>, slot: &Slot) -> Option<IdentityState> {
         let registration = Arc::clone(registration);
-        let state = |claim: &Claim, held, problem| IdentityState {
+        let state = |claim: &Claim, held, problem, is_refused| IdentityState {
             registration: Arc::clone(&registration),
             spiffe_id: Some(claim.subject.spiffe_id.clone()),
             selectors: claim.subject.selectors.clone(),
             held,
             problem,
+            is_refused,
         };
         Some(match slot {
             Slot::Held(id) => {
@@ -160,11 +163,12 @@ impl Core {
                     credential: Arc::clone(&instance.credential),
                     renew_after: instance.renew_after,
                 };
-                state(&instance.claim, Some(held), instance.renewal.problem.clone())
+                state(&instance.claim, Some(held), instance.renewal.problem.clone(), false)
             }
             Slot::Waiting(claim) => {
                 let bin = self.bin_of.get(&claim.subject).and_then(|bin| self.bins.get(bin));
-                state(claim, None, bin.and_then(|bin| bin.problem.clone()))
+                let is_refused = bin.is_some_and(|bin| bin.is_final);
+                state(claim, None, bin.and_then(|bin| bin.problem.clone()), is_refused)
             }
             Slot::Impossible(problem) => IdentityState {
                 registration,
@@ -172,6 +176,7 @@ impl Core {
                 selectors: SelectorSet::new(),
                 held: None,
                 problem: Some(problem.clone()),
+                is_refused: true,
             },
         })
     }

@@ -301,6 +301,26 @@ fn a_refused_renewal_keeps_what_there_is_until_it_expires() {
 }
 
 #[test]
+fn a_launch_is_refused_for_good_or_waits() {
+    for (retry_after, for_good) in [(0, true), (5, false)] {
+        let mut world = World::new();
+        world.authority.put(entry("web", 1));
+        world.authority.refuse = Some((String::from("scope.spiffe-id"), retry_after));
+        world.connect();
+        world.settle();
+        world.launch(10, 1);
+        let state = world.core.launch_state(&world.running[&10].0);
+        assert_eq!(matches!(state, LaunchState::Refused(_)), for_good, "{state:?}");
+        assert_eq!(matches!(state, LaunchState::Waiting(_)), !for_good);
+        world.authority.refuse = None;
+        world.advance(301);
+        world.settle();
+        assert!(held(&world, 10).remove(0).held.is_some());
+        world.check_at_rest();
+    }
+}
+
+#[test]
 fn a_withdrawn_registration_takes_its_svid_along() {
     let mut world = one_registration();
     world.launch(10, 1);
