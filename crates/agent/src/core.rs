@@ -47,8 +47,9 @@ const WINDOW: usize = 64;
 /// First wait after a failure; it doubles up to [`LAST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LAST_RETRY: Duration = Duration::from_secs(300);
-/// Least time between two renewals, whatever the clocks say.
-const RENEWAL_GAP: Duration = Duration::from_secs(10);
+/// Least time between two renewals, whatever the clocks say. Well below half of the shortest lifetime that an authority
+/// grants (10 s), or such an SVID would expire before its second renewal.
+const RENEWAL_GAP: Duration = Duration::from_secs(3);
 
 /// One program image in one process.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]

@@ -1,15 +1,27 @@
 //! The command line.
 
+use bonafide_identity::SpiffeId;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
     command::{
-        agent::AgentsCommand, bundle::BundleCommand, ca::CaCommand, entry::EntryCommand,
-        explain::ExplainArgs, inspect::InspectArgs, join::JoinArgs, site::SiteCommand, status::StatusArgs,
-        svid::SvidCommand, token::TokenCommand,
+        agent::{AgentsCommand, RunArgs},
+        authority::AuthorityCommand,
+        bundle::BundleCommand,
+        ca::CaCommand,
+        entry::EntryCommand,
+        explain::ExplainArgs,
+        inspect::InspectArgs,
+        join::JoinArgs,
+        log::LogCommand,
+        site::SiteCommand,
+        status::StatusArgs,
+        svid::SvidCommand,
+        token::TokenCommand,
     },
     console::Format,
+    demo::DemoArgs,
 };
 
 /// Unforgeable identities for workloads, from no secret at all.
@@ -31,6 +43,37 @@ pub struct Globals {
     /// No messages; of data only the names
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+}
+
+/// The agent alone, with the commands that a node needs.
+#[derive(Debug, Parser)]
+#[command(name = "bonafide-agent", version, propagate_version = true, arg_required_else_help = true)]
+pub struct AgentCli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: NodeCommand,
+}
+
+/// What a node needs.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Run the agent of this node until it is told to end
+    Run(Box<RunArgs>),
+    /// Show whether the agent is well
+    Status(StatusArgs),
+    /// Tell why a process gets an identity, or why not
+    Explain(ExplainArgs),
+    /// Get this process' own identities, over the SPIFFE Workload API
+    #[command(subcommand)]
+    Svid(SvidCommand),
+    /// Look into a certificate, chain, key, token, bundle or join line
+    Inspect(InspectArgs),
+    /// Print a completion script for a shell
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
 }
 
 /// Every command.
@@ -56,15 +99,43 @@ pub enum Command {
     /// Create, list and delete join tokens
     #[command(subcommand)]
     Token(TokenCommand),
-    /// List and ban agents
+    /// Make and run an authority
+    #[command(subcommand)]
+    Authority(AuthorityCommand),
+    /// Run the agent of this node; list and ban agents
     #[command(subcommand)]
     Agent(AgentsCommand),
     /// Show what signs: roots, intermediates, JWT keys
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Show and verify the issuance ledger
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Print the trust bundle
     #[command(subcommand)]
     Bundle(BundleCommand),
+    /// Play the story so far with real processes; fails if anything is not as it should be
+    Demo(DemoArgs),
+    /// An actor of the demo
+    #[command(hide = true)]
+    DemoServer {
+        /// Its only caller
+        #[arg(long)]
+        client: SpiffeId,
+    },
+    /// An actor of the demo
+    #[command(hide = true)]
+    DemoClient {
+        /// Its only server
+        #[arg(long)]
+        server: SpiffeId,
+        /// `address:port`
+        #[arg(long)]
+        address: String,
+    },
+    /// An actor of the demo
+    #[command(hide = true)]
+    DemoLaunch,
     /// Print a completion script for a shell
     Completion {
         /// Which shell

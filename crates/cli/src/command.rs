@@ -1,12 +1,14 @@
 //! One module for each command: its arguments, its calls, its answer.
 
 pub mod agent;
+pub mod authority;
 pub mod bundle;
 pub mod ca;
 pub mod entry;
 pub mod explain;
 pub mod inspect;
 pub mod join;
+pub mod log;
 pub mod site;
 pub mod status;
 pub mod svid;

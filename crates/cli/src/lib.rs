@@ -13,6 +13,7 @@
 //! | `bonafide agent list\|ban` | agents, as the authority knows them |
 //! | `bonafide ca show` | what signs, in which state, until when |
 //! | `bonafide bundle show` | the trust bundle, as SPIFFE document or PEM |
+//! | `bonafide log show\|verify` | the issuance ledger, from its files alone |
 //! | `bonafide completion SHELL` | a completion script |
 //!
 //! Data goes to standard output, in the form that `--output table|json|yaml` names; messages go to standard error.
@@ -22,6 +23,7 @@ pub mod admin;
 pub mod args;
 pub mod command;
 pub mod console;
+pub mod demo;
 pub mod duration;
 pub mod failure;
 pub mod inspect;
@@ -29,42 +31,54 @@ pub mod moment;
 pub mod page;
 pub mod pem;
 pub mod progress;
+pub mod roles;
 pub mod socket;
 pub mod text;
+pub mod tiles;
 pub mod view;
 
 use std::{
-    ffi::OsString,
     io::{self, Write as _},
     process::ExitCode,
     sync::Arc,
 };
 
 use bonafide_identity::time::SystemClock;
-use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+use clap::{CommandFactory, error::ErrorKind};
+use clap_complete::Shell;
 
-use crate::args::Command;
 pub use crate::{
     args::Cli,
     console::{Console, Format, View, render},
     failure::Failure,
     moment::Moment,
 };
+use crate::{
+    args::{AgentCli, Command, Globals, NodeCommand},
+    demo::role::Part,
+};
 
 /// Runs the program `bonafide` with the arguments of this process.
 pub fn run() -> ExitCode {
-    finish(parse(std::env::args_os()).and_then(|cli| match cli {
-        Some(cli) => start(cli),
+    finish(parse::<Cli>().and_then(|cli| match cli {
+        Some(cli) => start(cli.globals, async |console: &Console| execute(cli.command, console).await),
         None => Ok(()),
     }))
 }
 
-/// Parses a command line. `None` when it asked for help or for the version, which is then shown.
-///
-/// # Errors
-/// [`Failure::Usage`].
-fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, Failure> {
-    match Cli::try_parse_from(arguments) {
+/// Runs the program `bonafide-agent` with the arguments of this process.
+pub fn run_agent() -> ExitCode {
+    finish(parse::<AgentCli>().and_then(|cli| match cli {
+        Some(cli) => {
+            start(cli.globals, async |console: &Console| execute_on_node(cli.command, console).await)
+        }
+        None => Ok(()),
+    }))
+}
+
+/// Parses the command line. `None` when it asked for help or for the version, which is then shown.
+fn parse<C: clap::Parser>() -> Result<Option<C>, Failure> {
+    match C::try_parse() {
         Ok(cli) => Ok(Some(cli)),
         Err(cause) => match cause.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -93,12 +107,16 @@ fn usage_failure(cause: &clap::Error) -> Failure {
     Failure::usage(message.trim_end(), hint)
 }
 
-fn start(cli: Cli) -> Result<(), Failure> {
-    let console = Console::new(cli.globals.output, cli.globals.quiet, Arc::new(SystemClock));
+fn start(globals: Globals, work: impl AsyncFnOnce(&Console) -> Result<(), Failure>) -> Result<(), Failure> {
+    let console = Console::new(globals.output, globals.quiet, Arc::new(SystemClock));
+    demo::end_with_parent()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|cause| {
         Failure::of("process.no-runtime", cause, "see whether this user may start more threads")
     })?;
-    runtime.block_on(execute(cli.command, &console))
+    let result = runtime.block_on(work(&console));
+    // A thread that still reads standard input must not keep the process.
+    runtime.shutdown_background();
+    result
 }
 
 async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
@@ -113,13 +131,34 @@ async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Token(command) => command::token::run(command, console).await,
         Command::Agent(command) => command::agent::run(command, console).await,
         Command::Ca(command) => command::ca::run(command, console).await,
+        Command::Log(command) => command::log::run(command, console).await,
         Command::Bundle(command) => command::bundle::run(command, console).await,
-        Command::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "bonafide", &mut script);
-            console.write(&script)
+        Command::Demo(arguments) => demo::run(arguments, console).await,
+        Command::DemoServer { client } => demo::role::play(Part::Server { client }, console).await,
+        Command::DemoClient { server, address } => {
+            demo::role::play(Part::Client { server, address }, console).await
         }
+        Command::DemoLaunch => demo::role::play(Part::Launch, console).await,
+        Command::Authority(command) => command::authority::run(command, console).await,
+        Command::Completion { shell } => complete::<Cli>(shell, "bonafide", console),
     }
+}
+
+async fn execute_on_node(command: NodeCommand, console: &Console) -> Result<(), Failure> {
+    match command {
+        NodeCommand::Run(arguments) => command::agent::serve(*arguments, console).await,
+        NodeCommand::Status(arguments) => command::status::run(arguments, console).await,
+        NodeCommand::Explain(arguments) => command::explain::run(arguments, console).await,
+        NodeCommand::Svid(command) => command::svid::run(command, console).await,
+        NodeCommand::Inspect(arguments) => command::inspect::run(arguments, console),
+        NodeCommand::Completion { shell } => complete::<AgentCli>(shell, "bonafide-agent", console),
+    }
+}
+
+fn complete<C: CommandFactory>(shell: Shell, name: &str, console: &Console) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut C::command(), name, &mut script);
+    console.write(&script)
 }
 
 fn finish(result: Result<(), Failure>) -> ExitCode {

@@ -13,6 +13,8 @@ use tower::service_fn;
 
 use crate::Failure;
 
+/// Where the authority keeps its data unless told otherwise.
+pub const AUTHORITY_DATA: &str = "/var/lib/bonafide/authority";
 /// Where the authority's admin socket is unless told otherwise.
 pub const ADMIN_SOCKET: &str = "/var/lib/bonafide/authority/admin.sock";
 /// Where the agent's socket is unless told otherwise.

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod authority;
 pub mod explanation;
 pub mod inspection;
+pub mod ledger;
 pub mod registration;
 pub mod site;
 pub mod status;

@@ -1,17 +1,24 @@
-//! `agent list`, `agent ban`: agents, as the authority knows them.
+//! `agent run`: one agent. `agent list`, `agent ban`: agents, as the authority knows them.
 
+use std::path::{Path, PathBuf};
+
+use bonafide_agent::AgentConfig;
+use bonafide_attest::join::JoinLine;
 use bonafide_wire::admin::{BanAgentRequest, ListAgentsRequest};
 
 use crate::{
     Console, Failure,
     admin::{self, WaitArgs, idempotency_key},
+    roles,
     socket::AdminSocket,
     view::agent::AgentList,
 };
 
-/// Agents, as the authority knows them.
+/// The agent of this node, and those that the authority knows.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum AgentsCommand {
+    /// Run the agent of this node until it is told to end
+    Run(Box<RunArgs>),
     /// List the agents that have joined
     #[command(alias = "ls")]
     List {
@@ -38,12 +45,86 @@ pub enum AgentsCommand {
     },
 }
 
+/// `agent run`.
+#[derive(Clone, clap::Args)]
+pub struct RunArgs {
+    /// Join with this word, as `bonafide join` prints it; needed once
+    #[arg(long, value_name = "WORD", conflicts_with = "join_file")]
+    join: Option<JoinLine>,
+    /// Join with the word in this file
+    #[arg(long, value_name = "FILE")]
+    join_file: Option<PathBuf>,
+    /// Settings (TOML); what is given here as a flag overrides them
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to keep SVIDs and keys of this boot [default: /run/bonafide/agent]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where to serve workloads [default: /run/bonafide/agent.sock]
+    #[arg(long, value_name = "PATH", value_parser = crate::socket::parse)]
+    socket: Option<PathBuf>,
+    /// Where the authority is, instead of where the join word says
+    #[arg(long, value_name = "HOST:PORT")]
+    authority: Option<String>,
+    /// Serve on a kernel before Linux 6.5, with a weaker check of who calls; SVIDs will say so
+    #[arg(long)]
+    allow_start_time_peers: bool,
+}
+
+impl std::fmt::Debug for RunArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunArgs")
+            .field("config", &self.config)
+            .field("data", &self.data)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RunArgs {
+    fn settings(self) -> Result<AgentConfig, Failure> {
+        let mut config = match &self.config {
+            Some(path) => read(path)?,
+            None => AgentConfig::default(),
+        };
+        if let Some(data) = self.data {
+            config.data_dir = data;
+        }
+        if let Some(socket) = self.socket {
+            config.socket = socket;
+        }
+        config.join_line = self.join;
+        config.join_line_file = self.join_file.or(config.join_line_file);
+        config.authority = self.authority.or(config.authority);
+        config.allow_start_time_peers |= self.allow_start_time_peers;
+        Ok(config)
+    }
+}
+
+fn read(path: &Path) -> Result<AgentConfig, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|source| Failure::read(path, source))?;
+    toml::from_str(&text).map_err(|cause: toml::de::Error| {
+        let message = format!("{}: {}", path.display(), cause.message().replace('\n', " "));
+        Failure::of("config.malformed", message, "see `bonafide agent run --help` for what can be set")
+    })
+}
+
+/// Runs the agent of this node.
+///
+/// # Errors
+/// Settings that cannot hold, and why the agent ended, unless it was told to.
+pub async fn serve(arguments: RunArgs, console: &Console) -> Result<(), Failure> {
+    let settings = arguments.settings()?;
+    roles::init_logs("info")?;
+    roles::serve_agent(settings, console).await
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// What the authority refuses, and sockets that do not answer.
 pub async fn run(command: AgentsCommand, console: &Console) -> Result<(), Failure> {
     match command {
+        AgentsCommand::Run(arguments) => serve(*arguments, console).await,
         AgentsCommand::List { site, socket } => {
             let mut client = admin::connect(&socket.path).await?;
             let request = ListAgentsRequest { site: site.unwrap_or_default() };

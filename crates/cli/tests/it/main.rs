@@ -11,5 +11,6 @@
 mod arguments;
 mod golden;
 mod inspecting;
+mod ledger;
 mod output;
 mod program;

@@ -1,0 +1,100 @@
+//! `log show|verify`: the issuance ledger, from its files alone.
+
+use std::path::{Path, PathBuf};
+
+use bonafide_authority::entry::Entry;
+use bonafide_ledger::{LedgerError, VerifierKey, verify};
+use prost::Message as _;
+
+use crate::{
+    Console, Failure,
+    progress::with_spinner,
+    tiles,
+    view::ledger::{EntryList, EntryView, ReportView},
+};
+
+const LEDGER: &str = "/var/lib/bonafide/authority/ledger";
+
+/// The issuance ledger: everything that was ever issued, and refused.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum LogCommand {
+    /// Show entries up to the last checkpoint, the latest at the end
+    #[command(alias = "tail")]
+    Show {
+        /// The ledger's folder
+        #[arg(default_value = LEDGER)]
+        ledger: PathBuf,
+        /// How many
+        #[arg(long, short = 'n', default_value_t = 20)]
+        count: u64,
+        /// From this index on, instead of the last ones
+        #[arg(long)]
+        from: Option<u64>,
+        /// Only those about this SPIFFE ID or instance
+        #[arg(long, value_name = "ID")]
+        about: Option<String>,
+    },
+    /// Verify every file, entry, hash and the signature; says where the first thing is wrong
+    Verify {
+        /// The ledger's folder; nothing may append to it meanwhile
+        #[arg(default_value = LEDGER)]
+        ledger: PathBuf,
+        /// The public key of the log, `<name>+<hash>+<key>`; keep it where the ledger's writer can't change it
+        #[arg(long)]
+        key: String,
+    },
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Files that cannot be read; the first place of the ledger that is wrong.
+pub async fn run(command: LogCommand, console: &Console) -> Result<(), Failure> {
+    match command {
+        LogCommand::Show { ledger, count, from, about } => {
+            console.show(&show(&ledger, count, from, about.as_deref())?)
+        }
+        LogCommand::Verify { ledger, key } => {
+            let key: VerifierKey = key.parse().map_err(ledger_failure)?;
+            let task = tokio::task::spawn_blocking(move || verify(&ledger, &key));
+            let ended = with_spinner(console, "verifying the ledger", task).await;
+            let report = ended.map_err(|cause| Failure::of("ledger.closed", cause, "try again"))?;
+            console.show(&ReportView::from(report.map_err(ledger_failure)?))
+        }
+    }
+}
+
+fn show(ledger: &Path, count: u64, from: Option<u64>, about: Option<&str>) -> Result<EntryList, Failure> {
+    let size = tiles::published_size(ledger)?;
+    let view = |(index, bytes): (u64, Vec<u8>)| {
+        Entry::decode(bytes.as_slice()).map(|entry| EntryView::new(index, entry)).map_err(|cause| {
+            Failure::of("ledger.broken", format!("entry {index}: {cause}"), "see `bonafide log verify`")
+        })
+    };
+    let Some(name) = about else {
+        let from = from.unwrap_or(size.saturating_sub(count));
+        let entries = tiles::entries(ledger, size, from, count)?;
+        return Ok(EntryList(entries.into_iter().map(view).collect::<Result<_, _>>()?));
+    };
+    // Newest first, a tile at a time, until there are enough.
+    let mut found = Vec::new();
+    let first = from.unwrap_or(0);
+    let mut end = size;
+    while end > first && (found.len() as u64) < count {
+        let start = (end - 1) / 256 * 256;
+        for entry in tiles::entries(ledger, size, start.max(first), end - start.max(first))?.into_iter().rev()
+        {
+            let entry = view(entry)?;
+            if entry.is_about(name) && (found.len() as u64) < count {
+                found.push(entry);
+            }
+        }
+        end = start;
+    }
+    found.reverse();
+    Ok(EntryList(found))
+}
+
+fn ledger_failure(cause: LedgerError) -> Failure {
+    Failure::of(cause.code(), &cause, cause.hint().unwrap_or("see `bonafide log verify --help`"))
+}

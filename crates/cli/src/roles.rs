@@ -1,0 +1,130 @@
+//! Running the long-lived roles: logs, signals, and an orderly end.
+
+use std::sync::Arc;
+
+use bonafide_agent::{Agent, AgentConfig, AgentError};
+use bonafide_authority::{Authority, AuthorityConfig, StartError};
+use bonafide_crypto::random::SystemRandom;
+use bonafide_net::telemetry;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{Console, Failure};
+
+/// A running authority.
+pub type RunningAuthority = bonafide_authority::Running;
+/// A running agent.
+pub type RunningAgent = bonafide_agent::Running;
+
+/// Logs to standard error from now on; `BONAFIDE_LOG` says what.
+///
+/// # Errors
+/// When `BONAFIDE_LOG` is no filter.
+pub fn init_logs(default_filter: &str) -> Result<(), Failure> {
+    telemetry::init(default_filter, telemetry::Format::Text)
+        .map_err(|cause| Failure::of(cause.code(), &cause, cause.hint()))
+}
+
+/// Resolves when this process is told to end: SIGTERM, or ctrl-c.
+///
+/// # Errors
+/// When the system gives no signals.
+pub async fn told_to_end() -> Result<(), Failure> {
+    let failed =
+        |cause| Failure::of("process.no-signals", cause, "see whether this user may start more threads");
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Makes the data directory of a new authority.
+///
+/// # Errors
+/// When there is one already, and when it cannot be written.
+pub async fn create_authority(config: &AuthorityConfig, console: &Console) -> Result<(), Failure> {
+    Authority::init(config, Arc::clone(console.clock()), &SystemRandom)
+        .await
+        .map_err(|cause| authority_failure(&cause))
+}
+
+/// Starts an authority.
+///
+/// # Errors
+/// What keeps it from starting.
+pub async fn start_authority(
+    config: AuthorityConfig,
+    console: &Console,
+) -> Result<RunningAuthority, Failure> {
+    let started = Authority::start(config, Arc::clone(console.clock()), Arc::new(SystemRandom)).await;
+    started.map_err(|cause| authority_failure(&cause))
+}
+
+/// Runs an authority until it is told to end.
+///
+/// # Errors
+/// Why it ended, unless it was told to.
+pub async fn serve_authority(config: AuthorityConfig, console: &Console) -> Result<(), Failure> {
+    let mut running = start_authority(config, console).await?;
+    console.note(format!("the authority serves agents on {}", running.node_address()));
+    console.note(format!("export BONAFIDE_ADMIN_SOCKET={}", running.admin_socket().display()));
+    tokio::select! {
+        ended = running.wait() => ended.map_err(|cause| authority_failure(&cause)),
+        told = told_to_end() => {
+            told?;
+            stop_authority(running).await
+        }
+    }
+}
+
+/// Lets open requests finish, and stops.
+///
+/// # Errors
+/// Why it did not end well.
+pub async fn stop_authority(running: RunningAuthority) -> Result<(), Failure> {
+    running.shutdown().await.map_err(|cause| authority_failure(&cause))
+}
+
+/// Starts an agent.
+///
+/// # Errors
+/// What keeps it from starting.
+pub async fn start_agent(config: AgentConfig, console: &Console) -> Result<RunningAgent, Failure> {
+    let started = Agent::start(config, Arc::clone(console.clock()), Arc::new(SystemRandom)).await;
+    started.map_err(|cause| agent_failure(&cause))
+}
+
+/// Runs an agent until it is told to end.
+///
+/// # Errors
+/// Why it ended, unless it was told to.
+pub async fn serve_agent(config: AgentConfig, console: &Console) -> Result<(), Failure> {
+    let socket = config.socket.clone();
+    let mut running = start_agent(config, console).await?;
+    console.note(format!("export SPIFFE_ENDPOINT_SOCKET=unix://{}", socket.display()));
+    tokio::select! {
+        ended = running.ended() => ended.map_err(|cause| agent_failure(&cause)),
+        told = told_to_end() => {
+            told?;
+            stop_agent(running).await
+        }
+    }
+}
+
+/// Ends an agent and waits until it has.
+///
+/// # Errors
+/// Why it did not end well.
+pub async fn stop_agent(running: RunningAgent) -> Result<(), Failure> {
+    running.stop().await.map_err(|cause| agent_failure(&cause))
+}
+
+pub(crate) fn agent_failure(cause: &AgentError) -> Failure {
+    Failure::of(cause.code(), cause, cause.hint())
+}
+
+fn authority_failure(cause: &StartError) -> Failure {
+    Failure::of(cause.code(), cause, cause.hint())
+}

@@ -1,0 +1,238 @@
+//! What the issuance ledger says.
+
+use bonafide_authority::entry::{Entry, entry::Kind};
+use bonafide_ledger::Report;
+use serde::Serialize;
+
+use crate::{
+    console::View,
+    moment::Moment,
+    page::{Page, some},
+    text::{count, hex},
+};
+
+/// One entry.
+#[derive(Debug, Serialize)]
+pub struct EntryView {
+    index: u64,
+    at: Moment,
+    kind: &'static str,
+    /// Who got it, or who was refused.
+    subject: String,
+    instance: String,
+    details: Vec<String>,
+}
+
+impl EntryView {
+    /// An entry, as it was written.
+    pub fn new(index: u64, entry: Entry) -> Self {
+        let at = Moment(entry.at);
+        let empty = |kind| Self {
+            index,
+            at,
+            kind,
+            subject: String::new(),
+            instance: String::new(),
+            details: Vec::new(),
+        };
+        let Some(kind) = entry.kind else {
+            return Self { details: vec!["written by a newer version".into()], ..empty("unknown") };
+        };
+        match kind {
+            Kind::X509Svid(svid) => Self {
+                subject: svid.spiffe_id,
+                instance: instance(&svid.instance),
+                details: present([
+                    ("generation", svid.generation.to_string()),
+                    ("serial", hex(&svid.serial)),
+                    ("until", Moment(svid.not_after).absolute()),
+                    ("registration", format!("{}@{}", svid.registration, svid.registration_revision)),
+                    ("agent", svid.agent),
+                ]),
+                ..empty("x509-svid")
+            },
+            Kind::JwtSvid(svid) => Self {
+                subject: svid.spiffe_id,
+                instance: instance(&svid.instance),
+                details: present([
+                    ("for", svid.audience.join(", ")),
+                    ("jti", svid.jti),
+                    ("until", Moment(svid.expires_at).absolute()),
+                    ("registration", format!("{}@{}", svid.registration, svid.registration_revision)),
+                    ("agent", svid.agent),
+                ]),
+                ..empty("jwt-svid")
+            },
+            Kind::AgentSvid(svid) => Self {
+                subject: svid.spiffe_id,
+                details: present([
+                    ("serial", hex(&svid.serial)),
+                    ("until", Moment(svid.not_after).absolute()),
+                    ("site", svid.site),
+                ]),
+                ..empty("agent-svid")
+            },
+            Kind::Attestation(attestation) => Self {
+                subject: attestation.agent,
+                details: present([
+                    ("by", attestation.attestor),
+                    ("evidence", attestation.evidence),
+                    ("from", attestation.source),
+                    ("site", attestation.site),
+                ]),
+                ..empty("attestation")
+            },
+            Kind::Refusal(refusal) => Self {
+                subject: if refusal.agent.is_empty() { refusal.source } else { refusal.agent },
+                instance: instance(&refusal.instance),
+                details: present([
+                    ("code", refusal.code),
+                    ("because", refusal.message),
+                    ("registration", refusal.registration),
+                    ("site", refusal.site),
+                ]),
+                ..empty("refusal")
+            },
+            Kind::SigningCertificate(certificate) => Self {
+                subject: hex(&certificate.key_id),
+                details: present([
+                    ("serial", hex(&certificate.serial)),
+                    ("until", Moment(certificate.not_after).absolute()),
+                    ("signed by", hex(&certificate.issuer_key_id)),
+                ]),
+                ..empty("signing-certificate")
+            },
+            Kind::ServerSvid(svid) => Self {
+                subject: svid.spiffe_id,
+                details: present([
+                    ("serial", hex(&svid.serial)),
+                    ("until", Moment(svid.not_after).absolute()),
+                ]),
+                ..empty("server-svid")
+            },
+            Kind::Launch(launch) => Self {
+                subject: launch.agent,
+                instance: instance(&launch.instance),
+                details: present([
+                    ("registration", launch.registration),
+                    ("selectors", launch.selectors.join(" ")),
+                    ("at", Moment(launch.launched_at).absolute()),
+                ]),
+                ..empty("launch")
+            },
+            Kind::End(end) => Self {
+                subject: end.agent,
+                instance: instance(&end.instance),
+                details: present([("at", Moment(end.ended_at).absolute())]),
+                ..empty("end")
+            },
+            Kind::Restore(restore) => Self {
+                subject: hex(&restore.incarnation),
+                details: present([
+                    ("revision", restore.revision.to_string()),
+                    (
+                        "expected",
+                        format!("{}@{}", hex(&restore.expected_incarnation), restore.expected_revision),
+                    ),
+                ]),
+                ..empty("restore")
+            },
+        }
+    }
+
+    /// Whether the entry is about this SPIFFE ID or instance.
+    pub fn is_about(&self, name: &str) -> bool {
+        self.subject == name || self.instance == name
+    }
+}
+
+/// Entries, oldest first.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct EntryList(pub Vec<EntryView>);
+
+impl View for EntryList {
+    fn draw(&self, page: &mut Page) {
+        for entry in &self.0 {
+            page.line(&format!("{} {} {} {}", entry.index, entry.at.absolute(), entry.kind, entry.subject));
+            if !entry.instance.is_empty() {
+                page.line(&format!("    instance {}", entry.instance));
+            }
+            for detail in &entry.details {
+                page.line(&format!("    {detail}"));
+            }
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(|entry| entry.index.to_string()).collect()
+    }
+}
+
+/// What was found to be true of a whole ledger.
+#[derive(Debug, Serialize)]
+pub struct ReportView {
+    size: u64,
+    unsigned: u64,
+    checkpoint: Option<CheckpointView>,
+}
+
+/// The last checkpoint.
+#[derive(Debug, Serialize)]
+struct CheckpointView {
+    origin: String,
+    size: u64,
+    root: String,
+    incarnation: String,
+    revision: u64,
+    set_digest: String,
+}
+
+impl From<Report> for ReportView {
+    fn from(report: Report) -> Self {
+        let checkpoint = report.checkpoint.map(|checkpoint| CheckpointView {
+            origin: checkpoint.origin,
+            size: checkpoint.size,
+            root: hex(&checkpoint.root),
+            incarnation: hex(&checkpoint.bindings.incarnation),
+            revision: checkpoint.bindings.revision,
+            set_digest: hex(&checkpoint.bindings.set_digest),
+        });
+        Self { size: report.size, unsigned: report.unsigned, checkpoint }
+    }
+}
+
+impl View for ReportView {
+    fn draw(&self, page: &mut Page) {
+        page.line(&format!("every file, entry and hash fits: {}", count(self.size, "entry", "entries")));
+        match &self.checkpoint {
+            None => page.line("there is no checkpoint: nothing is signed"),
+            Some(checkpoint) => page.record([
+                ("log", some(&checkpoint.origin)),
+                ("signed entries", some(checkpoint.size.to_string())),
+                ("entries since", some(self.unsigned.to_string())),
+                ("root", some(&checkpoint.root)),
+                ("store", some(format!("revision {} of {}", checkpoint.revision, checkpoint.incarnation))),
+                ("set digest", some(&checkpoint.set_digest)),
+            ]),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.size.to_string()]
+    }
+}
+
+/// Names with values, without those that are empty.
+fn present<const N: usize>(details: [(&str, String); N]) -> Vec<String> {
+    let filled = details.into_iter().filter(|(_, value)| !value.is_empty());
+    filled.map(|(name, value)| format!("{name}: {value}")).collect()
+}
+
+/// As in certificates, and on the wire of people: hyphenated.
+fn instance(bytes: &[u8]) -> String {
+    match <[u8; 16]>::try_from(bytes) {
+        Ok(bytes) => bonafide_identity::InstanceId::from_bytes(bytes).to_string(),
+        Err(_) => hex(bytes),
+    }
+}

@@ -1,0 +1,95 @@
+//! Benchmarks of the whole. Each prints CPU time per operation (unless its name says latency), and beside it what the
+//! cryptography or the disk alone costs, measured in the same run and in turns with it.
+
+mod append;
+mod authority;
+mod clock;
+mod figure;
+mod handshake;
+mod matching;
+mod mint;
+mod node;
+mod pairs;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use nix::sys::statfs;
+
+use crate::{figure::Figure, mint::Mint};
+
+const NAMES: [&str; 6] = ["mint", "mint-1", "jwt-mint", "match-1m", "handshake", "ledger-append"];
+
+/// Measures, and compares with what is physically possible.
+#[derive(Debug, Parser)]
+struct Options {
+    /// One JSON object per line in place of a table
+    #[arg(long)]
+    json: bool,
+    /// Only print the names
+    #[arg(long)]
+    list: bool,
+    /// Where ledgers are written; should be on a real disk
+    #[arg(long, value_name = "DIRECTORY", default_value_os_t = std::env::temp_dir())]
+    directory: PathBuf,
+    /// Be the authority of a benchmark
+    #[arg(long, hide = true, value_name = "DIRECTORY")]
+    serve_authority: Option<PathBuf>,
+    /// Which figures; all of them without
+    names: Vec<String>,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
+    }
+
+    /// A fresh directory on the disk.
+    fn directory(&self) -> Result<tempfile::TempDir> {
+        if statfs::statfs(&self.directory)?.filesystem_type() == statfs::TMPFS_MAGIC {
+            bail!("`{}` is in memory: name a directory on a disk with --directory", self.directory.display());
+        }
+        Ok(tempfile::Builder::new().prefix("bonafide-lab-").tempdir_in(&self.directory)?)
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    use std::io::Write as _;
+    let options = Options::parse();
+    if let Some(directory) = &options.serve_authority {
+        return authority::serve(directory).await;
+    }
+    if let Some(unknown) = options.names.iter().find(|name| !NAMES.contains(&name.as_str())) {
+        bail!("there is no figure `{unknown}`; there are {}", NAMES.join(", "));
+    }
+    let mut out = std::io::stdout();
+    if options.list {
+        writeln!(out, "{}", NAMES.join("\n"))?;
+        return Ok(());
+    }
+    let mut figures: Vec<Figure> = Vec::new();
+    let mut mint: Option<Mint> = None;
+    for name in NAMES.into_iter().filter(|name| options.wants(name)) {
+        if name.contains("mint") && mint.is_none() {
+            mint = Some(Mint::start(&options).await?);
+        }
+        let figure = match (name, &mut mint) {
+            ("mint", Some(mint)) => mint.x509_figure().await?,
+            ("mint-1", Some(mint)) => mint.latency_figure().await?,
+            ("jwt-mint", Some(mint)) => mint.jwt_figure().await?,
+            ("match-1m", _) => tokio::task::spawn_blocking(matching::figure).await??,
+            ("handshake", _) => handshake::figure().await?,
+            _ => append::figure(&options).await?,
+        };
+        if options.json {
+            figure.print_json()?;
+        }
+        figures.push(figure);
+    }
+    if !options.json {
+        writeln!(out, "{}", figure::table(&figures))?;
+    }
+    Ok(())
+}
