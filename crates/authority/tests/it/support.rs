@@ -1,5 +1,6 @@
 //! A clock, a store in memory, and a registry over it with a site or two.
 
+#[path = "support/peers.rs"]
 pub(crate) mod peers;
 
 use std::{
