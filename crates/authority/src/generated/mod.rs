@@ -1,4 +1,10 @@
-#[path = "bonafide.entry.v1.rs"]
-pub mod entry;
-#[path = "bonafide.record.v1.rs"]
-pub(crate) mod record;
+//! Written by `cargo xtask codegen`, but for this file, which gives the packages their places.
+
+/// The issuance ledger's entries.
+pub mod entry {
+    include!("bonafide.entry.v1.rs");
+}
+
+pub(crate) mod record {
+    include!("bonafide.record.v1.rs");
+}
