@@ -10,6 +10,7 @@ use crate::{
         authority::AuthorityCommand,
         bundle::BundleCommand,
         ca::CaCommand,
+        dev::DevArgs,
         entry::EntryCommand,
         explain::ExplainArgs,
         inspect::InspectArgs,
@@ -79,6 +80,10 @@ pub enum NodeCommand {
 /// Every command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run authority and agent in one process, ready to use; prints what to do next
+    Dev(DevArgs),
+    /// Play the story so far with real processes; fails if anything is not as it should be
+    Demo(DemoArgs),
     /// Show whether authority and agent are well
     Status(StatusArgs),
     /// Tell why a process gets an identity, or why not
@@ -114,8 +119,6 @@ pub enum Command {
     /// Print the trust bundle
     #[command(subcommand)]
     Bundle(BundleCommand),
-    /// Play the story so far with real processes; fails if anything is not as it should be
-    Demo(DemoArgs),
     /// An actor of the demo
     #[command(hide = true)]
     DemoServer {

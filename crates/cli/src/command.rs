@@ -4,6 +4,7 @@ pub mod agent;
 pub mod authority;
 pub mod bundle;
 pub mod ca;
+pub mod dev;
 pub mod entry;
 pub mod explain;
 pub mod inspect;

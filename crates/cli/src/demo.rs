@@ -242,6 +242,7 @@ async fn identities_are_given(
 #[derive(Default)]
 struct Rotation {
     generations: BTreeSet<u64>,
+    keys: BTreeSet<String>,
     /// Serial numbers that the other side saw on new connections.
     seen: BTreeSet<String>,
 }
@@ -249,7 +250,7 @@ struct Rotation {
 impl Rotation {
     fn is_done(&self) -> bool {
         // Each rotation is one more certificate than the first, which the scene before has consumed.
-        self.generations.len() >= ROTATIONS && self.seen.len() >= ROTATIONS
+        self.generations.len() >= ROTATIONS && self.keys.len() >= ROTATIONS && self.seen.len() >= ROTATIONS
     }
 }
 
@@ -282,6 +283,7 @@ async fn identities_rotate(
         match event {
             Event::Identity(identity) => {
                 own.generations.insert(identity.generation);
+                own.keys.insert(identity.key);
             }
             Event::Peer { serial, .. } => {
                 other.seen.insert(serial);

@@ -2,6 +2,8 @@
 //!
 //! | command | meaning |
 //! |---|---|
+//! | `bonafide dev` | authority and agent in one process, ready to use; prints what to do next |
+//! | `bonafide demo` | the story so far with real processes; fails if anything is not as it should be |
 //! | `bonafide status` | whether authority and agent are well |
 //! | `bonafide explain [PID]` | why a process gets an identity, or why not |
 //! | `bonafide svid x509\|jwt\|validate` | this process' own identities; `--write DIR` makes files, `--watch` follows |
@@ -10,11 +12,15 @@
 //! | `bonafide site list\|show\|put\|delete` | what each place can ever obtain |
 //! | `bonafide join [SITE]` | the one line to paste on a new node |
 //! | `bonafide token create\|list\|delete` | join tokens |
+//! | `bonafide authority init\|run` | makes and runs an authority |
+//! | `bonafide agent run` | the agent of this node; `--join WORD` lets a new node join |
 //! | `bonafide agent list\|ban` | agents, as the authority knows them |
 //! | `bonafide ca show` | what signs, in which state, until when |
 //! | `bonafide bundle show` | the trust bundle, as SPIFFE document or PEM |
 //! | `bonafide log show\|verify` | the issuance ledger, from its files alone |
 //! | `bonafide completion SHELL` | a completion script |
+//!
+//! `bonafide-agent` is the agent alone: `run`, `status`, `explain`, `svid`, `inspect`, `completion`.
 //!
 //! Data goes to standard output, in the form that `--output table|json|yaml` names; messages go to standard error.
 //! Failures end with `error[code]: message`, a hint, and exit code 1; command lines that make no sense with 2.
@@ -121,6 +127,7 @@ fn start(globals: Globals, work: impl AsyncFnOnce(&Console) -> Result<(), Failur
 
 async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
     match command {
+        Command::Dev(arguments) => command::dev::run(arguments, console).await,
         Command::Status(arguments) => command::status::run(arguments, console).await,
         Command::Explain(arguments) => command::explain::run(arguments, console).await,
         Command::Svid(command) => command::svid::run(command, console).await,
