@@ -66,9 +66,12 @@ impl View for Ready {
         page.line("# In another terminal:");
         page.line(&format!("export SPIFFE_ENDPOINT_SOCKET={}", self.spiffe_endpoint_socket));
         page.line(&format!("export BONAFIDE_ADMIN_SOCKET={}", self.admin_socket));
-        page.line("bonafide svid x509                     # your identity, rotating for as long as this runs");
+        page.line(
+            "bonafide svid x509                     # your identity, rotating for as long as this runs",
+        );
         page.line("bonafide explain                       # why you have it");
-        let create = format!("bonafide entry create spiffe://{}/web -s unix.path:/usr/bin/curl", self.trust_domain);
+        let create =
+            format!("bonafide entry create spiffe://{}/web -s unix.path:/usr/bin/curl", self.trust_domain);
         page.line(&format!("{create}   # an identity for a program"));
     }
 
@@ -106,7 +109,7 @@ async fn with_authority(
         socket: agent_socket.clone(),
         data_dir: state.path("agent"),
         join_line: Some(join.parse().map_err(|cause: bonafide_attest::join::JoinError| {
-            Failure::of(cause.code(), &cause, cause.hint())
+            Failure::of(cause.code(), cause, cause.hint())
         })?),
         allow_start_time_peers: arguments.allow_start_time_peers,
         ..AgentConfig::default()
@@ -124,7 +127,10 @@ async fn with_authority(
         arguments.trust_domain,
         started.elapsed().as_secs_f32()
     ));
-    console.note(format!("Site `{SITE}` may obtain all of {}; rule `{RULE}` makes you {}.", arguments.trust_domain, rule.template));
+    console.note(format!(
+        "Site `{SITE}` may obtain all of {}; rule `{RULE}` makes you {}.",
+        arguments.trust_domain, rule.template
+    ));
     console.show(&Ready {
         trust_domain: arguments.trust_domain.to_string(),
         spiffe_endpoint_socket: format!("unix://{}", agent_socket.display()),
@@ -187,8 +193,11 @@ async fn prepare(client: &mut admin::Client, trust_domain: &TrustDomain) -> Resu
         selectors: vec![Selector { key: "unix.uid".into(), value: uid.to_string() }],
         ..Registration::default()
     };
-    let request =
-        PutRegistrationRequest { registration: Some(rule), idempotency_key: idempotency_key(), create_only: false };
+    let request = PutRegistrationRequest {
+        registration: Some(rule),
+        idempotency_key: idempotency_key(),
+        create_only: false,
+    };
     let revision = client.put_registration(request).await?.into_inner().revision;
     Ok(Rule { template, revision })
 }

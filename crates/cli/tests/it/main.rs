@@ -14,3 +14,4 @@ mod inspecting;
 mod ledger;
 mod output;
 mod program;
+mod story;
