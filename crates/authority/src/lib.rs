@@ -12,6 +12,7 @@
 mod generated;
 
 pub mod admin;
+pub mod audit;
 pub mod config;
 mod convert;
 mod idempotency;

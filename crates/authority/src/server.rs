@@ -122,6 +122,9 @@ async fn assemble(
     let ledger =
         tokio::task::spawn_blocking(move || Ledger::open(directory, LedgerConfig { origin }, ledger_key));
     let ledger = Arc::new(ledger.await.map_err(|_| StartError::Stopped)??);
+    let verifier = config.data_dir.join("ledger.pub");
+    std::fs::write(&verifier, format!("{}\n", ledger.verifier_key()))
+        .map_err(|cause| StartError::io(&format!("`{}`", verifier.display()), cause))?;
     let journal = Arc::new(Journal::new(Arc::clone(&ledger), tokio::runtime::Handle::current()));
     checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now()).await?;
 

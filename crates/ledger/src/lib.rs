@@ -35,7 +35,7 @@ pub use self::{
     error::LedgerError,
     ledger::{Ledger, LedgerConfig},
     merkle::{Hash, InvalidProof, leaf_hash, verify_consistency, verify_inclusion},
-    verification::{Report, verify},
+    verification::{Report, verify, verify_entries},
 };
 
 /// The longest entry, in bytes: its length stands in two (C2SP tlog-tiles, "Entry bundles").

@@ -36,6 +36,19 @@ pub struct Report {
 /// [`LedgerError::Broken`], with the first place that is wrong. After a crash that is the torn end of the tail, which
 /// opening the ledger repairs.
 pub fn verify(directory: impl AsRef<Path>, key: &VerifierKey) -> Result<Report, LedgerError> {
+    verify_entries(directory, key, &mut |_, _| ())
+}
+
+/// As [`verify`], and shows each entry with its index to `visit`. What was shown is true only once this returns
+/// without an error.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_entries(
+    directory: impl AsRef<Path>,
+    key: &VerifierKey,
+    visit: &mut dyn FnMut(u64, &[u8]),
+) -> Result<Report, LedgerError> {
     let directory = directory.as_ref();
     let mut files = Files::list(directory)?;
     let checkpoint = read_checkpoint(directory, key)?;
@@ -49,7 +62,7 @@ pub fn verify(directory: impl AsRef<Path>, key: &VerifierKey) -> Result<Report, 
         return Err(LedgerError::broken(segment::name(start), "no segment begins there"));
     }
     let mut walk =
-        Walk { directory, files: &mut files, tree: Tree::default(), checkpoint: checkpoint.as_ref() };
+        Walk { directory, files: &mut files, tree: Tree::default(), checkpoint: checkpoint.as_ref(), visit };
     walk.check_root()?;
     // Up to the tail, the log is in its tiles.
     for index in 0..start / WIDTH {
@@ -94,6 +107,7 @@ struct Walk<'a> {
     files: &'a mut Files,
     tree: Tree,
     checkpoint: Option<&'a Checkpoint>,
+    visit: &'a mut dyn FnMut(u64, &[u8]),
 }
 
 impl Walk<'_> {
@@ -125,6 +139,7 @@ impl Walk<'_> {
         hash: Hash,
         required: impl Fn(&Tile, u64) -> bool,
     ) -> Result<(), LedgerError> {
+        (self.visit)(self.tree.size(), &entry);
         let mut filled = Vec::new();
         self.tree.push(entry, hash, |file| filled.push(file));
         for TileFile { tile, contents } in filled {

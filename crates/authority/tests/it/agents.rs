@@ -41,7 +41,6 @@ pub fn request_for(key: &PrivateKey) -> Bytes {
 pub struct Agent {
     pub id: SpiffeId,
     pub address: String,
-    pub bundle: TrustBundle,
     slot: Arc<IdentitySlot>,
     trust: Trust,
     clock: Arc<dyn bonafide_identity::time::Clock>,
@@ -113,13 +112,13 @@ impl Agent {
         let svid = X509Svid::new(chain, key, None).unwrap();
         let bundle = TrustBundle::parse(&trust_domain(), &attested.bundle).unwrap();
         let mut bundles = BundleMap::new();
-        bundles.insert(bundle.clone());
+        bundles.insert(bundle);
         let trust = Trust::new(arc_swap::ArcSwap::from_pointee(bundles));
         let slot = IdentitySlot::new();
         slot.set(&svid);
         let id = svid.id().clone();
         let address = world.running().node_address().to_string();
-        Self { id, address, bundle, slot, trust, clock: world.clock() }
+        Self { id, address, slot, trust, clock: world.clock() }
     }
 
     pub async fn channel(&self) -> Channel {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bonafide_authority::Authority;
+use bonafide_authority::audit::{find_certificate, verify_ledger};
 use bonafide_crypto::random::SystemRandom;
 use bonafide_wire::admin::{DeleteRequest, WaitRequest};
 use bonafide_wire::node::agent_message::Kind as Say;
@@ -230,6 +231,39 @@ async fn a_data_directory_belongs_to_one_trust_domain_and_one_authority() {
     std::fs::set_permissions(&config.data_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     let refused = Authority::start(config, clock, std::sync::Arc::new(SystemRandom)).await.unwrap_err();
     assert_eq!(refused.code(), "authority.data-directory");
+}
+
+#[tokio::test]
+async fn the_ledger_has_everything_that_was_issued_and_shows_every_edit() {
+    let mut world = World::new().await;
+    world.put(entry("web", "/app/web")).await;
+    let agent = Agent::join(&mut world, "lab").await;
+    let mut stream = agent.connect().await;
+    let first = stream.issue("web").await.unwrap();
+    let second = stream.renew_with(&first, new_key()).await.unwrap();
+    assert_eq!(stream.renew_with(&first, new_key()).await.err().unwrap().code, "lineage.forked");
+    let (_directory, config, _) = world.stop().await;
+
+    let ledger = config.data_dir.join("ledger");
+    let key = std::fs::read_to_string(config.data_dir.join("ledger.pub")).unwrap().trim().parse().unwrap();
+    let report = verify_ledger(&ledger, &key).unwrap();
+    assert_eq!((report.x509_svids, report.attestations, report.refusals), (2, 1, 1));
+    assert_eq!((report.unsigned, report.findings.len()), (0, 0));
+    for instance in [&first, &second] {
+        for der in &instance.chain {
+            let certificate = bonafide_identity::Certificate::from_der(der).unwrap();
+            assert!(find_certificate(&ledger, &key, &certificate).unwrap().is_some());
+        }
+    }
+    let foreign = bonafide_testkit::TestDomain::new("example.org", first.leaf().not_before());
+    assert_eq!(find_certificate(&ledger, &key, foreign.root()).unwrap(), None);
+
+    let tail = std::fs::read_dir(ledger.join("tail")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&tail).unwrap();
+    let at = bytes.windows(8).position(|window| window == b"/app/web").unwrap();
+    bytes[at + 5] = b'x';
+    std::fs::write(&tail, bytes).unwrap();
+    assert!(verify_ledger(&ledger, &key).is_err());
 }
 
 #[tokio::test]

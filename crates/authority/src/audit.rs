@@ -1,0 +1,185 @@
+//! Verification of an issuance ledger from its files: that nobody edited it, and that what it says holds together.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use bonafide_crypto::asn1::{Reader, SEQUENCE};
+use bonafide_crypto::digest::sha256;
+use bonafide_identity::Certificate;
+use bonafide_ledger::{LedgerError, VerifierKey};
+use bytes::Bytes;
+use prost::Message;
+
+use crate::entry::{Entry, entry::Kind};
+
+/// What a ledger says, after everything in it was verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LedgerReport {
+    /// Entries.
+    pub size: u64,
+    /// Entries that came after the last checkpoint: protected against accident, but not signed.
+    pub unsigned: u64,
+    /// Store revision that the last checkpoint names.
+    pub revision: Option<u64>,
+    /// X509-SVIDs of workloads.
+    pub x509_svids: u64,
+    /// JWT-SVIDs.
+    pub jwt_svids: u64,
+    /// Nodes that were attested.
+    pub attestations: u64,
+    /// Requests that were refused.
+    pub refusals: u64,
+    /// Stores that were accepted although they were older.
+    pub restores: u64,
+    /// Entries of kinds that a newer server has written.
+    pub unknown: u64,
+    /// What does not hold together, with the index of the entry.
+    pub findings: Vec<(u64, Finding)>,
+}
+
+/// Something that an honest server never writes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Finding {
+    /// Two certificates with one number.
+    #[error("its serial number was used before, by entry {0}")]
+    Serial(u64),
+    /// Two keys of one generation of an instance: both were logged, so both may have been released.
+    #[error(
+        "its instance has another certificate of generation {generation}, with another key, in entry {other}"
+    )]
+    Fork {
+        /// The generation that they share.
+        generation: u64,
+        /// The other entry.
+        other: u64,
+    },
+}
+
+/// Why a ledger can't be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The files are not what was written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// An entry is no entry.
+    #[error("entry {0} is no entry of an issuance ledger")]
+    Entry(u64),
+}
+
+/// Verifies the ledger in `directory` under the key of its server, and walks all of its entries.
+///
+/// A fork that the server refused is a refusal, not a finding. Certificates whose entries were written before a crash
+/// may never have been released: the ledger holds at least what was issued.
+///
+/// # Errors
+/// [`AuditError`], with the first place that is wrong.
+pub fn verify_ledger(directory: &Path, key: &VerifierKey) -> Result<LedgerReport, AuditError> {
+    let mut walk = Walk::default();
+    let verified =
+        bonafide_ledger::verify_entries(directory, key, &mut |index, entry| walk.see(index, entry))?;
+    if let Some(index) = walk.damaged {
+        return Err(AuditError::Entry(index));
+    }
+    Ok(LedgerReport {
+        size: verified.size,
+        unsigned: verified.unsigned,
+        revision: verified.checkpoint.map(|checkpoint| checkpoint.bindings.revision),
+        ..walk.report
+    })
+}
+
+/// Where the entry of a certificate is, if it is in the ledger. It is found by what was signed, not by what the
+/// certificate says of itself.
+///
+/// # Errors
+/// As [`verify_ledger`].
+pub fn find_certificate(
+    directory: &Path,
+    key: &VerifierKey,
+    certificate: &Certificate,
+) -> Result<Option<u64>, AuditError> {
+    let Some(tbs) =
+        Reader::new(certificate.der()).nested(SEQUENCE).and_then(|mut parts| parts.element(SEQUENCE))
+    else {
+        return Ok(None);
+    };
+    let wanted = sha256(tbs.encoded);
+    let mut found = None;
+    bonafide_ledger::verify_entries(directory, key, &mut |index, entry| {
+        let kind = Entry::decode(entry).ok().and_then(|entry| entry.kind);
+        let tbs = match &kind {
+            Some(Kind::X509Svid(svid)) => &svid.tbs_sha256,
+            Some(Kind::AgentSvid(svid)) => &svid.tbs_sha256,
+            Some(Kind::ServerSvid(svid)) => &svid.tbs_sha256,
+            Some(Kind::SigningCertificate(certificate)) => &certificate.tbs_sha256,
+            _ => return,
+        };
+        if **tbs == wanted {
+            found = Some(index);
+        }
+    })?;
+    Ok(found)
+}
+
+#[derive(Default)]
+struct Walk {
+    report: LedgerReport,
+    damaged: Option<u64>,
+    serials: HashMap<Bytes, u64>,
+    /// Key and entry of each generation of each instance.
+    lineages: HashMap<(Bytes, u64), (Bytes, u64)>,
+}
+
+impl Walk {
+    fn see(&mut self, index: u64, entry: &[u8]) {
+        let Ok(entry) = Entry::decode(entry) else {
+            self.damaged.get_or_insert(index);
+            return;
+        };
+        match entry.kind {
+            Some(Kind::X509Svid(svid)) => {
+                self.report.x509_svids += 1;
+                self.serial(index, svid.serial);
+                let of = (svid.instance, svid.generation);
+                let (key, other) =
+                    self.lineages.entry(of).or_insert_with(|| (svid.key_id.clone(), index)).clone();
+                if key != svid.key_id {
+                    self.report.findings.push((index, Finding::Fork { generation: svid.generation, other }));
+                }
+            }
+            Some(Kind::AgentSvid(svid)) => self.serial(index, svid.serial),
+            Some(Kind::ServerSvid(svid)) => self.serial(index, svid.serial),
+            Some(Kind::SigningCertificate(certificate)) => self.serial(index, certificate.serial),
+            Some(Kind::JwtSvid(_)) => self.report.jwt_svids += 1,
+            Some(Kind::Attestation(_)) => self.report.attestations += 1,
+            Some(Kind::Refusal(_)) => self.report.refusals += 1,
+            Some(Kind::Restore(_)) => self.report.restores += 1,
+            Some(Kind::Launch(_) | Kind::End(_)) => {}
+            None => self.report.unknown += 1,
+        }
+    }
+
+    fn serial(&mut self, index: u64, serial: Bytes) {
+        if let Some(other) = self.serials.insert(serial, index) {
+            self.report.findings.push((index, Finding::Serial(other)));
+        }
+    }
+}
+
+impl AuditError {
+    /// Stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Ledger(error) => error.code(),
+            Self::Entry(_) => "ledger.entry",
+        }
+    }
+
+    /// What to do; may be empty.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Ledger(error) => error.hint().unwrap_or_default(),
+            Self::Entry(_) => "the ledger of another program, or damaged before it was signed",
+        }
+    }
+}
