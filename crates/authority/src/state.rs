@@ -32,7 +32,7 @@ pub struct State {
     token_by_hash: HashMap<[u8; 32], Arc<JoinToken>>,
     agents: BTreeMap<SpiffeId, Arc<Agent>>,
     signing_keys: BTreeMap<String, Arc<SigningKey>>,
-    /// Of the last change to a signing key: the bundle's sequence number.
+    /// Of the last change to a key of the bundle: its sequence number.
     signing_keys_revision: u64,
     bundle: Arc<TrustBundle>,
     idempotency: BTreeMap<Arc<str>, Arc<Idempotency>>,
@@ -223,7 +223,7 @@ impl State {
         let before = self.put(key, after.clone());
         self.revision = revision;
         let change = AppliedChange { key: key.into(), revision, before, after };
-        if change.touches_signing_keys() {
+        if change.touches_bundle() {
             self.signing_keys_revision = revision;
             self.rebuild_bundle();
         }
@@ -234,7 +234,7 @@ impl State {
     pub(crate) fn replay(&mut self, change: &AppliedChange) {
         self.put(&change.key, change.after.clone());
         self.revision = change.revision;
-        if change.touches_signing_keys() {
+        if change.touches_bundle() {
             self.signing_keys_revision = change.revision;
             self.rebuild_bundle();
         }
@@ -245,7 +245,7 @@ impl State {
         let mut keys_touched = false;
         for change in changes.iter().rev() {
             self.put(&change.key, change.before.clone());
-            keys_touched |= change.touches_signing_keys();
+            keys_touched |= change.touches_bundle();
         }
         self.revision = mark.revision;
         self.signing_keys_revision = mark.signing_keys_revision;
@@ -262,7 +262,7 @@ impl State {
     /// A snapshot's objects, not in the order of their revisions.
     pub(crate) fn load(&mut self, revision: u64, key: &str, value: &[u8]) -> Result<(), RecordError> {
         let object = Object::decode(key, value, revision)?;
-        if matches!(object, Some(Object::SigningKey(_))) {
+        if object.as_ref().is_some_and(is_published) {
             self.signing_keys_revision = self.signing_keys_revision.max(revision);
         }
         self.put(key, object);
@@ -380,8 +380,15 @@ pub(crate) struct Mark {
 }
 
 impl AppliedChange {
-    fn touches_signing_keys(&self) -> bool {
-        let is_key = |object: &Option<Object>| matches!(object, Some(Object::SigningKey(_)));
-        is_key(&self.before) || is_key(&self.after)
+    fn touches_bundle(&self) -> bool {
+        let published = |object: &Option<Object>| object.as_ref().is_some_and(is_published);
+        published(&self.before) || published(&self.after)
     }
+}
+
+/// Whether it is a key of the bundle. A server's intermediate and its ledger key are not: they come and go with the
+/// server, and no agent is told.
+fn is_published(object: &Object) -> bool {
+    use records::signing_key::Use;
+    matches!(object, Object::SigningKey(key) if matches!(key.r#use(), Use::Root | Use::Jwt))
 }

@@ -262,3 +262,6 @@ fn restated(state: &State, id: &str, next: signing_key::State, now: UnixTime) ->
 fn touches_keys(change: &AppliedChange) -> bool {
     [&change.before, &change.after].into_iter().any(|object| matches!(object, Some(Object::SigningKey(_))))
 }
+
+#[cfg(test)]
+mod tests;

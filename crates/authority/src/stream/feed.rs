@@ -32,7 +32,8 @@ pub(crate) struct Feed {
     rings: Mutex<Rings>,
     /// The revision up to which the rings are complete.
     revision: watch::Sender<u64>,
-    document: Mutex<Option<(Arc<TrustBundle>, Bytes)>>,
+    /// The newest bundle document, by its sequence.
+    document: Mutex<Option<(Option<u64>, Bytes)>>,
 }
 
 /// What one agent may see.
@@ -118,10 +119,10 @@ impl Feed {
     pub(crate) fn document(&self, bundle: &Arc<TrustBundle>) -> Bytes {
         let mut document = self.document.lock().unwrap_or_else(PoisonError::into_inner);
         match &*document {
-            Some((of, bytes)) if Arc::ptr_eq(of, bundle) => bytes.clone(),
+            Some((sequence, bytes)) if *sequence == bundle.sequence => bytes.clone(),
             _ => {
                 let bytes = Bytes::from(bundle.to_json());
-                *document = Some((Arc::clone(bundle), bytes.clone()));
+                *document = Some((bundle.sequence, bytes.clone()));
                 bytes
             }
         }
@@ -153,7 +154,8 @@ impl Feed {
             }
         }
         rings.revision = applied.revision;
-        if !rings.bundle.as_ref().is_some_and(|known| Arc::ptr_eq(known, &bundle)) {
+        // Two copies of the state take turns, each with a bundle of its own: the sequence tells.
+        if rings.bundle.as_ref().is_none_or(|known| known.sequence != bundle.sequence) {
             rings.bundle = Some(bundle);
             rings.bundle_revision = applied.revision;
         }
