@@ -292,6 +292,8 @@ impl Running {
     pub async fn wait(&mut self) -> Result<(), StartError> {
         self.tasks.wait().await;
         if let Some(Open { store, ledger, checkpoints }) = self.open.take() {
+            // Ours and that of `checkpoints`: then nobody appends any more, and the last checkpoint is of everything.
+            boot::quiet(&ledger, 2).await;
             checkpoints.publish().await;
             drop(checkpoints);
             boot::close(store).await;

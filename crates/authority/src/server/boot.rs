@@ -81,16 +81,21 @@ pub(super) async fn open(config: &AuthorityConfig, clock: Arc<dyn Clock>) -> Res
     Ok(Opened { keyring, store, registry, seal: seal.kind().to_owned() })
 }
 
-/// Waits for the others that use it, and closes it: whoever opens the files next finds them unlocked.
-pub(super) async fn close<T: ?Sized + Send + Sync + 'static>(used: Arc<T>) {
+/// Waits until only `owners` use it.
+pub(super) async fn quiet<T: ?Sized>(used: &Arc<T>, owners: usize) {
     let last = async {
-        while Arc::strong_count(&used) > 1 {
+        while Arc::strong_count(used) > owners {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     if tokio::time::timeout(CLOSE_TIME, last).await.is_err() {
         tracing::warn!("some task does not end; the data directory stays locked until the process ends");
     }
+}
+
+/// Waits for the others that use it, and closes it: whoever opens the files next finds them unlocked.
+pub(super) async fn close<T: ?Sized + Send + Sync + 'static>(used: Arc<T>) {
+    quiet(&used, 1).await;
     let _ended = tokio::task::spawn_blocking(move || drop(used)).await;
 }
 
