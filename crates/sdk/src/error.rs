@@ -115,6 +115,27 @@ impl Error {
     }
 }
 
+/// Why a stream of the Workload API ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) error: Error,
+    /// The agent says that the caller is entitled to nothing. What it gave before is then withdrawn (Workload API
+    /// sections 5.2.1 and 6.2.2), unlike when it is away.
+    pub(crate) withdrawn: bool,
+}
+
+impl Ended {
+    pub(crate) fn of_status(status: &Status) -> Self {
+        Self { error: Error::of_status(status), withdrawn: status.code() == Code::PermissionDenied }
+    }
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self { error, withdrawn: false }
+    }
+}
+
 fn chain<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {

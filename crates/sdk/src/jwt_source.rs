@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 
 use crate::{
-    Endpoint, Error, Options, Pick, backoff::Backoff, endpoint::WorkloadClient, messages::jwt_bundles,
-    task::Task,
+    Endpoint, Error, Options, Pick, backoff::Backoff, endpoint::WorkloadClient, error::Ended,
+    messages::jwt_bundles, task::Task,
 };
 
 /// How many audiences are remembered.
@@ -88,7 +88,7 @@ impl JwtSource {
         let (stream, bundles) = loop {
             match first(&mut client, deadline).await {
                 Ok(first) => break first,
-                Err(error) => {
+                Err(Ended { error, .. }) => {
                     let pause = backoff.next();
                     if matches!(error, Error::Answer(_)) || Instant::now() + pause >= deadline {
                         return Err(error);
@@ -105,7 +105,7 @@ impl JwtSource {
             clock: options.clock,
         });
         backoff.reset();
-        let task = Task::spawn(follow(Arc::clone(&shared.bundles), client, stream, backoff));
+        let task = Task::spawn(follow(Arc::clone(&shared), client, stream, backoff));
         Ok(Self { shared, _task: Arc::new(task) })
     }
 
@@ -118,7 +118,7 @@ impl JwtSource {
         let mut key: Vec<String> = audience.iter().map(|&each| each.to_owned()).collect();
         key.sort();
         key.dedup();
-        let cached = self.cache(|cache| cache.get(&key).cloned());
+        let cached = self.shared.cache(|cache| cache.get(&key).cloned());
         let now = self.shared.clock.now();
         if let Some(fresh) = cached.as_ref().filter(|cached| cached.is_fresh(now)) {
             return Ok(Arc::clone(&fresh.svid));
@@ -127,7 +127,7 @@ impl JwtSource {
             Ok(svid) => {
                 let svid = Arc::new(svid);
                 let entry = Cached { svid: Arc::clone(&svid), fetched: now };
-                self.cache(|cache| {
+                self.shared.cache(|cache| {
                     cache.retain(|_, cached| cached.is_valid(now));
                     if cache.len() < MAX_CACHED || cache.contains_key(&key) {
                         cache.insert(key, entry);
@@ -154,13 +154,22 @@ impl JwtSource {
     pub fn bundles(&self) -> Arc<BundleMap> {
         self.shared.bundles.load_full()
     }
-
-    fn cache<T>(&self, work: impl FnOnce(&mut BTreeMap<Vec<String>, Cached>) -> T) -> T {
-        work(&mut self.shared.cache.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 impl Shared {
+    fn cache<T>(&self, work: impl FnOnce(&mut BTreeMap<Vec<String>, Cached>) -> T) -> T {
+        work(&mut self.cache.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Drops everything if the agent has withdrawn it.
+    fn end(&self, ended: &Ended) {
+        tracing::warn!(code = ended.error.code(), error = %ended.error, "the stream of JWT bundles broke");
+        if ended.withdrawn {
+            self.bundles.store(Arc::default());
+            self.cache(BTreeMap::clear);
+        }
+    }
+
     async fn fetch(&self, audience: &[String]) -> Result<JwtSvid, Error> {
         let wanted: Option<&SpiffeId> = match &self.pick {
             Pick::Id(id) => Some(id),
@@ -194,12 +203,12 @@ impl Shared {
 
 type Stream = Streaming<JwtBundlesResponse>;
 
-async fn first(client: &mut WorkloadClient, deadline: Instant) -> Result<(Stream, BundleMap), Error> {
+async fn first(client: &mut WorkloadClient, deadline: Instant) -> Result<(Stream, BundleMap), Ended> {
     let attempt = async {
         let mut stream = client
             .fetch_jwt_bundles(JwtBundlesRequest {})
             .await
-            .map_err(|status| Error::of_status(&status))?
+            .map_err(|status| Ended::of_status(&status))?
             .into_inner();
         let bundles = next(&mut stream).await?;
         Ok((stream, bundles))
@@ -207,36 +216,36 @@ async fn first(client: &mut WorkloadClient, deadline: Instant) -> Result<(Stream
     let left = deadline.saturating_duration_since(Instant::now());
     timeout(left, attempt)
         .await
-        .unwrap_or_else(|_| Err(Error::Unreachable("it does not answer in time".to_owned())))
+        .unwrap_or_else(|_| Err(Error::Unreachable("it does not answer in time".to_owned()).into()))
 }
 
-async fn next(stream: &mut Stream) -> Result<BundleMap, Error> {
-    let message = stream.message().await.map_err(|status| Error::of_status(&status))?;
-    jwt_bundles(&message.ok_or_else(|| Error::Unreachable("it ended the stream".to_owned()))?)
+async fn next(stream: &mut Stream) -> Result<BundleMap, Ended> {
+    let message = stream.message().await.map_err(|status| Ended::of_status(&status))?;
+    Ok(jwt_bundles(&message.ok_or_else(|| Error::Unreachable("it ended the stream".to_owned()))?)?)
 }
 
 /// Applies whatever comes, and opens the stream again when it ends.
-async fn follow(bundles: Trust, mut client: WorkloadClient, mut stream: Stream, mut backoff: Backoff) {
+async fn follow(shared: Arc<Shared>, mut client: WorkloadClient, mut stream: Stream, mut backoff: Backoff) {
     loop {
-        let mut error = loop {
+        let mut ended = loop {
             match next(&mut stream).await {
                 Ok(new) => {
                     backoff.reset();
-                    bundles.store(Arc::new(new));
+                    shared.bundles.store(Arc::new(new));
                 }
-                Err(error) => break error,
+                Err(ended) => break ended,
             }
         };
         stream = loop {
-            tracing::warn!(code = error.code(), %error, "the stream of JWT bundles broke");
+            shared.end(&ended);
             sleep(backoff.next()).await;
             match first(&mut client, Instant::now() + Duration::from_secs(30)).await {
                 Ok((stream, new)) => {
                     backoff.reset();
-                    bundles.store(Arc::new(new));
+                    shared.bundles.store(Arc::new(new));
                     break stream;
                 }
-                Err(new) => error = new,
+                Err(new) => ended = new,
             }
         };
     }

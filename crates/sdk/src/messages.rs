@@ -14,9 +14,9 @@ const MAX_AUTHORITIES: usize = 128;
 const MAX_BUNDLES: usize = 4096;
 
 /// The full state of a workload.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct X509State {
-    /// The default identity first. At least one.
+    /// The default identity first. At least one, unless all were withdrawn.
     pub(crate) svids: Vec<X509Svid>,
     pub(crate) bundles: BundleMap,
 }

@@ -15,6 +15,7 @@ use crate::{
     Endpoint, Error,
     backoff::Backoff,
     endpoint::WorkloadClient,
+    error::Ended,
     messages::{X509State, x509_state},
     task::Task,
 };
@@ -71,7 +72,8 @@ impl Default for Options {
 
 /// The X509-SVID of this process and the bundles of those it trusts, kept fresh by a background task.
 ///
-/// While the agent is away, the last SVID is kept until it expires. Clones share everything; the task ends with the last.
+/// While the agent is away, the last SVID is kept until it expires. When the agent says that this process is entitled to
+/// none, it is gone at once. Clones share everything; the task ends with the last.
 #[derive(Clone, Debug)]
 pub struct X509Source {
     shared: Arc<Shared>,
@@ -120,7 +122,7 @@ impl X509Source {
         let (stream, state) = loop {
             match first(&mut client, deadline).await {
                 Ok(first) => break first,
-                Err(error) => {
+                Err(Ended { error, .. }) => {
                     let pause = backoff.next();
                     if matches!(error, Error::Answer(_)) || Instant::now() + pause >= deadline {
                         return Err(error);
@@ -151,7 +153,10 @@ impl X509Source {
     /// # Errors
     /// [`Error::NoSvid`] if the last one has expired, or the agent has withdrawn it.
     pub fn svid(&self) -> Result<Arc<X509Svid>, Error> {
-        self.shared.slot.current().ok_or(Error::NoSvid("the last one has expired or was withdrawn"))
+        let now = self.shared.clock.now();
+        // The task that clears the slot may be late: a clock was set, or the machine slept.
+        let valid = self.shared.slot.current().filter(|svid| now <= svid.not_after());
+        valid.ok_or(Error::NoSvid("the last one has expired or was withdrawn"))
     }
 
     /// Who this process is.
@@ -215,6 +220,14 @@ impl Shared {
         self.updates.send_modify(|count| *count += 1);
     }
 
+    /// Drops everything if the agent has withdrawn it.
+    fn end(&self, ended: &Ended) {
+        tracing::warn!(code = ended.error.code(), error = %ended.error, "the stream of SVIDs broke");
+        if ended.withdrawn && !self.svids.load().is_empty() {
+            self.apply(X509State::default());
+        }
+    }
+
     /// Resolves when the SVID in the slot has expired, and clears it.
     async fn expiry(&self) {
         let Some(svid) = self.slot.current() else { return std::future::pending().await };
@@ -236,12 +249,12 @@ impl Shared {
 type Stream = Streaming<X509svidResponse>;
 
 /// Opens the stream and reads the first state from it.
-async fn first(client: &mut WorkloadClient, deadline: Instant) -> Result<(Stream, X509State), Error> {
+async fn first(client: &mut WorkloadClient, deadline: Instant) -> Result<(Stream, X509State), Ended> {
     let attempt = async {
         let mut stream = client
             .fetch_x509svid(X509svidRequest {})
             .await
-            .map_err(|status| Error::of_status(&status))?
+            .map_err(|status| Ended::of_status(&status))?
             .into_inner();
         let state = next(&mut stream).await?;
         Ok((stream, state))
@@ -249,33 +262,33 @@ async fn first(client: &mut WorkloadClient, deadline: Instant) -> Result<(Stream
     let left = deadline.saturating_duration_since(Instant::now());
     timeout(left, attempt)
         .await
-        .unwrap_or_else(|_| Err(Error::Unreachable("it does not answer in time".to_owned())))
+        .unwrap_or_else(|_| Err(Error::Unreachable("it does not answer in time".to_owned()).into()))
 }
 
-async fn next(stream: &mut Stream) -> Result<X509State, Error> {
-    let message = stream.message().await.map_err(|status| Error::of_status(&status))?;
-    x509_state(&message.ok_or_else(|| Error::Unreachable("it ended the stream".to_owned()))?)
+async fn next(stream: &mut Stream) -> Result<X509State, Ended> {
+    let message = stream.message().await.map_err(|status| Ended::of_status(&status))?;
+    Ok(x509_state(&message.ok_or_else(|| Error::Unreachable("it ended the stream".to_owned()))?)?)
 }
 
 /// Applies whatever comes, and opens the stream again when it ends.
 async fn follow(shared: Arc<Shared>, mut client: WorkloadClient, mut stream: Stream, mut backoff: Backoff) {
     loop {
-        let error = loop {
+        let ended = loop {
             tokio::select! {
                 state = next(&mut stream) => match state {
                     Ok(state) => {
                         backoff.reset();
                         shared.apply(state);
                     }
-                    Err(error) => break error,
+                    Err(ended) => break ended,
                 },
                 () = shared.expiry() => {}
             }
         };
-        let mut error = Some(error);
+        let mut ended = Some(ended);
         stream = loop {
-            if let Some(error) = error.take() {
-                tracing::warn!(code = error.code(), %error, "the stream of SVIDs broke");
+            if let Some(ended) = ended.take() {
+                shared.end(&ended);
             }
             let reopened = async {
                 sleep(backoff.next()).await;
@@ -288,7 +301,7 @@ async fn follow(shared: Arc<Shared>, mut client: WorkloadClient, mut stream: Str
                         shared.apply(state);
                         break stream;
                     }
-                    Err(new) => error = Some(new),
+                    Err(new) => ended = Some(new),
                 },
                 () = shared.expiry() => {}
             }

@@ -227,8 +227,12 @@ impl SpiffeWorkloadApi for Ending {
             .iter()
             .map(|(trust_domain, bundle)| (trust_domain.id().to_string(), bundle.to_jwt_json().into()))
             .collect();
-        let first = futures_util::stream::iter([Ok(JwtBundlesResponse { bundles })]);
-        Ok(self.stream(first.chain(futures_util::stream::pending())))
+        let response = JwtBundlesResponse { bundles };
+        let answers = WatchStream::new(self.service.answers.clone());
+        Ok(self.stream(answers.map(move |answer| match answer {
+            Ok(_) => Ok(response.clone()),
+            Err(problem) => Err(problem.into_status(Code::PermissionDenied)),
+        })))
     }
 
     async fn validate_jwtsvid(

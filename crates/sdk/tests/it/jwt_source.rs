@@ -2,6 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use bonafide_sdk::Clock;
 use bonafide_testkit::TestDomain;
+use bonafide_wire::types::Problem;
 
 use crate::fake_agent::FakeAgent;
 
@@ -53,4 +54,20 @@ async fn tokens_are_validated_without_the_agent() {
     assert!(source.validate(&forged, "api").is_err());
     agent.clock.advance(Duration::from_secs(400));
     assert!(source.validate(&token, "api").is_err());
+}
+
+#[tokio::test]
+async fn when_the_agent_withdraws_everything_no_key_and_no_token_is_left() {
+    let agent = FakeAgent::start();
+    let source = agent.jwt().await;
+    source.fetch(&["api"]).await.unwrap();
+    let token = agent.domain.jwt("/caller", &["api"], agent.clock.now());
+    source.validate(&token, "api").unwrap();
+    agent.refuse(Problem { code: "workload.no-registration".to_owned(), ..Problem::default() });
+    while !source.bundles().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(source.validate(&token, "api").unwrap_err().code(), "jwt.unknown-trust-domain");
+    source.fetch(&["api"]).await.unwrap();
+    assert_eq!(agent.jwt_requests(), 2, "the cached token is gone");
 }

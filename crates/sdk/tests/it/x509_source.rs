@@ -72,6 +72,21 @@ async fn the_wanted_identity_is_picked_and_gone_when_it_is_withdrawn() {
 }
 
 #[tokio::test]
+async fn when_the_agent_withdraws_everything_nothing_is_left() {
+    let agent = FakeAgent::start();
+    let source = agent.x509().await;
+    let mut updates = source.updates();
+    agent.refuse(Problem { code: "workload.no-registration".to_owned(), ..Problem::default() });
+    assert!(updates.changed().await);
+    assert_eq!(source.svid().unwrap_err().code(), "sdk.no-svid");
+    assert!(source.svids().is_empty() && source.bundles().is_empty());
+
+    let again = agent.grant("/web");
+    assert!(updates.changed().await);
+    assert_eq!(source.svid().unwrap().leaf().der(), again.leaf().der());
+}
+
+#[tokio::test]
 async fn the_last_svid_outlives_the_agent_and_a_new_agent_is_found() {
     let mut agent = FakeAgent::start();
     let source = agent.x509().await;
@@ -98,6 +113,15 @@ async fn an_expired_svid_is_no_longer_given_out() {
     let error = source.svid().unwrap_err();
     assert_eq!(error.code(), "sdk.no-svid");
     assert!(!error.hint().is_empty());
+}
+
+#[tokio::test]
+async fn an_svid_that_expired_while_the_machine_slept_is_not_given_out() {
+    let agent = FakeAgent::start();
+    let source = agent.x509().await;
+    // No timer of the source has fired yet.
+    agent.clock.advance(Duration::from_secs(3601));
+    assert_eq!(source.svid().unwrap_err().code(), "sdk.no-svid");
 }
 
 #[tokio::test]
