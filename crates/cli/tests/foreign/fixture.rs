@@ -1,0 +1,115 @@
+//! One trust domain for a test: authority and agent in one real process, and a short-lived identity for this user.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, getuid},
+};
+use tempfile::TempDir;
+
+/// Short enough for a test to see rotation, which comes at half of it.
+pub(crate) const TTL: &str = "10s";
+pub(crate) const ID: &str = "spiffe://foreign.test/foreign/client";
+
+/// A running `bonafide dev`; ended when dropped.
+pub(crate) struct TrustDomain {
+    process: Child,
+    folder: TempDir,
+}
+
+impl TrustDomain {
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("bf").tempdir().unwrap();
+        let process = bonafide()
+            .args(["dev", "--trust-domain", "foreign.test", "--data"])
+            .arg(folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut domain = Self { process, folder };
+        // `dev` prints what to do next once it is ready, and nothing before.
+        let mut line = String::new();
+        BufReader::new(domain.process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(!line.is_empty(), "`bonafide dev` ended before it was ready");
+        // One identity is enough, and the developer's own is not the one that is looked for.
+        domain.run(&["entry", "delete", "me", "--wait"]);
+        let selector = format!("unix.uid:{}", getuid());
+        domain.run(&["entry", "create", ID, "-s", &selector, "--x509-ttl", TTL, "--hint", "foreign", "--wait"]);
+        domain
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// `unix:///…`, as `SPIFFE_ENDPOINT_SOCKET` wants it.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("unix://{}", self.agent_socket().display())
+    }
+
+    /// What the agent keeps of its own SVID.
+    pub(crate) fn agent_state(&self) -> Vec<u8> {
+        fs::read(self.path().join("agent/node")).unwrap()
+    }
+
+    /// `host:port` of the authority.
+    pub(crate) fn authority_address(&self) -> String {
+        let status: serde_json::Value = serde_json::from_str(&self.run(&["status", "--output", "json"])).unwrap();
+        status["authority"]["address"].as_str().unwrap().to_owned()
+    }
+
+    fn agent_socket(&self) -> PathBuf {
+        self.path().join("agent.sock")
+    }
+
+    /// Runs a command of ours and returns what it printed.
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
+        let output = bonafide()
+            .args(arguments)
+            .env("SPIFFE_ENDPOINT_SOCKET", self.endpoint())
+            .env("BONAFIDE_ADMIN_SOCKET", self.path().join("authority/admin.sock"))
+            .output()
+            .unwrap();
+        succeeded(&output, arguments);
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for TrustDomain {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(self.process.id().try_into().unwrap());
+        // It may have ended by itself, which the test then tells.
+        let _ = kill(pid, Signal::SIGTERM);
+        let _ = self.process.wait();
+    }
+}
+
+fn bonafide() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_bonafide"))
+}
+
+#[track_caller]
+pub(crate) fn succeeded(output: &Output, what: &[&str]) {
+    assert!(
+        output.status.success(),
+        "{what:?}: {}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+}
+
+/// Whether a tool that is not ours is there; says so when it is not.
+pub(crate) fn present(tier: &str, probe: &mut Command) -> bool {
+    let there = probe.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    if !there {
+        eprintln!("SKIPPED: {tier} (not installed)");
+    }
+    there
+}
