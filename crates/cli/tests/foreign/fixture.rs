@@ -40,7 +40,18 @@ impl TrustDomain {
         // One identity is enough, and the developer's own is not the one that is looked for.
         domain.run(&["entry", "delete", "me", "--wait"]);
         let selector = format!("unix.uid:{}", getuid());
-        domain.run(&["entry", "create", ID, "-s", &selector, "--x509-ttl", TTL, "--hint", "foreign", "--wait"]);
+        domain.run(&[
+            "entry",
+            "create",
+            ID,
+            "-s",
+            &selector,
+            "--x509-ttl",
+            TTL,
+            "--hint",
+            "foreign",
+            "--wait",
+        ]);
         domain
     }
 
@@ -60,8 +71,9 @@ impl TrustDomain {
 
     /// `host:port` of the authority.
     pub(crate) fn authority_address(&self) -> String {
-        let status: serde_json::Value = serde_json::from_str(&self.run(&["status", "--output", "json"])).unwrap();
-        status["authority"]["address"].as_str().unwrap().to_owned()
+        let status: serde_json::Value =
+            serde_json::from_str(&self.run(&["status", "--output", "json"])).unwrap();
+        status["authority"]["running"]["address"].as_str().unwrap().to_owned()
     }
 
     fn agent_socket(&self) -> PathBuf {
@@ -107,7 +119,8 @@ pub(crate) fn succeeded(output: &Output, what: &[&str]) {
 
 /// Whether a tool that is not ours is there; says so when it is not.
 pub(crate) fn present(tier: &str, probe: &mut Command) -> bool {
-    let there = probe.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    let there =
+        probe.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
     if !there {
         eprintln!("SKIPPED: {tier} (not installed)");
     }
