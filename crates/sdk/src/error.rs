@@ -79,7 +79,7 @@ impl Error {
             Self::Endpoint { .. } => "set SPIFFE_ENDPOINT_SOCKET to `unix:///path/of/the.sock`".into(),
             Self::Io(_) => "".into(),
             Self::Jwt(error) => error.hint().into(),
-            Self::NoSvid(_) => "ask the agent why: `bonafide whoami`".into(),
+            Self::NoSvid(_) => "ask the agent why: `bonafide explain`".into(),
             Self::Refused { hint, .. } => hint.into(),
             Self::Tls(error) => error.hint().into(),
             Self::Unreachable(_) => {

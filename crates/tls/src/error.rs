@@ -86,7 +86,7 @@ impl TlsError {
         match self {
             Self::Handshake(_) => "check that the other side speaks TLS 1.3 and presents an X509-SVID",
             Self::Io(_) => "",
-            Self::NoIdentity => "ask the agent why: `bonafide whoami`",
+            Self::NoIdentity => "ask the agent why: `bonafide explain`",
             Self::Peer(error) => error.hint(),
             Self::Refused(_) => "the reason stands in the peer's log",
             Self::Timeout => "check the network between the two, and the peer's load",

@@ -1,6 +1,9 @@
 //! `log show|verify`: the issuance ledger, from its files alone.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use bonafide_authority::entry::Entry;
 use bonafide_ledger::{LedgerError, VerifierKey, verify};
@@ -13,6 +16,9 @@ use crate::{
     view::ledger::{EntryList, EntryView, ReportView},
 };
 
+/// Where the authority writes the public key of its ledger, beside the ledger.
+const KEY_FILE: &str = "ledger.pub";
+const MAX_KEY: u64 = 4_096;
 const LEDGER: &str = "/var/lib/bonafide/authority/ledger";
 
 /// The issuance ledger: everything that was ever issued, and refused.
@@ -39,9 +45,10 @@ pub enum LogCommand {
         /// The ledger's folder; nothing may append to it meanwhile
         #[arg(default_value = LEDGER)]
         ledger: PathBuf,
-        /// The public key of the log, `<name>+<hash>+<key>`; keep it where the ledger's writer can't change it
+        /// The public key of the log, `<name>+<hash>+<key>`, from where the ledger's writer can't change it [default:
+        /// what the authority has written beside the ledger, in `ledger.pub`]
         #[arg(long)]
-        key: String,
+        key: Option<String>,
     },
 }
 
@@ -55,13 +62,29 @@ pub async fn run(command: LogCommand, console: &Console) -> Result<(), Failure> 
             console.show(&show(&ledger, count, from, about.as_deref())?)
         }
         LogCommand::Verify { ledger, key } => {
-            let key: VerifierKey = key.parse().map_err(ledger_failure)?;
+            let key = match key {
+                Some(key) => key,
+                None => {
+                    console
+                        .note("The key lies beside the ledger: whoever could change both is not found out.");
+                    key_beside(&ledger)?
+                }
+            };
+            let key: VerifierKey = key.trim().parse().map_err(ledger_failure)?;
             let task = tokio::task::spawn_blocking(move || verify(&ledger, &key));
             let ended = with_spinner(console, "verifying the ledger", task).await;
             let report = ended.map_err(|cause| Failure::of("ledger.closed", cause, "try again"))?;
             console.show(&ReportView::from(report.map_err(ledger_failure)?))
         }
     }
+}
+
+/// What the authority has written: `<data>/ledger.pub` for `<data>/ledger`.
+fn key_beside(ledger: &Path) -> Result<String, Failure> {
+    let ledger = std::path::absolute(ledger).map_err(|source| Failure::read(ledger, source))?;
+    let path = ledger.with_file_name(KEY_FILE);
+    let file = std::fs::File::open(&path).map_err(|source| Failure::read(&path, source))?;
+    std::io::read_to_string(file.take(MAX_KEY)).map_err(|source| Failure::read(&path, source))
 }
 
 fn show(ledger: &Path, count: u64, from: Option<u64>, about: Option<&str>) -> Result<EntryList, Failure> {

@@ -90,6 +90,15 @@ async fn a_whole_ledger_verifies_and_a_changed_one_does_not() {
     let shown = text(&output.stdout);
     assert!(shown.contains("604 entries") && shown.contains("entries since   4"), "{shown}");
 
+    let data = tempfile::tempdir().unwrap();
+    let beside = data.path().join("ledger");
+    std::os::unix::fs::symlink(folder.path(), &beside).unwrap();
+    let verify_beside = || bonafide(&["log", "verify", beside.to_str().unwrap()]);
+    assert!(text(&verify_beside().stderr).starts_with("The key lies beside"));
+    assert_eq!(verify_beside().status.code(), Some(1));
+    fs::write(data.path().join("ledger.pub"), format!("{key}\n")).unwrap();
+    assert!(verify_beside().status.success(), "{}", text(&verify_beside().stderr));
+
     let tile = folder.path().join("tile/entries/001");
     let mut content = fs::read(&tile).unwrap();
     let place = content.len() / 2;
