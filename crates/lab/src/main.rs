@@ -11,7 +11,7 @@ mod mint;
 mod node;
 mod pairs;
 
-use std::path::PathBuf;
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -55,9 +55,17 @@ impl Options {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    use std::io::Write as _;
-    let options = Options::parse();
+async fn main() -> ExitCode {
+    match run(&Options::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> Result<()> {
     if let Some(directory) = &options.serve_authority {
         return authority::serve(directory).await;
     }
@@ -73,7 +81,7 @@ async fn main() -> Result<()> {
     let mut mint: Option<Mint> = None;
     for name in NAMES.into_iter().filter(|name| options.wants(name)) {
         if name.contains("mint") && mint.is_none() {
-            mint = Some(Mint::start(&options).await?);
+            mint = Some(Mint::start(options).await?);
         }
         let figure = match (name, &mut mint) {
             ("mint", Some(mint)) => mint.x509_figure().await?,
@@ -81,7 +89,7 @@ async fn main() -> Result<()> {
             ("jwt-mint", Some(mint)) => mint.jwt_figure().await?,
             ("match-1m", _) => tokio::task::spawn_blocking(matching::figure).await??,
             ("handshake", _) => handshake::figure().await?,
-            _ => append::figure(&options).await?,
+            _ => append::figure(options).await?,
         };
         if options.json {
             figure.print_json()?;

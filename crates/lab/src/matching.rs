@@ -16,13 +16,19 @@ pub(crate) fn figure() -> Result<Figure> {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     let namespaces = Zipf::new(NAMESPACES);
     let mut index = SubsetIndex::new();
+    let mut launched = Vec::with_capacity(WORKLOADS);
     for id in 0..ENTRIES {
-        index.insert(id, &SelectorSet::collect(own(&mut numbers, &namespaces, false)?)?)?;
+        let own = own(&mut numbers, &namespaces)?;
+        index.insert(id, &SelectorSet::collect(own.iter().cloned())?)?;
+        if id % (ENTRIES / WORKLOADS as u64) == 0 {
+            launched.push(own);
+        }
     }
     // About twenty selectors each, as strings: interning them is a part of the work.
-    let workloads = (0..WORKLOADS)
-        .map(|_| {
-            let mut selectors = own(&mut numbers, &namespaces, true)?;
+    let workloads = launched
+        .into_iter()
+        .map(|mut selectors| {
+            selectors.push(selector("k8s.cluster", 1)?);
             for label in 0..17 {
                 selectors.push(selector(&format!("pod.label{label}"), numbers.below(1000))?);
             }
@@ -52,10 +58,10 @@ pub(crate) fn figure() -> Result<Figure> {
 }
 
 /// A namespace by Zipf's law, an account, and on a third of all the one selector that all workloads have.
-fn own(numbers: &mut Numbers, namespaces: &Zipf, workload: bool) -> Result<Vec<Selector>> {
+fn own(numbers: &mut Numbers, namespaces: &Zipf) -> Result<Vec<Selector>> {
     let mut selectors =
         vec![selector("k8s.ns", namespaces.draw(numbers))?, selector("k8s.sa", numbers.below(ENTRIES / 7))?];
-    if workload || numbers.below(10) < 3 {
+    if numbers.below(10) < 3 {
         selectors.push(selector("k8s.cluster", 1)?);
     }
     Ok(selectors)

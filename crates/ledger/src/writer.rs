@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::{
     Bindings, Checkpoint, Hash, LedgerError, SignedCheckpoint,
     merkle::{self, Nodes, root_of},
-    queue::{Entries, Item, Queue},
+    queue::{Entries, Item, Pace, Queue},
     segment::{Leaf, MAX_GROUP, MAX_GROUP_BYTES, Segment},
     tile::{self, Kind, Tile, TileFile, WIDTH},
     tree::Tree,
@@ -108,7 +108,8 @@ impl Writer {
     pub(crate) fn run(mut self, queue: &Queue) {
         let mut items = Vec::new();
         let mut leaves = Vec::new();
-        while queue.take(&mut items) {
+        let mut pace = Pace::new();
+        while queue.take(&mut items, &mut pace) {
             self.write(&mut items, &mut leaves);
         }
     }
