@@ -13,7 +13,10 @@ use bonafide_authority::{Authority, AuthorityConfig};
 use bonafide_crypto::random::SystemRandom;
 use bonafide_identity::time::SystemClock;
 use bonafide_wire::{
-    admin::{CreateJoinTokenRequest, PutRegistrationRequest, PutSiteRequest, admin_client::AdminClient},
+    admin::{
+        CreateJoinTokenRequest, DeleteRequest, PutRegistrationRequest, PutSiteRequest,
+        admin_client::AdminClient,
+    },
     types::{Registration, Scope, Selector, Site, registration},
 };
 use hyper_util::rt::TokioIo;
@@ -66,8 +69,20 @@ impl AuthorityProcess {
 
     /// A line for a new node.
     pub(crate) async fn join(&mut self) -> Result<JoinLine> {
+        Ok(self.join_word().await?.parse()?)
+    }
+
+    /// The same as an operator hands it on.
+    pub(crate) async fn join_word(&mut self) -> Result<String> {
         let request = CreateJoinTokenRequest { site: SITE.to_owned(), ..Default::default() };
-        Ok(self.admin.create_join_token(request).await?.into_inner().join.parse()?)
+        Ok(self.admin.create_join_token(request).await?.into_inner().join)
+    }
+
+    /// Removes an entry.
+    pub(crate) async fn remove_entry(&mut self, id: &str) -> Result<()> {
+        let request = DeleteRequest { name: id.to_owned(), ..Default::default() };
+        self.admin.delete_registration(request).await?;
+        Ok(())
     }
 
     /// Adds an entry, or changes it.

@@ -1,6 +1,7 @@
 //! Benchmarks of the whole. Each prints CPU time per operation (unless its name says latency), and beside it what the
 //! cryptography or the disk alone costs, measured in the same run and in turns with it.
 
+mod agent;
 mod append;
 mod authority;
 mod clock;
@@ -10,6 +11,7 @@ mod matching;
 mod mint;
 mod node;
 mod pairs;
+mod push;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
@@ -19,7 +21,16 @@ use nix::sys::statfs;
 
 use crate::{figure::Figure, mint::Mint};
 
-const NAMES: [&str; 6] = ["mint", "mint-1", "jwt-mint", "match-1m", "handshake", "ledger-append"];
+const NAMES: [&str; 8] = [
+    "mint",
+    "mint-1",
+    "jwt-mint",
+    "match-1m",
+    "push-latency-p99",
+    "cold-start-latency",
+    "handshake",
+    "ledger-append",
+];
 
 /// Measures, and compares with what is physically possible.
 #[derive(Debug, Parser)]
@@ -36,6 +47,9 @@ struct Options {
     /// Be the authority of a benchmark
     #[arg(long, hide = true, value_name = "DIRECTORY")]
     serve_authority: Option<PathBuf>,
+    /// Be the agent of a benchmark
+    #[arg(long, hide = true, value_name = "DIRECTORY")]
+    serve_agent: Option<PathBuf>,
     /// Which figures; all of them without
     names: Vec<String>,
 }
@@ -69,6 +83,9 @@ async fn run(options: &Options) -> Result<()> {
     if let Some(directory) = &options.serve_authority {
         return authority::serve(directory).await;
     }
+    if let Some(directory) = &options.serve_agent {
+        return agent::serve(directory).await;
+    }
     if let Some(unknown) = options.names.iter().find(|name| !NAMES.contains(&name.as_str())) {
         bail!("there is no figure `{unknown}`; there are {}", NAMES.join(", "));
     }
@@ -88,6 +105,8 @@ async fn run(options: &Options) -> Result<()> {
             ("mint-1", Some(mint)) => mint.latency_figure().await?,
             ("jwt-mint", Some(mint)) => mint.jwt_figure().await?,
             ("match-1m", _) => tokio::task::spawn_blocking(matching::figure).await??,
+            ("push-latency-p99", _) => push::push_figure(options).await?,
+            ("cold-start-latency", _) => push::cold_start_figure(options).await?,
             ("handshake", _) => handshake::figure().await?,
             _ => append::figure(options).await?,
         };
