@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bonafide_attest::{Selector, SelectorSet};
+use bonafide_attest::{PEER_KEY, Selector, SelectorSet};
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -150,7 +150,7 @@ impl Attestation {
 
 /// What marks every SVID of an agent that only has start times to tell its callers by.
 pub fn weak_peer() -> Option<Selector> {
-    Selector::new("agent.peer", Evidence::StartTime.as_str()).ok()
+    Selector::new(PEER_KEY, Evidence::StartTime.as_str()).ok()
 }
 
 /// Who may attest now.

@@ -8,4 +8,4 @@ pub mod registration;
 mod selector;
 pub mod template;
 
-pub use selector::{MAX_KEY, MAX_SET, MAX_VALUE, Selector, SelectorError, SelectorSet};
+pub use selector::{MAX_KEY, MAX_SET, MAX_VALUE, PEER_KEY, Selector, SelectorError, SelectorSet};

@@ -4,6 +4,9 @@ use std::{cmp::Ordering, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// Key of the selector that an agent adds when it tells its callers apart by less than a pidfd. It is certified, so
+/// that every SVID earned that way says so.
+pub const PEER_KEY: &str = "agent.peer";
 /// Longest key, in bytes.
 pub const MAX_KEY: usize = 64;
 /// Longest value, in bytes.

@@ -1,7 +1,7 @@
 //! What a certificate says beside the SPIFFE ID.
 
-use bonafide_attest::SelectorSet;
 use bonafide_attest::registration::Kind;
+use bonafide_attest::{PEER_KEY, SelectorSet};
 use bonafide_identity::SpiffeId;
 use bonafide_identity::attributes::{Attribute, Kind as AttributeKind};
 
@@ -31,6 +31,9 @@ pub(crate) fn certified(agent: &SpiffeId, earned: &Earned, attested: &SelectorSe
             attributes.extend(values.map(|value| Attribute::new(AttributeKind::Selector, key, value)));
         }
     }
+    // An agent that tells its callers apart by less than a pidfd says so of every one of them.
+    let peers = attested.values(PEER_KEY);
+    attributes.extend(peers.map(|peer| Attribute::new(AttributeKind::Evidence, PEER_KEY, peer)));
     let labels = earned.grant.labels().iter();
     attributes.extend(labels.map(|(key, value)| Attribute::new(AttributeKind::Label, key, value.as_str())));
     let admin = earned.grant.admin().iter();

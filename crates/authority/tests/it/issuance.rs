@@ -127,6 +127,17 @@ async fn a_rule_needs_its_selectors_and_certifies_what_it_used() {
     let certified: Vec<_> = leaf.attributes().unwrap().selectors().collect();
     assert_eq!(certified, [("unix.gid", b"100".as_slice()), ("unix.user", b"ada".as_slice())]);
 
+    let weak =
+        vec![selector("unix.gid", "100"), selector("unix.user", "ada"), selector("agent.peer", "start-time")];
+    let Ok(Heard::X509Issued(issued)) = issue(weak).await else { panic!() };
+    let leaf = bonafide_identity::Certificate::from_der(&issued.chain[0]).unwrap();
+    let says_so = leaf
+        .attributes()
+        .unwrap()
+        .evidence()
+        .any(|evidence| evidence == ("agent.peer", b"start-time".as_slice()));
+    assert!(says_so, "an SVID that was earned on a weak kernel");
+
     let escape = vec![selector("unix.gid", "100"), selector("unix.user", "ada/../../bonafide/agent")];
     assert!(issue(escape).await.unwrap_err().code.starts_with("template."));
 }
