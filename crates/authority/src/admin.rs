@@ -11,7 +11,9 @@ use std::{fmt, sync::Arc};
 
 use bonafide_crypto::random::Random;
 use bonafide_identity::time::{Clock, UnixTime};
+use bonafide_wire::admin::admin_server::AdminServer;
 use prost::Message;
+use tonic::service::interceptor::InterceptedService;
 
 use self::caller::Rights;
 pub use self::caller::{Caller, CertifiedAdmin, LocalAdmins};
@@ -19,6 +21,9 @@ use crate::{
     idempotency::Idempotency, presence::Presence, records::RecordChange, refusal::Refusal,
     registry::Registry, state::State,
 };
+
+/// Largest message of an admin: a site with all the patterns that a scope may have.
+const MAX_MESSAGE: usize = 1024 * 1024;
 
 /// What the admin API tells about the server that runs it.
 #[derive(Clone)]
@@ -62,6 +67,13 @@ impl Admin {
         Self { registry, presence, clock, random, info: Arc::new(info) }
     }
 
+    /// The service of gRPC. Who may not administer is refused before his message is read: nobody else may make the
+    /// server hold one.
+    pub(crate) fn into_service(self) -> InterceptedService<AdminServer<Self>, Self> {
+        let server = AdminServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE);
+        InterceptedService::new(server, self)
+    }
+
     /// State and rights for a call that only reads.
     fn reader(&self, caller: &Caller) -> Result<(Arc<State>, Rights), Refusal> {
         let state = self.registry.state();
@@ -92,6 +104,10 @@ impl Admin {
                 }
                 let (mut changes, name) = change(state, &rights)?;
                 let revision = state.revision() + changes.len() as u64;
+                if changes.is_empty() {
+                    // To ask again changes nothing either, so there is nothing to remember.
+                    return Ok((changes, Answer { revision, name, replayed: false }));
+                }
                 changes.extend(idempotency.remember(revision, &name, now));
                 Ok((changes, Answer { revision, name, replayed: false }))
             })

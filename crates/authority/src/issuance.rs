@@ -14,5 +14,6 @@ pub(crate) mod lineages;
 mod prepare;
 mod queue;
 
+pub(crate) use certified::AGENT_KEY;
 pub(crate) use issuer::{Ask, Asker, Issuer, IssuerParts, Job};
 pub(crate) use prepare::{Dates, dates};

@@ -41,8 +41,8 @@ impl Journal {
         Self { ledger, runtime, refusals: Rates::new() }
     }
 
-    /// Writes entries; they are on disk when this returns.
-    pub(crate) async fn append(&self, now: UnixTime, kinds: Vec<Kind>) -> Result<(), Refusal> {
+    /// Writes entries; they are on disk when this returns. Returns the index of the first.
+    pub(crate) async fn append(&self, now: UnixTime, kinds: Vec<Kind>) -> Result<u64, Refusal> {
         append(Arc::clone(&self.ledger), encode(now, kinds)).await
     }
 
@@ -53,7 +53,10 @@ impl Journal {
         kinds: Vec<Kind>,
     ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
         let written = self.runtime.spawn(append(Arc::clone(&self.ledger), encode(now, kinds)));
-        async move { written.await.unwrap_or_else(|_| Err(failed("the server is stopping"))) }
+        async move {
+            let written = written.await.unwrap_or_else(|_| Err(failed("the server is stopping")));
+            written.map(|_| ())
+        }
     }
 
     /// Tells people about a refusal, and the ledger too if somebody asked for what he may not have.
@@ -91,11 +94,8 @@ impl Journal {
     }
 }
 
-async fn append(ledger: Arc<Ledger>, entries: Vec<Vec<u8>>) -> Result<(), Refusal> {
-    match ledger.append_batch(entries).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(failed(&error.to_string())),
-    }
+async fn append(ledger: Arc<Ledger>, entries: Vec<Vec<u8>>) -> Result<u64, Refusal> {
+    ledger.append_batch(entries).await.map_err(|error| failed(&error.to_string()))
 }
 
 fn failed(why: &str) -> Refusal {

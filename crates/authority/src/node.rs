@@ -14,6 +14,7 @@ use bonafide_net::drain::Shutdown;
 use bonafide_net::tls_listener::{PeerAddress, PeerSvid};
 use bonafide_wire::node::node_server::Node;
 use bonafide_wire::node::{AgentMessage, AttestRequest, AttestResponse};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 use tokio_util::task::TaskTracker;
@@ -33,6 +34,7 @@ use crate::registry::Registry;
 use crate::stream::driver::Driver;
 use crate::stream::feed::Feed;
 use crate::stream::outbound::{self, Outbound};
+use crate::stream::places::Places;
 
 /// Largest message of an agent: a full report.
 pub(crate) const MAX_MESSAGE: usize = 1024 * 1024;
@@ -60,6 +62,7 @@ pub(crate) struct NodeShared {
     pub(crate) attestations: Rates<String>,
     /// By address.
     pub(crate) sources: Rates<IpAddr>,
+    pub(crate) places: Places,
     pub(crate) shutdown: Shutdown,
     /// Of streams and attestations.
     pub(crate) tasks: TaskTracker,
@@ -85,6 +88,23 @@ impl Node for NodeService {
         let svid = peer(request.extensions())?;
         let agent = svid.id().clone();
         admitted_agent(&self.0.registry.state(), &agent)?;
+        if svid.not_after() <= self.0.clock.now() {
+            return Err(Refusal::new(
+                tonic::Code::Unauthenticated,
+                "stream.svid-expired",
+                "the SVID that the agent connected with has expired",
+            )
+            .hint("connect again")
+            .into());
+        }
+        self.0.places.begin(&agent, Instant::now()).map_err(|too_many| {
+            Refusal::new(
+                tonic::Code::ResourceExhausted,
+                "stream.too-often",
+                format!("the agent begins too many streams: {too_many}"),
+            )
+            .hint("it is tried again by itself")
+        })?;
         let (sender, outbound) = outbound::channel(self.0.limits.in_flight_per_stream);
         let driver = Driver { shared: Arc::clone(&self.0), agent, expires_at: svid.not_after(), sender };
         self.0.tasks.spawn(driver.run(request.into_inner()));

@@ -18,7 +18,6 @@ use bonafide_net::http::HttpLimits;
 use bonafide_net::{tls_listener, unix};
 use bonafide_store::Store;
 use bonafide_tls::{Authorizer, Clients, IdentitySlot, TlsLimits, Trust};
-use bonafide_wire::admin::admin_server::AdminServer;
 use bonafide_wire::node::node_server::NodeServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -39,6 +38,7 @@ use crate::node::{JoinTokens, MAX_MESSAGE, NodeService, NodeShared};
 use crate::presence::Presence;
 use crate::rates::Rates;
 use crate::stream::feed::Feed;
+use crate::stream::places::Places;
 
 mod error;
 
@@ -184,6 +184,8 @@ async fn assemble(
     )
     .map_err(|cause| StartError::io("the signing threads", cause))?;
     let checkpoints = Checkpoints { feed: Arc::clone(&feed), ledger: Arc::clone(&ledger) };
+    // Before anybody is served: from now on a missing checkpoint is a removed one.
+    checkpoints.publish().await;
     tasks.spawn(checkpoints.clone().run(shutdown.clone()));
 
     let node = NodeService(Arc::new(NodeShared {
@@ -200,6 +202,7 @@ async fn assemble(
         signatures: Rates::new(),
         attestations: Rates::new(),
         sources: Rates::new(),
+        places: Places::default(),
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     }));
@@ -237,7 +240,7 @@ async fn assemble(
 
     let (failed, failure) = watch::channel(None);
     let remote = Routes::new(NodeServer::new(node).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(AdminServer::new(admin.clone()))
+        .add_service(admin.clone().into_service())
         .into_axum_router();
     let (stop, report) = (shutdown.clone(), failed.clone());
     tasks.spawn(async move {
@@ -245,7 +248,7 @@ async fn assemble(
         report_failure(served, &report, &stop);
     });
     let (stop, report) = (shutdown.clone(), failed.clone());
-    let router = Routes::new(AdminServer::new(admin)).into_axum_router();
+    let router = Routes::new(admin.into_service()).into_axum_router();
     tasks.spawn(async move {
         let served = unix::serve(local, router, &stop).await;
         report_failure(served, &report, &stop);

@@ -3,4 +3,5 @@
 pub(crate) mod driver;
 pub(crate) mod feed;
 pub(crate) mod outbound;
+pub(crate) mod places;
 mod session;

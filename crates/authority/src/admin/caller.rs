@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use bonafide_attest::SelectorSet;
 use bonafide_identity::{SpiffeId, reserved, time::UnixTime, x509::VerifiedX509Svid};
 use bonafide_net::{tls_listener::PeerSvid, unix};
 use tonic::{Code, Extensions};
 
 use crate::{
+    issuance::AGENT_KEY,
     refusal::Refusal,
+    registration::admitted_agent,
     state::{SiteState, State},
 };
 
@@ -41,8 +44,14 @@ pub struct CertifiedAdmin {
     pub site: String,
     /// The registration that it was issued for.
     pub registration: String,
+    /// The agent that asked for it.
+    pub agent: SpiffeId,
+    /// What the registration asked of the workload when it was issued.
+    pub selectors: SelectorSet,
     /// The sites that it says may be administered.
     pub admin: BTreeSet<String>,
+    /// Its end: a connection may outlive it.
+    pub expires_at: UnixTime,
 }
 
 /// What a caller may see and touch.
@@ -117,20 +126,31 @@ impl CertifiedAdmin {
         if admin.is_empty() {
             return None;
         }
+        let agent = attributes.evidence().find(|(key, _)| *key == AGENT_KEY)?.1;
+        let selectors =
+            attributes.selectors().map(|(key, value)| Some((key, std::str::from_utf8(value).ok()?)));
         Some(Self {
             id: svid.id().clone(),
             site: attributes.site()?.to_owned(),
             registration: attributes.registration()?.to_owned(),
+            agent: SpiffeId::new(svid.id().trust_domain(), std::str::from_utf8(agent).ok()?).ok()?,
+            selectors: SelectorSet::from_pairs(selectors.collect::<Option<Vec<_>>>()?).ok()?,
             admin,
+            expires_at: svid.not_after(),
         })
     }
 
-    /// The sites that certificate, registration and scope all name.
+    /// The sites that certificate, registration and scope all name: what the same launch would be certified today.
     fn still_granted(&self, state: &State, now: UnixTime) -> BTreeSet<String> {
         let granted = || {
             let registration = state.registration(&self.registration)?;
             let site = state.site(&self.site).and_then(SiteState::site)?;
-            let stands = registration.site == self.site
+            let agent = admitted_agent(state, &self.agent).ok()?;
+            let stands = now < self.expires_at
+                && registration.site == self.site
+                && agent.site == self.site
+                && registration.parent.as_ref().is_none_or(|parent| *parent == self.agent)
+                && registration.selectors.is_subset_of(&self.selectors)
                 && !registration.is_expired(now)
                 && registration.can_yield(&self.id)
                 && self.id.trust_domain() == state.trust_domain()

@@ -8,6 +8,7 @@ use bonafide_wire::admin::{
     ListSitesResponse, PutRegistrationRequest, PutRegistrationResponse, PutSiteRequest, PutSiteResponse,
     StatusRequest, WaitRequest, WaitResponse, WriteResponse, admin_server,
 };
+use tonic::service::Interceptor;
 use tonic::{Request, Response, Status};
 
 use super::{Admin, Caller};
@@ -17,6 +18,14 @@ impl Admin {
     fn authenticate<T>(&self, request: Request<T>) -> Result<(Caller, T), Refusal> {
         let caller = Caller::of(request.extensions(), self.info.local)?;
         Ok((caller, request.into_inner()))
+    }
+}
+
+impl Interceptor for Admin {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let caller = Caller::of(request.extensions(), self.info.local)?;
+        self.reader(&caller)?;
+        Ok(request)
     }
 }
 

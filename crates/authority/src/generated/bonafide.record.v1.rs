@@ -182,6 +182,10 @@ pub struct SigningKey {
     pub published_revision: u64,
     #[prost(int64, tag = "11")]
     pub state_since: i64,
+    /// Of an intermediate: where its server's ledger has it, counted from 1. 0: nowhere. A ledger that does not have it
+    /// there is not the one that was written.
+    #[prost(uint64, tag = "12")]
+    pub ledger_entry: u64,
 }
 /// Nested message and enum types in `SigningKey`.
 pub mod signing_key {

@@ -11,6 +11,7 @@ use bonafide_identity::time::{Clock, UnixTime};
 use bonafide_wire::node::authority_message::Kind;
 use bonafide_wire::node::{IssueJwt, IssueX509, JwtIssued, RenewAgent, RenewX509, X509Issued};
 use bytes::Bytes;
+use prost::Message;
 
 use super::lineages::Lineages;
 use super::prepare::{Context, Noted, Unsigned};
@@ -20,7 +21,9 @@ use crate::journal::{Journal, Source};
 use crate::keys::{KeySet, Keys};
 use crate::presence::Connection;
 use crate::refusal::Refusal;
+use crate::registration::admitted_agent;
 use crate::registry::Registry;
+use crate::state::{SiteState, State};
 use crate::stream::outbound::Ticket;
 
 /// Signs what agents ask for.
@@ -117,12 +120,12 @@ impl Issuer {
         key: PublicKey,
         attestation: EntryKind,
     ) -> Result<Issued, Refusal> {
-        let parts = Arc::clone(&self.parts);
+        let (parts, asker) = (Arc::clone(&self.parts), agent.clone());
         let signed = tokio::task::spawn_blocking(move || {
             let keys = parts.keys.current();
             let now = parts.clock.now();
             let (unsigned, entry) = parts
-                .context(&agent, &parts.registry.state(), &keys, now)
+                .context(&asker, &parts.registry.state(), &keys, now)
                 .agent(key, parts.agent_lifetime)?;
             let logged = parts.journal.append_soon(now, vec![attestation, entry]);
             let Unsigned::Certificate { linted, renew_after, .. } = unsigned else { return Err(internal()) };
@@ -131,6 +134,7 @@ impl Issuer {
         });
         let (logged, issued) = signed.await.map_err(|_| internal())??;
         logged.await?;
+        admitted_agent(&self.parts.registry.state(), &agent)?;
         Ok(issued)
     }
 
@@ -156,7 +160,18 @@ impl Ask {
         }
     }
 
-    fn registration(&self) -> &str {
+    /// Of its message.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::First(ask) => ask.encoded_len(),
+            Self::Renewal(ask) => ask.encoded_len(),
+            Self::Jwt(ask) => ask.encoded_len(),
+            Self::Agent(ask) => ask.encoded_len(),
+        }
+    }
+
+    /// Empty for the agent's own SVID.
+    pub(crate) fn registration(&self) -> &str {
         match self {
             Self::First(ask) => &ask.registration,
             Self::Renewal(ask) => &ask.registration,
@@ -199,6 +214,7 @@ impl IssuerParts {
                 Err(refusal) => self.refuse(job, &refusal, now),
             }
         }
+        let decided_at = state.revision();
         drop(state);
         if ready.is_empty() {
             return;
@@ -210,14 +226,22 @@ impl IssuerParts {
         self.runtime.spawn(async move {
             let logged = logged.await;
             for signed in signed {
-                parts.release(signed, &logged);
+                let asker = &signed.job.asker;
+                // The disk took its time: what was written meanwhile counts, a ban above all.
+                let still = still_earned(
+                    &parts.registry.state(),
+                    decided_at,
+                    &asker.agent,
+                    signed.job.ask.registration(),
+                );
+                parts.release(signed, logged.clone().and(still));
             }
         });
     }
 
-    fn release(&self, signed: Signed, logged: &Result<(), Refusal>) {
+    fn release(&self, signed: Signed, may: Result<(), Refusal>) {
         let Signed { job, noted, answer, agent_svid_expires_at } = signed;
-        match logged.clone().and(answer) {
+        match may.and(answer) {
             Ok(kind) => {
                 if let Some(expires_at) = agent_svid_expires_at {
                     job.asker.connection.renewed(expires_at);
@@ -228,7 +252,8 @@ impl IssuerParts {
                 if let Some(Noted { instance, next, before }) = noted {
                     self.lineages.undo(instance, &next, before);
                 }
-                job.ticket.refuse(refusal.to_problem(), 1);
+                let retry_after = u32::from(refusal.kind() == tonic::Code::Unavailable);
+                job.ticket.refuse(refusal.to_problem(), retry_after);
             }
         }
     }
@@ -249,7 +274,7 @@ impl IssuerParts {
     fn context<'a>(
         &'a self,
         agent: &'a SpiffeId,
-        state: &'a crate::state::State,
+        state: &'a State,
         keys: &'a KeySet,
         now: UnixTime,
     ) -> Context<'a> {
@@ -263,6 +288,28 @@ impl IssuerParts {
             now,
         }
     }
+}
+
+/// Whether what was decided at a revision may be released now: not if the agent has been banned since, or the
+/// registration or its site changed.
+fn still_earned(state: &State, decided_at: u64, agent: &SpiffeId, registration: &str) -> Result<(), Refusal> {
+    if state.revision() == decided_at {
+        return Ok(());
+    }
+    let record = admitted_agent(state, agent)?;
+    let as_decided = |revision: u64| revision <= decided_at;
+    let site = state.site(&record.site).and_then(SiteState::site);
+    let stands = registration.is_empty()
+        || site.is_some_and(|site| as_decided(site.revision))
+            && state.registration(registration).is_some_and(|found| as_decided(found.revision));
+    if stands {
+        return Ok(());
+    }
+    Err(Refusal::unavailable(
+        "issuance.overtaken",
+        "the registration or its site was changed while the SVID was made",
+    )
+    .hint("it is tried again by itself"))
 }
 
 fn sign(job: Job, unsigned: Unsigned, keys: &KeySet) -> Signed {
@@ -293,4 +340,84 @@ fn sign(job: Job, unsigned: Unsigned, keys: &KeySet) -> Signed {
 
 fn internal() -> Refusal {
     Refusal::new(tonic::Code::Internal, "issuance.internal", "the authority failed to sign")
+}
+
+#[cfg(test)]
+mod tests {
+    use bonafide_store::Incarnation;
+
+    use super::*;
+    use crate::records::{Agent, Ban, Object};
+    use crate::{convert, site::Site};
+
+    const AGENT: &str = "spiffe://example.org/bonafide/agent/edge/0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b";
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn put(state: &mut State, object: &Object) {
+        let revision = state.revision() + 1;
+        state.apply(revision, &object.key(), Some(&object.encode())).unwrap();
+    }
+
+    fn agent(ban: Option<Ban>) -> Object {
+        Object::Agent(Arc::new(Agent {
+            id: AGENT.parse().unwrap(),
+            site: "edge".into(),
+            attestor: "join_token".into(),
+            selectors: bonafide_attest::SelectorSet::new(),
+            attested_at: NOW,
+            ban,
+            version: String::new(),
+        }))
+    }
+
+    fn site(ttl: u32) -> Object {
+        let scope = bonafide_wire::types::Scope { max_x509_ttl: ttl, ..Default::default() };
+        let wire =
+            bonafide_wire::types::Site { name: "edge".into(), scope: Some(scope), ..Default::default() };
+        let site: Site = convert::wire::to_site(&wire, &"example.org".parse().unwrap(), NOW).unwrap();
+        Object::Site(Arc::new(site))
+    }
+
+    fn registration(id: &str) -> Object {
+        let selector = bonafide_wire::types::Selector { key: "unix.uid".into(), value: "1".into() };
+        let wire = bonafide_wire::types::Registration {
+            kind: bonafide_wire::types::registration::Kind::Entry.into(),
+            site: "edge".into(),
+            spiffe_id: "spiffe://example.org/web".into(),
+            selectors: vec![selector],
+            ..Default::default()
+        };
+        let typed = convert::wire::to_registration(&wire, &"example.org".parse().unwrap(), id, NOW).unwrap();
+        Object::Registration(Arc::new(typed))
+    }
+
+    #[test]
+    fn what_was_written_while_the_disk_worked_counts() {
+        let mut state = State::empty("example.org".parse().unwrap(), Incarnation::from_bytes([1; 16]));
+        for object in [site(3600), agent(None), registration("web"), registration("other")] {
+            put(&mut state, &object);
+        }
+        let decided_at = state.revision();
+        let id: SpiffeId = AGENT.parse().unwrap();
+        let code = |state: &State, registration: &str| {
+            still_earned(state, decided_at, &id, registration).map_err(|refusal| refusal.code().to_owned())
+        };
+        assert_eq!(code(&state, "web"), Ok(()));
+        put(&mut state, &registration("other"));
+        assert_eq!(code(&state, "web"), Ok(()), "others' changes are nothing to it");
+        assert_eq!(code(&state, "other").unwrap_err(), "issuance.overtaken");
+
+        let mut narrowed = state.clone();
+        put(&mut narrowed, &site(600));
+        assert_eq!(code(&narrowed, "web").unwrap_err(), "issuance.overtaken");
+        assert_eq!(code(&narrowed, ""), Ok(()), "the agent's own SVID has no registration");
+
+        let mut deleted = state.clone();
+        deleted.apply(deleted.revision() + 1, "registration/web", None).unwrap();
+        assert_eq!(code(&deleted, "web").unwrap_err(), "issuance.overtaken");
+
+        put(&mut state, &agent(Some(Ban { at: NOW, reason: String::new() })));
+        assert_eq!(code(&state, "web").unwrap_err(), "agent.banned");
+        assert_eq!(code(&state, "").unwrap_err(), "agent.banned");
+    }
 }

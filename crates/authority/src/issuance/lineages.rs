@@ -27,10 +27,13 @@ pub(crate) struct Lineages {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lineage {
     pub(crate) generation: u64,
+    /// Of the newest certificate: tells two attempts at the same successor apart.
+    pub(crate) serial: [u8; 16],
     /// Subject key ID of the newest certificate.
     pub(crate) key_id: [u8; 20],
     pub(crate) registration: Arc<str>,
     pub(crate) agent: Arc<SpiffeId>,
+    /// Until then some certificate of the instance is valid: not the newest one's end, if an older one lives longer.
     pub(crate) not_after: UnixTime,
     /// Its process is gone, so nobody may renew it.
     pub(crate) ended: bool,
@@ -62,7 +65,7 @@ impl Lineages {
     pub(crate) fn note(
         &self,
         instance: InstanceId,
-        next: Lineage,
+        mut next: Lineage,
         now: UnixTime,
     ) -> Result<Option<Lineage>, Discord> {
         let mut shard = self.shard(instance);
@@ -76,6 +79,8 @@ impl Lineages {
             if next.generation <= newest.generation && !repeated {
                 return Err(Discord::Forked { newest: newest.generation });
             }
+            // Forgotten with the newest certificate, an older and longer one could have another successor.
+            next.not_after = next.not_after.max(newest.not_after);
         }
         shard.sweep(now);
         Ok(shard.instances.insert(instance, next))
@@ -84,7 +89,10 @@ impl Lineages {
     /// Takes back what [`Self::note`] did, because nothing was released.
     pub(crate) fn undo(&self, instance: InstanceId, noted: &Lineage, before: Option<Lineage>) {
         let mut shard = self.shard(instance);
-        if shard.instances.get(&instance) == Some(noted) {
+        let is_newest = |newest: &Lineage| {
+            !newest.ended && newest.serial == noted.serial && newest.generation == noted.generation
+        };
+        if shard.instances.get(&instance).is_some_and(is_newest) {
             match before {
                 Some(before) => shard.instances.insert(instance, before),
                 None => shard.instances.remove(&instance),
@@ -133,6 +141,7 @@ mod tests {
     fn lineage(generation: u64, key: u8, not_after: i64) -> Lineage {
         Lineage {
             generation,
+            serial: [key; 16],
             key_id: [key; 20],
             registration: "web".into(),
             agent: Arc::new("spiffe://example.org/bonafide/agent/x".parse().unwrap()),
@@ -163,6 +172,36 @@ mod tests {
         let before = lineages.note(INSTANCE, failed.clone(), NOW).unwrap();
         lineages.undo(INSTANCE, &failed, before);
         lineages.note(INSTANCE, lineage(1, 3, 200), NOW).unwrap();
+    }
+
+    #[test]
+    fn a_short_successor_does_not_make_its_predecessor_forgotten() {
+        let lineages = Lineages::default();
+        lineages.note(INSTANCE, lineage(0, 1, 1000), NOW).unwrap();
+        lineages.note(INSTANCE, lineage(1, 2, 110), NOW).unwrap();
+        let later = UnixTime::from_secs(500);
+        for shard in &lineages.shards {
+            let mut shard = shard.lock().unwrap();
+            shard.changes = SWEEP_EVERY;
+            shard.sweep(later);
+        }
+        let second = lineages.note(INSTANCE, lineage(1, 3, 600), later);
+        assert_eq!(second, Err(Discord::Forked { newest: 1 }), "the first certificate is still valid");
+
+        lineages.end(INSTANCE, &lineage(1, 2, 110).agent);
+        assert_eq!(lineages.note(INSTANCE, lineage(2, 4, 600), later), Err(Discord::Ended));
+    }
+
+    #[test]
+    fn a_failed_attempt_does_not_take_back_the_other_one_that_succeeded() {
+        let lineages = Lineages::default();
+        lineages.note(INSTANCE, lineage(0, 1, 200), NOW).unwrap();
+        let first = Lineage { serial: [7; 16], ..lineage(1, 2, 200) };
+        let before = lineages.note(INSTANCE, first.clone(), NOW).unwrap();
+        let second = Lineage { serial: [8; 16], ..lineage(1, 2, 200) };
+        lineages.note(INSTANCE, second, NOW).unwrap();
+        lineages.undo(INSTANCE, &first, before);
+        assert_eq!(lineages.note(INSTANCE, lineage(1, 3, 200), NOW), Err(Discord::Forked { newest: 1 }));
     }
 
     #[test]

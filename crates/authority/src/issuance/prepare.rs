@@ -30,6 +30,9 @@ use crate::state::State;
 const MAX_RSA_BITS: u16 = 4096;
 const MAX_CHAIN: usize = 4;
 const MAX_EVIDENCE: usize = 64 * 1024;
+const MAX_AUDIENCES: usize = 32;
+/// Bytes of all audiences of a token.
+const MAX_AUDIENCE: usize = 8192;
 
 /// All that a decision looks at.
 pub(crate) struct Context<'a> {
@@ -147,6 +150,7 @@ impl Context<'_> {
             [] => None,
             bytes => Some(self.own_instance(bytes, &ask.registration)?),
         };
+        check_audience(&ask.audience)?;
         let key = self.keys.jwt()?;
         let lifetime = earned.grant.jwt_ttl();
         let id: [u8; 16] = self.random.array();
@@ -261,6 +265,7 @@ impl Context<'_> {
         let linted = self.linted(&tbs)?;
         let next = Lineage {
             generation,
+            serial: *serial.as_bytes(),
             key_id,
             registration: Arc::from(earned.registration.id.as_str()),
             agent: Arc::new(self.agent.clone()),
@@ -366,6 +371,23 @@ pub(crate) fn dates(
 }
 
 const FRESH: &str = "ask for the first SVID of a new instance";
+
+/// Before anything is logged: an entry that the ledger can't hold would fail with all that are written beside it.
+fn check_audience(audience: &[String]) -> Result<(), Refusal> {
+    let bytes: usize = audience.iter().map(String::len).sum();
+    if audience.is_empty()
+        || audience.iter().any(String::is_empty)
+        || audience.len() > MAX_AUDIENCES
+        || bytes > MAX_AUDIENCE
+    {
+        return Err(Refusal::invalid(
+            "issuance.audience",
+            "a JWT-SVID is for 1 to 32 audiences, none of them empty, of 8192 bytes in all",
+        )
+        .hint("name those that will see the token"));
+    }
+    Ok(())
+}
 
 fn acceptable(key: &PublicKey) -> Result<(), Refusal> {
     match key.algorithm() {

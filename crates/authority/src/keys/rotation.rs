@@ -139,7 +139,10 @@ impl Rotation {
             }
         };
         if let Some(entry) = entry {
-            self.journal.append(now, vec![EntryKind::SigningCertificate(entry)]).await?;
+            let index = self.journal.append(now, vec![EntryKind::SigningCertificate(entry)]).await?;
+            if family == Family::Intermediate {
+                record.ledger_entry = index + 1;
+            }
         }
         let (next, demote) = match &effect {
             Effect::Start { demote } => (signing_key::State::Active, demote.clone()),

@@ -1,5 +1,7 @@
-//! Ledger and store vouch for each other: every checkpoint names the store's revision, and at start the store must
-//! not be older than the last one.
+//! Ledger and store vouch for each other. Every checkpoint names the store's revision, and at start the store must not
+//! be older than the last one. The store says where the ledger has this server's intermediates, and at start it must
+//! have them there: so a ledger that was removed, or put back by more than half of an intermediate's life, is seen. What
+//! was cut off since then, others see who have kept a later checkpoint.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +18,9 @@ use crate::config::AuthorityConfig;
 use crate::entry::{self, Entry, entry::Kind};
 use crate::issuance::lineages::{Lineage, Lineages};
 use crate::journal::{Journal, hex};
+use crate::records::{Object, RecordChange, SigningKey};
 use crate::registry::Registry;
+use crate::state::State;
 use crate::stream::feed::{Feed, set_digest};
 
 /// How often a checkpoint is published when there is something new.
@@ -59,6 +63,7 @@ pub(super) async fn check_not_rolled_back(
     journal: &Journal,
     now: UnixTime,
 ) -> Result<(), StartError> {
+    check_ledger(config, registry, journal, now).await?;
     let path = config.data_dir.join("ledger").join("checkpoint");
     let note = match std::fs::read(&path) {
         Ok(note) => note,
@@ -97,6 +102,52 @@ pub(super) async fn check_not_rolled_back(
     Ok(())
 }
 
+/// Refuses a ledger that is not the one that this store has seen.
+async fn check_ledger(
+    config: &AuthorityConfig,
+    registry: &Registry,
+    journal: &Journal,
+    now: UnixTime,
+) -> Result<(), StartError> {
+    let state = registry.state();
+    let lost = state
+        .signing_keys()
+        .filter(|key| key.server == config.server && key.ledger_entry != 0)
+        .find(|key| !has_certificate(journal.ledger(), key.ledger_entry - 1, &key.id))
+        .map(|key| format!("entry {}, of an intermediate", key.ledger_entry - 1));
+    // The first checkpoint is published before anybody is served.
+    let unsigned = !config.data_dir.join("ledger").join("checkpoint").exists()
+        && (state.sites().next().is_some() || state.agents().next().is_some());
+    let Some(lost) = lost.or_else(|| unsigned.then(|| "its checkpoint".to_owned())) else { return Ok(()) };
+    let (revision, incarnation) = (state.revision(), *state.incarnation().as_bytes());
+    drop(state);
+    if !config.accept_restore {
+        return Err(StartError::LedgerLost(lost));
+    }
+    tracing::warn!(lost, "a ledger that is not the one that the store has seen was accepted");
+    let incarnation = Bytes::copy_from_slice(&incarnation);
+    let restore = entry::Restore {
+        incarnation: incarnation.clone(),
+        revision,
+        expected_incarnation: incarnation,
+        expected_revision: revision,
+    };
+    journal.append(now, vec![Kind::Restore(restore)]).await?;
+    let server = config.server.clone();
+    let forget = move |state: &State| {
+        let own = state.signing_keys().filter(|key| key.server == server && key.ledger_entry != 0);
+        let forgotten = own.map(|key| SigningKey { ledger_entry: 0, ..(**key).clone() });
+        Ok(forgotten.map(|key| RecordChange::Put(Object::SigningKey(Arc::new(key)))).collect())
+    };
+    registry.write(forget).await?;
+    Ok(())
+}
+
+fn has_certificate(ledger: &Ledger, index: u64, key_id: &str) -> bool {
+    let entry = ledger.read(index).ok().and_then(|entry| Entry::decode(&*entry).ok());
+    matches!(entry.and_then(|entry| entry.kind), Some(Kind::SigningCertificate(found)) if hex(&found.key_id) == key_id)
+}
+
 /// Fills the lineages with the certificates that are still valid. Reads the ledger backwards, as far as certificates
 /// can still be alive: none lives longer than an intermediate may.
 pub(super) fn remember(ledger: &Ledger, lineages: &Lineages, now: UnixTime) -> Result<(), StartError> {
@@ -133,11 +184,10 @@ fn remember_svid(lineages: &Lineages, svid: &entry::X509Svid, now: UnixTime) {
     else {
         return;
     };
-    if not_after <= now {
-        return;
-    }
+    // A certificate that has expired may have a predecessor that has not.
     let lineage = Lineage {
         generation: svid.generation,
+        serial: (*svid.serial).try_into().unwrap_or_default(),
         key_id,
         registration: svid.registration.as_str().into(),
         agent: Arc::new(agent),

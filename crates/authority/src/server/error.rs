@@ -50,6 +50,9 @@ pub enum StartError {
     /// An entry of the ledger can't be read.
     #[error("entry {0} of the ledger can't be read")]
     LedgerEntry(u64),
+    /// It is not the ledger that the store has seen.
+    #[error("the ledger does not have what the store says that it has: {0}")]
+    LedgerLost(String),
     /// There is none.
     #[error("there is no authority in `{0}`")]
     NotInitialised(PathBuf),
@@ -102,6 +105,7 @@ impl StartError {
             Self::Keyring(error) => error.code(),
             Self::Ledger(error) => error.code(),
             Self::LedgerEntry(_) => "ledger.entry",
+            Self::LedgerLost(_) => "ledger.rolled-back",
             Self::NotInitialised(_) => "authority.not-initialised",
             Self::Refused(refusal) => refusal.code(),
             Self::Registry(error) => error.code(),
@@ -125,6 +129,10 @@ impl StartError {
             Self::Keyring(error) => error.hint(),
             Self::Ledger(error) => error.hint().unwrap_or_default(),
             Self::LedgerEntry(_) => "a newer server has written it: start that one",
+            Self::LedgerLost(_) => {
+                "what was issued since is not on record any more. If you restored a backup on purpose, start once with \
+                 `accept_restore`: the ledger will say so"
+            }
             Self::NotInitialised(_) => "run `bonafide authority init` first",
             Self::Refused(refusal) => refusal.hint_text(),
             Self::Registry(error) => error.hint(),

@@ -12,6 +12,7 @@ use bonafide_wire::node::authority_message::Kind;
 use bonafide_wire::node::{AgentMessage, AuthorityMessage, Banned, Hello, Report, Reported};
 use bonafide_wire::types::Problem;
 use futures_util::Stream;
+use prost::Message;
 use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
@@ -36,6 +37,12 @@ const WRITE_TIME: Duration = Duration::from_secs(30);
 const MAX_BURST: usize = 64;
 /// Launches and ends of one report.
 const MAX_REPORT: usize = 1024;
+/// Bytes of one launch's selectors. An entry of the ledger has room for so many.
+const MAX_LAUNCH: usize = 32 * 1024;
+/// Bytes of one request. All requests in flight, of all agents, are held in memory.
+const MAX_REQUEST: usize = 64 * 1024;
+/// A registration's ID is not longer.
+const MAX_REGISTRATION: usize = 64;
 const MAX_VERSION: usize = 64;
 
 /// A stream whose peer has been verified.
@@ -66,12 +73,18 @@ struct Open {
 impl Driver {
     /// Runs the stream to its end.
     pub(crate) async fn run(self, mut inbound: Streaming<AgentMessage>) {
-        let end = match self.serve(&mut inbound).await {
+        let place = self.shared.places.take(&self.agent);
+        let served = tokio::select! {
+            biased;
+            () = place.replaced() => Err(End::Gone),
+            served = self.serve(&mut inbound) => served,
+        };
+        let end = match served {
             Ok(()) => return,
             Err(end) => end,
         };
         let last = match end {
-            End::Gone => return,
+            End::Gone => return self.sender.abandon(),
             End::Banned(problem) => {
                 Ok(AuthorityMessage { kind: Some(Kind::Banned(Banned { problem: Some(problem) })) })
             }
@@ -80,7 +93,9 @@ impl Driver {
                 Err(status)
             }
         };
-        let _gone = tokio::time::timeout(WRITE_TIME, self.sender.updates.send(last)).await;
+        if tokio::time::timeout(WRITE_TIME, self.sender.updates.send(last)).await.is_err() {
+            self.sender.abandon();
+        }
     }
 
     async fn serve(&self, inbound: &mut Streaming<AgentMessage>) -> Result<(), End> {
@@ -186,9 +201,19 @@ impl Driver {
     }
 
     fn ask(&self, open: &Open, request: u64, ask: Ask, jobs: &mut Vec<Job>) {
-        if let Some(ticket) = self.ticket(open, request) {
-            jobs.push(Job { ticket, asker: Arc::clone(&open.asker), ask });
+        let Some(ticket) = self.ticket(open, request) else { return };
+        if ask.size() > MAX_REQUEST || ask.registration().len() > MAX_REGISTRATION {
+            // In words of our own: what is too long is not said again.
+            let refusal =
+                Refusal::invalid("issuance.too-large", "the request is larger than any request needs to be")
+                    .hint("at most 64 KiB, and 64 bytes of a registration's ID");
+            let source =
+                Source { agent: open.asker.agent.as_str(), site: &open.asker.site, ..Source::default() };
+            self.shared.journal.refused(self.shared.clock.now(), &refusal, source);
+            ticket.refuse(refusal.to_problem(), 0);
+            return;
         }
+        jobs.push(Job { ticket, asker: Arc::clone(&open.asker), ask });
     }
 
     /// The right to an answer, within the bounds of this stream and of its site.
@@ -229,7 +254,8 @@ impl Driver {
         let malformed = report.launches.len() + report.ends.len() > MAX_REPORT
             || report.launches.iter().any(|launch| {
                 launch.instance.len() != 16
-                    || launch.registration.len() > 64
+                    || launch.registration.len() > MAX_REGISTRATION
+                    || launch.encoded_len() > MAX_LAUNCH
                     || crate::convert::wire::to_selectors(&launch.selectors).is_err()
             })
             || report.ends.iter().any(|end| end.instance.len() != 16);

@@ -4,9 +4,9 @@
 //! disconnected, it never costs memory.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use bonafide_wire::node::authority_message::Kind;
 use bonafide_wire::node::{AuthorityMessage, Refused};
@@ -25,6 +25,7 @@ pub(crate) struct Sender {
     /// Dropping it ends the stream once it is drained.
     pub(crate) updates: mpsc::Sender<Result<AuthorityMessage, Status>>,
     pub(crate) answers: Answers,
+    waiting: Waiting,
 }
 
 /// Where answers go; cheap to clone.
@@ -46,7 +47,20 @@ pub(crate) struct Ticket {
 
 /// The receiving end, which tonic reads.
 #[derive(Debug)]
-pub(crate) struct Outbound {
+pub(crate) struct Outbound(Waiting);
+
+/// What waits to be read. As long as the agent does not read, nobody polls it; so the other end must be able to drop it.
+type Waiting = Arc<Mutex<Reader>>;
+
+#[derive(Debug)]
+struct Reader {
+    lanes: Option<Lanes>,
+    /// Who waits for more.
+    waker: Option<Waker>,
+}
+
+#[derive(Debug)]
+struct Lanes {
     answers: mpsc::Receiver<AuthorityMessage>,
     updates: mpsc::Receiver<Result<AuthorityMessage, Status>>,
 }
@@ -57,11 +71,26 @@ pub(crate) fn channel(limit: usize) -> (Sender, Outbound) {
     let (lane, answers) = mpsc::channel(limit.saturating_mul(2).max(1));
     let (update_lane, updates) = mpsc::channel(MAX_UPDATES);
     let too_slow = CancellationToken::new();
+    let waiting = Arc::new(Mutex::new(Reader { lanes: Some(Lanes { answers, updates }), waker: None }));
     let sender = Sender {
         updates: update_lane,
         answers: Answers { lane, in_flight: Arc::default(), limit, too_slow },
+        waiting: Arc::clone(&waiting),
     };
-    (sender, Outbound { answers, updates })
+    (sender, Outbound(waiting))
+}
+
+impl Sender {
+    /// Ends the stream, and frees what the agent has not read.
+    pub(crate) fn abandon(&self) {
+        let mut reader = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let (unread, waker) = (reader.lanes.take(), reader.waker.take());
+        drop(reader);
+        drop(unread);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
 }
 
 impl Answers {
@@ -116,12 +145,18 @@ impl Drop for Ticket {
 impl Stream for Outbound {
     type Item = Result<AuthorityMessage, Status>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Poll::Ready(Some(answer)) = self.answers.poll_recv(context) {
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut reader = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Reader { lanes, waker } = &mut *reader;
+        let Some(Lanes { answers, updates }) = lanes else { return Poll::Ready(None) };
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+        if let Poll::Ready(Some(answer)) = answers.poll_recv(context) {
             return Poll::Ready(Some(Ok(answer)));
         }
         // The stream lives as long as its own task; answers that come later have nobody to go to.
-        self.updates.poll_recv(context)
+        updates.poll_recv(context)
     }
 }
 
@@ -157,6 +192,21 @@ mod tests {
         assert!(sender.answers.ticket(3).is_none());
         first.answer(reported(1));
         assert!(sender.answers.ticket(3).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_is_never_read_can_be_dropped() {
+        let (sender, mut outbound) = channel(2);
+        let reader = tokio::spawn(async move { outbound.next().await.is_none() });
+        tokio::task::yield_now().await;
+        sender.abandon();
+        assert!(reader.await.unwrap(), "whoever waits is told");
+
+        let (sender, mut outbound) = channel(2);
+        sender.answers.ticket(1).unwrap().answer(reported(1));
+        sender.abandon();
+        assert!(sender.updates.is_closed());
+        assert!(outbound.next().await.is_none());
     }
 
     #[tokio::test]

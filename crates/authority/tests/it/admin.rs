@@ -199,6 +199,7 @@ async fn two_callers_keys_are_two_keys() {
         ..entry("edge", "boss", "spiffe://example.org/edge/boss", &[("unix.uid", "7")])
     };
     server.admin.put_registration(&LOCAL, put(boss)).await.unwrap();
+    server.add_agent("edge", crate::support::ADMINS_AGENT).await;
     let caller = site_admin("spiffe://example.org/edge/boss", "edge", "boss", &["edge"]);
     let request = |id| PutRegistrationRequest {
         idempotency_key: "k".into(),

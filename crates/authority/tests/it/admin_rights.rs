@@ -13,7 +13,7 @@ use bonafide_wire::{
 };
 use tonic::{Request, Status};
 
-use crate::support::{LOCAL, Server, agent_id, entry, peers::Issuer, put, scope, site_admin};
+use crate::support::{ADMINS_AGENT, LOCAL, Server, agent_id, entry, peers::Issuer, put, scope, site_admin};
 
 /// The sites `edge` (with the admin's own workload) and `core`; the admin may administer `edge`.
 async fn server() -> Server {
@@ -29,6 +29,7 @@ async fn server() -> Server {
     server.put_entry("edge", "edge-web", "spiffe://example.org/edge/web", &[("unix.uid", "1")]).await;
     server.put_entry("core", "core-web", "spiffe://example.org/core/web", &[("unix.uid", "1")]).await;
     server.add_agent("edge", 1).await;
+    server.add_agent("edge", ADMINS_AGENT).await;
     server.add_agent("core", 2).await;
     server.add_root().await;
     server
@@ -228,7 +229,7 @@ async fn lists_show_a_sites_admin_that_site_alone() {
         ["edge-admin", "edge-web"]
     );
     let agents = admin.list_agents(&caller, &ListAgentsRequest::default()).unwrap().agents;
-    assert_eq!(agents.iter().map(|agent| agent.site.as_str()).collect::<Vec<_>>(), ["edge"]);
+    assert_eq!(agents.iter().map(|agent| agent.site.as_str()).collect::<Vec<_>>(), ["edge", "edge"]);
     assert!(admin.list_join_tokens(&caller, &ListJoinTokensRequest::default()).unwrap().tokens.is_empty());
     let status = admin.status(&caller, &StatusRequest {}).unwrap();
     assert_eq!((status.sites, status.registrations), (1, 2));
@@ -271,4 +272,32 @@ async fn rights_end_with_the_registration_the_scope_or_the_time() {
     assert!(may(&expiring));
     expiring.clock.advance(Duration::from_secs(60));
     assert!(!may(&expiring), "the registration has expired");
+
+    let banned = server().await;
+    let agent = agent_id("edge", ADMINS_AGENT).to_string();
+    banned.admin.ban_agent(&LOCAL, BanAgentRequest { id: agent, ..Default::default() }).await.unwrap();
+    assert!(!may(&banned), "whoever owns the node of an admin could admit another node, and outlive the ban");
+
+    let reselected = server().await;
+    let stricter = types::Registration {
+        admin: vec!["edge".into()],
+        ..entry("edge", "edge-admin", "spiffe://example.org/edge/admin", &[("unix.uid", "8")])
+    };
+    reselected.admin.put_registration(&LOCAL, put(stricter)).await.unwrap();
+    assert!(!may(&reselected), "the registration is of another workload now");
+
+    let elsewhere = server().await;
+    let pinned = types::Registration {
+        admin: vec!["edge".into()],
+        parent: agent_id("edge", 1).to_string(),
+        ..entry("edge", "edge-admin", "spiffe://example.org/edge/admin", &[("unix.uid", "7")])
+    };
+    elsewhere.admin.put_registration(&LOCAL, put(pinned)).await.unwrap();
+    assert!(!may(&elsewhere), "the registration is of another node now");
+
+    let late = server().await;
+    late.clock.advance(Duration::from_secs(3599));
+    assert!(may(&late));
+    late.clock.advance(Duration::from_secs(1));
+    assert!(!may(&late), "the certificate has expired, and its connection has not");
 }

@@ -14,6 +14,7 @@
 mod admin;
 mod admin_rights;
 mod agents;
+mod attacks;
 mod issuance;
 mod records;
 mod registry;

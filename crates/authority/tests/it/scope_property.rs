@@ -261,7 +261,7 @@ async fn run(sites: Vec<types::Site>, steps: Vec<Step>, reach: &Reach) {
         let _ = server.admin.put_registration(&LOCAL, put(own)).await;
     }
     for site in SITES {
-        for number in 0..2 {
+        for number in [0, 1, crate::support::ADMINS_AGENT] {
             server.add_agent(site, number).await;
         }
     }

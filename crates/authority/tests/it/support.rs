@@ -309,12 +309,20 @@ pub(crate) fn put(registration: types::Registration) -> PutRegistrationRequest {
     PutRegistrationRequest { registration: Some(registration), ..PutRegistrationRequest::default() }
 }
 
+/// Number of the agent under which admins run.
+pub(crate) const ADMINS_AGENT: u8 = 9;
+/// What their agent attests of admins.
+pub(crate) const ADMINS_SELECTORS: [(&str, &str); 2] = [("unix.uid", "7"), ("x.always", "1")];
+
 /// What a verified certificate of a site's admin says.
 pub(crate) fn site_admin(spiffe_id: &str, site: &str, registration: &str, admin: &[&str]) -> Caller {
     Caller::Peer(CertifiedAdmin {
         id: id(spiffe_id),
         site: site.into(),
         registration: registration.into(),
+        agent: agent_id(site, ADMINS_AGENT),
+        selectors: bonafide_attest::SelectorSet::from_pairs(ADMINS_SELECTORS).unwrap(),
         admin: admin.iter().map(ToString::to_string).collect(),
+        expires_at: UnixTime::from_secs(START + 3600),
     })
 }

@@ -18,7 +18,7 @@ use bonafide_identity::{
 };
 use bonafide_net::tls_listener::PeerSvid;
 
-use super::{START, id, trust_domain};
+use super::{ADMINS_AGENT, ADMINS_SELECTORS, START, agent_id, id, trust_domain};
 
 /// Issues what a site's workloads get.
 pub(crate) struct Issuer {
@@ -43,6 +43,10 @@ impl Issuer {
     pub(crate) fn peer(&self, spiffe_id: &str, site: &str, registration: &str, admin: &[&str]) -> PeerSvid {
         let key = PrivateKey::generate(KeyAlgorithm::EcP256).unwrap();
         let mut attributes = vec![Attribute::site(site), Attribute::registration(registration)];
+        let agent = agent_id(site, ADMINS_AGENT);
+        attributes.push(Attribute::new(Kind::Evidence, "agent", agent.path()));
+        attributes
+            .extend(ADMINS_SELECTORS.iter().map(|(key, value)| Attribute::new(Kind::Selector, *key, *value)));
         attributes.extend(admin.iter().map(|site| Attribute::new(Kind::Admin, "site", *site)));
         let leaf = template::WorkloadLeaf {
             id: id(spiffe_id),
