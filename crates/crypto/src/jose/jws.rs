@@ -1,5 +1,7 @@
 //! Compact JWS (RFC 7515 section 7.1) with the header that JWT-SVID section 2 allows.
 
+use std::fmt;
+
 use base64ct::{Base64UrlUnpadded, Encoding};
 use serde_json::Value;
 
@@ -33,8 +35,9 @@ pub struct Header {
     pub typ: Option<String>,
 }
 
-/// A token whose form was checked, and whose signature was not.
-#[derive(Clone, Debug)]
+/// A token whose form was checked, and whose signature was not. Whoever holds a token can use it, so `Debug` shows its
+/// header alone.
+#[derive(Clone)]
 pub struct CompactJws<'a> {
     header: Header,
     signed: &'a str,
@@ -107,6 +110,12 @@ impl<'a> CompactJws<'a> {
         key.verify(self.header.alg.signature_algorithm(), self.signed.as_bytes(), &signature)
             .map_err(|_| JwsError::Signature)?;
         Ok(&self.payload)
+    }
+}
+
+impl fmt::Debug for CompactJws<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompactJws").field("header", &self.header).finish_non_exhaustive()
     }
 }
 

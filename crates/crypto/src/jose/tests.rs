@@ -53,6 +53,14 @@ fn every_algorithm_signs_and_only_with_its_key() {
     assert!(JwsAlgorithm::ALL.iter().all(|alg| sign_compact(&edwards, *alg, "k", PAYLOAD).is_err()));
 }
 
+#[test]
+fn a_token_is_not_shown() {
+    let token = sign_compact(&key(), JwsAlgorithm::Es256, "k", PAYLOAD).unwrap();
+    let shown = format!("{:?}", CompactJws::parse(&token, Limits::default()).unwrap());
+    assert!(shown.contains("Es256") && token.split('.').all(|part| !shown.contains(part)), "{shown}");
+    assert!(!shown.contains("signature") && !shown.contains("payload"), "{shown}");
+}
+
 /// RFC 7515 appendices A.3 and A.4.
 #[test]
 fn the_examples_of_the_rfc_verify() {
