@@ -65,6 +65,19 @@ impl TrustBundle {
         json::read(trust_domain, &object)
     }
 
+    /// Reads the JWK Set that the JWT profile of the Workload API serves (section 6.2.2): standard, and with JWT keys
+    /// alone, so that the `use` of a key may be missing. SPIRE's agent leaves it out.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_jwt_set(trust_domain: &TrustDomain, json: &[u8]) -> Result<Self, BundleError> {
+        if json.len() > MAX_BUNDLE_LENGTH {
+            return Err(BundleError::TooLong);
+        }
+        let object = bonafide_crypto::jose::parse_object(json).map_err(|_| BundleError::Json)?;
+        json::read_jwt_set(trust_domain, &object)
+    }
+
     /// The bundle in SPIFFE bundle format.
     pub fn to_json(&self) -> Vec<u8> {
         json::write(self).to_string().into_bytes()

@@ -73,7 +73,7 @@ pub(crate) fn jwt_bundles(response: &JwtBundlesResponse) -> Result<BundleMap, Er
     let mut bundles = BundleMap::new();
     for (name, json) in &response.bundles {
         let parsed = trust_domain(name)
-            .and_then(|trust_domain| TrustBundle::parse(&trust_domain, json).map_err(Error::from));
+            .and_then(|trust_domain| TrustBundle::parse_jwt_set(&trust_domain, json).map_err(Error::from));
         match parsed {
             Ok(bundle) => drop(bundles.insert(bundle)),
             Err(error) => {

@@ -17,11 +17,7 @@ pub(super) fn read(
     let mut bundle = TrustBundle::new(trust_domain.clone());
     bundle.sequence = number(object, "spiffe_sequence")?;
     bundle.refresh_hint = number(object, "spiffe_refresh_hint")?;
-    let keys = object.get("keys").and_then(Value::as_array).ok_or(BundleError::Keys)?;
-    if keys.len() > MAX_KEYS {
-        return Err(BundleError::TooManyKeys);
-    }
-    for (index, key) in keys.iter().enumerate() {
+    for (index, key) in keys(object)?.iter().enumerate() {
         let members = key.as_object().ok_or(BundleError::Keys)?;
         match text(members, "use")? {
             Some(X509_SVID) => {
@@ -29,18 +25,42 @@ pub(super) fn read(
                     bundle = bundle.with_x509_authority(authority);
                 }
             }
-            Some(JWT_SVID) => {
-                if let Some((kid, key)) = read_jwt(index, key)?
-                    && bundle.jwt_authorities.insert(kid, key).is_some()
-                {
-                    return Err(BundleError::DuplicateKeyId);
-                }
-            }
+            Some(JWT_SVID) => add_jwt(&mut bundle, index, key)?,
             // Section 4.2.2: unknown or missing uses are ignored.
             _ => {}
         }
     }
     Ok(bundle)
+}
+
+pub(super) fn read_jwt_set(
+    trust_domain: &TrustDomain,
+    object: &Map<String, Value>,
+) -> Result<TrustBundle, BundleError> {
+    let mut bundle = TrustBundle::new(trust_domain.clone());
+    for (index, key) in keys(object)?.iter().enumerate() {
+        let members = key.as_object().ok_or(BundleError::Keys)?;
+        match text(members, "use")? {
+            // RFC 7517 section 4.2: `sig` or nothing are what a standard JWK Set says of such keys.
+            None | Some(JWT_SVID | "sig") => add_jwt(&mut bundle, index, key)?,
+            Some(_) => {}
+        }
+    }
+    Ok(bundle)
+}
+
+fn keys(object: &Map<String, Value>) -> Result<&[Value], BundleError> {
+    let keys = object.get("keys").and_then(Value::as_array).ok_or(BundleError::Keys)?;
+    if keys.len() > MAX_KEYS { Err(BundleError::TooManyKeys) } else { Ok(keys) }
+}
+
+fn add_jwt(bundle: &mut TrustBundle, index: usize, key: &Value) -> Result<(), BundleError> {
+    if let Some((kid, key)) = read_jwt(index, key)?
+        && bundle.jwt_authorities.insert(kid, key).is_some()
+    {
+        return Err(BundleError::DuplicateKeyId);
+    }
+    Ok(())
 }
 
 /// X509-SVID section 6.1: the certificate alone counts, not the members that repeat its key.

@@ -52,6 +52,33 @@ fn round_trips() {
 }
 
 #[test]
+fn a_standard_jwk_set_of_the_workload_api() {
+    let bundle = full();
+    let of_use = |value: Option<&str>| {
+        let mut set: Value = serde_json::from_slice(&bundle.to_jwt_json()).unwrap();
+        for key in set["keys"].as_array_mut().unwrap() {
+            key.as_object_mut().unwrap().remove("use");
+            if let Some(value) = value {
+                key["use"] = value.into();
+            }
+        }
+        TrustBundle::parse_jwt_set(&td(), set.to_string().as_bytes()).unwrap()
+    };
+    // SPIRE's agent names no use.
+    for value in [None, Some("sig"), Some("jwt-svid")] {
+        assert_eq!(of_use(value).jwt_authorities(), bundle.jwt_authorities(), "{value:?}");
+    }
+    for value in ["x509-svid", "wit-svid", "enc"] {
+        assert!(of_use(Some(value)).jwt_authorities().is_empty(), "{value}");
+    }
+    let mixed = TrustBundle::parse_jwt_set(&td(), &bundle.to_json()).unwrap();
+    assert_eq!((mixed.jwt_authorities(), mixed.x509_authorities()), (bundle.jwt_authorities(), &[][..]));
+    for bad in ["[]", "{}", r#"{"keys":[1]}"#, r#"{"keys":[{"kty":"EC"}]}"#] {
+        assert!(TrustBundle::parse_jwt_set(&td(), bad.as_bytes()).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn what_is_written() {
     let json: Value = serde_json::from_slice(&full().to_json()).unwrap();
     let keys = json["keys"].as_array().unwrap();

@@ -225,7 +225,13 @@ impl SpiffeWorkloadApi for Ending {
         let bundles: BundleMap = self.service.domain.bundles();
         let bundles = bundles
             .iter()
-            .map(|(trust_domain, bundle)| (trust_domain.id().to_string(), bundle.to_jwt_json().into()))
+            .map(|(trust_domain, bundle)| {
+                // As SPIRE's agent writes it.
+                let set =
+                    String::from_utf8(bundle.to_jwt_json()).unwrap().replace(r#""use":"jwt-svid","#, "");
+                assert!(!set.contains("use"));
+                (trust_domain.id().to_string(), set.into_bytes().into())
+            })
             .collect();
         let response = JwtBundlesResponse { bundles };
         let answers = WatchStream::new(self.service.answers.clone());
