@@ -177,6 +177,9 @@ impl Extensions {
                 let usage = extended_key_usage(value).ok_or(Extension("extended key usage"))?;
                 self.extended_key_usage = Some(ExtendedKeyUsage { critical, ..usage });
             }
+            // policyConstraints and inhibitAnyPolicy: they change what a path needs (sections 4.2.1.11 and 4.2.1.14), and
+            // policies are not processed here. An issuer that forgot to mark them critical means them all the same.
+            Some([36 | 54]) => return Err(CertificateError::UnknownCriticalExtension),
             _ if critical => return Err(CertificateError::UnknownCriticalExtension),
             _ => {}
         }

@@ -18,6 +18,10 @@ use crate::time::UnixTime;
 /// Most certificates of a presented chain, the leaf included.
 pub const MAX_CHAIN_LENGTH: usize = 8;
 
+/// Most intermediates of one name that may take part. Two are a key change; with more of them whoever connects could
+/// make us check a hundred signatures, by seven certificates of one name that each could have signed each other.
+const MAX_NAMESAKES: usize = 2;
+
 /// Everything but MD5, SHA-1, DSA, RSA below 2048 and above 8192 bits.
 static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     algorithms::ECDSA_P256_SHA256,
@@ -104,7 +108,7 @@ pub fn verify(
         .ok_or_else(|| X509Error::UnknownTrustDomain(id.trust_domain().clone()))?;
 
     let mut candidates = Candidates { id, now, refused: None };
-    let intermediates = candidates.intermediates(presented);
+    let intermediates = candidates.intermediates(presented)?;
     let anchors = candidates.anchors(leaf, &intermediates, bundle, chain.len());
     let not_after = build_path(leaf, &intermediates, &anchors, now)
         // What was wrong with a candidate explains best why no path was found without it.
@@ -123,19 +127,26 @@ struct Candidates<'a> {
 }
 
 impl Candidates<'_> {
-    fn intermediates<'c>(&mut self, presented: &'c [Certificate]) -> Vec<&'c Certificate> {
-        let mut fit = Vec::with_capacity(presented.len());
+    fn intermediates<'c>(&mut self, presented: &'c [Certificate]) -> Result<Vec<&'c Certificate>, X509Error> {
+        let mut fit: Vec<&Certificate> = Vec::with_capacity(presented.len());
         for (position, certificate) in presented.iter().enumerate() {
             let index = position + 1;
             let verdict = profile::check_ca(certificate)
                 .map_err(|source| X509Error::Intermediate { index, source })
                 .and_then(|authority| self.check(certificate, authority, index));
             match verdict {
-                Ok(()) => fit.push(certificate),
+                Ok(()) if fit.contains(&certificate) => {}
+                Ok(()) => {
+                    let namesake = |other: &&&Certificate| other.subject_der() == certificate.subject_der();
+                    if fit.iter().filter(namesake).count() == MAX_NAMESAKES {
+                        return Err(X509Error::TooComplex);
+                    }
+                    fit.push(certificate);
+                }
                 Err(error) => drop(self.refused.get_or_insert(error)),
             }
         }
-        fit
+        Ok(fit)
     }
 
     /// The authorities of the bundle that a presented certificate names by key. With one path, that is one

@@ -108,6 +108,12 @@ fn form() {
         ("critical policy constraints", "certificate.unknown-critical-extension", |w| {
             w.intermediate.add(&[0x55, 0x1d, 36], true, sequence(&[]));
         }),
+        ("policy constraints", "certificate.unknown-critical-extension", |w| {
+            w.intermediate.add(&[0x55, 0x1d, 36], false, sequence(&[element(0x80, &[0])]));
+        }),
+        ("no policy but known ones", "certificate.unknown-critical-extension", |w| {
+            w.intermediate.add(&[0x55, 0x1d, 54], false, vec![2, 1, 0]);
+        }),
         ("unknown critical extension in an intermediate", "certificate.unknown-critical-extension", |w| {
             w.intermediate.add(&[0x2a, 3], true, vec![5, 0]);
         }),

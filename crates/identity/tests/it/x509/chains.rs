@@ -81,6 +81,22 @@ fn orders() {
 }
 
 #[test]
+fn namesakes_cannot_offer_a_hundred_paths() {
+    let world = World::new();
+    let bundles = (world.bundles)(&world);
+    let good = world.chain();
+    let namesake = |serial: u8| {
+        let mut forge = world.intermediate.clone();
+        forge.serial = vec![2, 1, serial];
+        forge.sign(&KEYS.other)
+    };
+    // A key change leaves two, and the same one twice is one.
+    let [first, second] = [namesake(1), namesake(2)];
+    assert_eq!(code(&[good[0].clone(), first.clone(), first.clone(), good[1].clone()], &bundles), "ok");
+    assert_eq!(code(&[good[0].clone(), good[1].clone(), first, second], &bundles), "x509.too-complex");
+}
+
+#[test]
 fn roots_of_one_name_are_told_apart() {
     let world = World::new();
     let mut others: Vec<Vec<u8>> = Vec::new();
