@@ -14,6 +14,7 @@ use bonafide_wire::{
     agent::agent_server::AgentServer, types::Problem,
     workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
 };
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{net::UnixStream, sync::watch, task::JoinHandle};
 use tonic::service::Routes;
 
@@ -124,6 +125,8 @@ impl Agent {
         random: Arc<dyn Random>,
     ) -> Result<Running, AgentError> {
         let evidence = peer_evidence(config.allow_start_time_peers)?;
+        let mut config = config;
+        config.limits.fit_descriptors(raise_descriptor_limit());
         let storage = Storage::open(&config.data_dir)?;
         if !storage.is_volatile() {
             tracing::warn!(path = %config.data_dir.display(), "the data directory is not on a tmpfs: keys will lie on disk");
@@ -228,7 +231,7 @@ fn engine(
         core.set_node(Arc::clone(credential), node.renew_after);
     }
     let view = storage.load_view();
-    let bundle = view.as_ref().map(|view| view.bundle.clone());
+    let bundle = saved.map(|(_, node)| node.bundle.clone());
     let lives = |key: &crate::core::LaunchKey| {
         Process::open(key.pid, evidence)
             .and_then(|process| process.image())
@@ -280,7 +283,12 @@ impl Line {
         let expired = |credential: &Credential| credential.not_after() <= self.clock.now();
         let has_lived = saved.is_some();
         let joined = match (saved, &self.line) {
-            (Some((credential, node)), line) if line.is_none() || !expired(&credential) => {
+            // A line that it has not joined with is there because the SVID that it has is of no use any more.
+            (Some((credential, node)), line)
+                if line
+                    .as_ref()
+                    .is_none_or(|line| !expired(&credential) && node.joined_with == line.token.sha256()) =>
+            {
                 Some((node, credential))
             }
             (saved, Some(line)) => match self.join(line).await {
@@ -357,6 +365,18 @@ fn join_line(config: &AgentConfig) -> Result<Option<JoinLine>, AgentError> {
         }
         Err(source) => Err(AgentError::JoinLineFile { path: path.clone(), source }),
     }
+}
+
+/// Takes as many file descriptors as this process may have, and says how many that are.
+fn raise_descriptor_limit() -> u64 {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit of open files can't be raised");
+        }
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Whether the kernel pins callers, asked of a socket of our own.

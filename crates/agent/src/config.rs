@@ -85,3 +85,43 @@ impl Default for AgentLimits {
         }
     }
 }
+
+impl AgentLimits {
+    /// Lowers what would need more than this many open files, so that whoever connects most doesn't take the last one.
+    ///
+    /// A connection holds three: itself, the pidfd of its process, and that one's `/proc` directory; a launch holds one.
+    pub(crate) fn fit_descriptors(&mut self, descriptors: u64) {
+        let all = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let before = (self.connections, self.launches);
+        self.connections = self.connections.min(all / 6);
+        self.connections_per_uid = self.connections_per_uid.min(self.connections.div_ceil(2));
+        self.launches = self.launches.min(all / 4);
+        if (self.connections, self.launches) != before {
+            tracing::warn!(
+                descriptors,
+                connections = self.connections,
+                launches = self.launches,
+                "the limit of open files allows fewer connections and launches than are set"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_fit_the_descriptors_that_there_are() {
+        for descriptors in [64, 1024, 4096, 20_000, 1 << 19, u64::MAX] {
+            let mut limits = AgentLimits::default();
+            limits.fit_descriptors(descriptors);
+            let most = 3 * limits.connections as u64 + limits.launches as u64;
+            assert!(most <= descriptors / 4 * 3 + 3, "{descriptors}: {most}");
+            assert!(limits.connections_per_uid < limits.connections, "one user must not take them all");
+        }
+        let mut limits = AgentLimits::default();
+        limits.fit_descriptors(1 << 19);
+        assert_eq!((limits.connections, limits.launches), (8192, 10_000));
+    }
+}

@@ -47,6 +47,8 @@ const WINDOW: usize = 64;
 /// First wait after a failure; it doubles up to [`LAST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LAST_RETRY: Duration = Duration::from_secs(300);
+/// A clock that goes back by less than this needs no attention.
+const CLOCK_SLACK: Duration = Duration::from_secs(10);
 /// Least time between two renewals, whatever the clocks say. Well below half of the shortest lifetime that an authority
 /// grants (10 s), or such an SVID would expire before its second renewal.
 const RENEWAL_GAP: Duration = Duration::from_secs(3);
@@ -125,6 +127,8 @@ pub(crate) struct Core {
     conversation: conversation::Conversation,
     node: Option<renewal::Node>,
     timers: BTreeSet<(UnixTime, Timer)>,
+    /// When something last happened, by the clock of that moment.
+    latest: UnixTime,
     banned: Option<Problem>,
     effects: Vec<Effect>,
 }
@@ -152,6 +156,7 @@ impl Core {
             conversation: conversation::Conversation::default(),
             node: None,
             timers: BTreeSet::new(),
+            latest: UnixTime::EPOCH,
             banned: None,
             effects: Vec::new(),
         }
@@ -165,6 +170,22 @@ impl Core {
     /// When [`Core::tick`] wants to be called.
     pub(crate) fn next_tick(&self) -> Option<UnixTime> {
         self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// It is that late now. To be called before anything else happens, so that nothing is judged by a state that time
+    /// has overtaken: a machine may have slept, and a clock may have been set.
+    pub(crate) fn observe(&mut self, now: UnixTime) {
+        let before = std::mem::replace(&mut self.latest, now);
+        if now.saturating_add(CLOCK_SLACK) < before {
+            // Waits that began in a future that was taken back would last until it comes.
+            self.timers.retain(|(_, timer)| *timer != Timer::Report);
+            self.report_again();
+            self.ask_again(now);
+            self.pump(now);
+        }
+        if self.next_tick().is_some_and(|at| at <= now) {
+            self.tick(now);
+        }
     }
 
     /// Time has passed.

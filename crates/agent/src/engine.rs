@@ -1,7 +1,7 @@
 //! Runs the core: one lock, effects done in order, time, and the ends of processes.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -28,6 +28,7 @@ use bytes::Bytes;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{Notify, mpsc, oneshot, watch},
+    task::AbortHandle,
 };
 
 use crate::{
@@ -67,7 +68,7 @@ struct Inner {
     node: Option<SavedNode>,
     stream: Option<Stream>,
     launches: HashMap<LaunchKey, watch::Sender<u64>>,
-    watched: HashSet<LaunchKey>,
+    watched: HashMap<LaunchKey, AbortHandle>,
     jwts: HashMap<u64, oneshot::Sender<JwtAnswer>>,
     connection: Connection,
 }
@@ -110,7 +111,7 @@ impl Engine {
                 node: None,
                 stream: None,
                 launches: HashMap::new(),
-                watched: HashSet::new(),
+                watched: HashMap::new(),
                 jwts: HashMap::new(),
                 connection: Connection::default(),
             }),
@@ -182,6 +183,7 @@ impl Engine {
         let now = self.now();
         let mut inner = self.lock();
         let before = inner.core.next_tick();
+        inner.core.observe(now);
         let result = act(&mut inner.core, now);
         let effects = inner.core.take_effects();
         let mut view_changed = false;
@@ -214,6 +216,11 @@ impl Engine {
         (inner.core.launch_state(key), inner.core.is_synced())
     }
 
+    #[cfg(test)]
+    pub(crate) fn watched(&self) -> usize {
+        self.lock().watched.len()
+    }
+
     pub(crate) fn read<R>(&self, look: impl FnOnce(&Core) -> R) -> R {
         look(&self.lock().core)
     }
@@ -237,7 +244,7 @@ impl Engine {
         {
             let mut inner = self.lock();
             inner.core.set_node(credential, node.renew_after);
-            if inner.core.view.bundle().is_empty() {
+            if *inner.core.view.bundle() != bundle {
                 self.publish(&bundle);
             }
             inner.node = Some(node);
@@ -333,32 +340,33 @@ impl Engine {
         }
     }
 
+    /// Watches for the end of a launch's process, as long as the launch lasts: one that `execve` has replaced costs
+    /// nothing any more, however often its process goes on doing that.
     fn watch_end(self: &Arc<Self>, process: &Process, key: LaunchKey) -> Result<(), Refusal> {
-        if !self.lock().watched.insert(key) {
+        let mut inner = self.lock();
+        if inner.watched.contains_key(&key) || !inner.core.has_launch(&key) {
             return Ok(());
         }
-        let end = end_of(process);
-        let end = match end {
+        let end = match end_of(process) {
             Ok(end) => end,
             Err(error) => {
+                drop(inner);
                 tracing::warn!(%error, "a process can't be watched");
-                self.lock().watched.remove(&key);
                 self.with(|core, now| core.ended(key, now));
                 return Err(Refusal::busy());
             }
         };
         let engine = Arc::downgrade(self);
         let shutdown = self.shutdown.clone();
-        tokio::spawn(async move {
+        let watch = tokio::spawn(async move {
             if shutdown.unless_triggered(end.readable()).await.is_some()
                 && let Some(engine) = engine.upgrade()
             {
                 engine.with(|core, now| core.ended(key, now));
-                let mut inner = engine.lock();
-                inner.watched.remove(&key);
-                inner.launches.remove(&key);
+                engine.lock().launches.remove(&key);
             }
         });
+        inner.watched.insert(key, watch.abort_handle());
         Ok(())
     }
 
@@ -373,7 +381,10 @@ impl Engine {
                 }
                 Ok(())
             }
-            Effect::Save(saved) => self.storage.save_instance(&saved),
+            // Rather forgotten than left as it was: a restart would give the key of a launch to another one.
+            Effect::Save(saved) => self.storage.save_instance(&saved).inspect_err(|_| {
+                let _ = self.storage.forget_instance(saved.id);
+            }),
             Effect::Forget(id) => self.storage.forget_instance(id),
             Effect::SaveView => {
                 *view_changed = true;
@@ -382,6 +393,11 @@ impl Engine {
             Effect::Launch(key) => {
                 if let Some(launch) = inner.launches.get(&key) {
                     launch.send_modify(|count| *count += 1);
+                }
+                if !inner.core.has_launch(&key)
+                    && let Some(watch) = inner.watched.remove(&key)
+                {
+                    watch.abort();
                 }
                 Ok(())
             }

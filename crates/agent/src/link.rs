@@ -297,6 +297,7 @@ pub(crate) async fn join_over(
         key: SavedKey(key.to_pkcs8_der()),
         renew_after: UnixTime::from_secs(attested.renew_after),
         bundle: attested.bundle,
+        joined_with: line.token.sha256().to_vec(),
     };
     Ok((node, Arc::new(credential)))
 }

@@ -14,7 +14,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{AtFlags, Mode, OFlags, openat, readlinkat, statat},
+    fs::{AtFlags, Mode, OFlags, StatxFlags, openat, readlinkat, statat, statx},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use serde::{Deserialize, Serialize};
@@ -135,6 +135,19 @@ impl ProcessError {
             Self::Invisible => "workload.invisible",
             Self::Starting => "workload.starting",
             Self::Unreadable { .. } | Self::Malformed { .. } => "workload.unreadable",
+        }
+    }
+
+    /// Whether it says nothing about the process: a moment later, all may be well.
+    pub fn is_passing(&self) -> bool {
+        use rustix::io::Errno;
+        match self {
+            Self::Starting => true,
+            Self::Unreadable { source, .. } => {
+                let errno = Errno::from_io_error(source);
+                matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR | Errno::AGAIN))
+            }
+            Self::Gone | Self::Invisible | Self::Malformed { .. } => false,
         }
     }
 
@@ -284,16 +297,16 @@ impl Process {
             .map_err(|source| unreadable("exe", source))
     }
 
-    /// Whether the process sees the same mounts as the agent, so that a path means the same to both.
+    /// The mount that the executable lies on. No two mounts that exist share a number, in whatever namespaces they are.
     ///
     /// # Errors
     ///
     /// When the process has ended or the kernel does not show it.
-    pub fn shares_mounts(&self) -> Result<bool, ProcessError> {
-        let theirs = statat(&*self.directory, "ns/mnt", AtFlags::empty())
-            .map_err(|source| unreadable("ns/mnt", source))?;
-        let ours = rustix::fs::stat("/proc/self/ns/mnt").map_err(|source| unreadable("ns/mnt", source))?;
-        Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))
+    pub fn exe_mount(&self) -> Result<u64, ProcessError> {
+        let status = statx(&*self.directory, "exe", AtFlags::empty(), StatxFlags::MNT_ID)
+            .map_err(|source| unreadable("exe", source))?;
+        let told = StatxFlags::from_bits_retain(status.stx_mask).contains(StatxFlags::MNT_ID);
+        told.then_some(status.stx_mnt_id).ok_or(ProcessError::Malformed { what: "exe" })
     }
 
     fn read(&self, what: &'static str, limit: u64) -> Result<Vec<u8>, ProcessError> {

@@ -157,7 +157,9 @@ impl Refusal {
 
 impl From<ProcessError> for Refusal {
     fn from(error: ProcessError) -> Self {
-        Self::new(Code::PermissionDenied, error.code(), error.to_string(), error.hint())
+        // What passes is no verdict on the caller (SPIFFE Workload API §6).
+        let status = if error.is_passing() { Code::Unavailable } else { Code::PermissionDenied };
+        Self::new(status, error.code(), error.to_string(), error.hint())
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) struct SavedNode {
     pub(crate) key: SavedKey,
     pub(crate) renew_after: UnixTime,
     pub(crate) bundle: Bytes,
+    /// Digest of the token that it joined with: another one asks for another SVID.
+    pub(crate) joined_with: Vec<u8>,
 }
 
 /// The data directory can't be used.
@@ -70,6 +72,12 @@ pub enum StorageError {
         /// The directory.
         path: PathBuf,
     },
+    /// Others may replace it.
+    #[error("whoever may write to `{path}` can replace the agent's data directory")]
+    Replaceable {
+        /// A directory above.
+        path: PathBuf,
+    },
     /// Another agent runs on it.
     #[error("another agent uses `{path}`")]
     InUse {
@@ -84,6 +92,7 @@ impl StorageError {
         match self {
             Self::Io { .. } => "agent.storage",
             Self::Open { .. } => "agent.storage-open",
+            Self::Replaceable { .. } => "agent.storage-replaceable",
             Self::InUse { .. } => "agent.storage-in-use",
         }
     }
@@ -93,6 +102,9 @@ impl StorageError {
         match self {
             Self::Io { .. } => "look at the directory's owner, mode and free space",
             Self::Open { .. } => "`chmod 0700` it, or name another `data_dir`",
+            Self::Replaceable { .. } => {
+                "name a `data_dir` below directories that belong to root or the agent's user, and that only they may write to"
+            }
             Self::InUse { .. } => "stop the other agent, or name another `data_dir`",
         }
     }
@@ -101,15 +113,18 @@ impl StorageError {
 impl Storage {
     /// Opens a data directory, and makes it if there is none.
     pub(crate) fn open(directory: &Path) -> Result<Self, StorageError> {
-        for path in [directory.to_owned(), directory.join(INSTANCES)] {
+        let create = |path: &Path| {
             let mut builder = fs::DirBuilder::new();
-            builder.recursive(true).mode(0o700).create(&path).map_err(io_error("create", &path))?;
-        }
+            builder.recursive(true).mode(0o700).create(path).map_err(io_error("create", path))
+        };
+        create(directory)?;
         let status = fs::symlink_metadata(directory).map_err(io_error("look at", directory))?;
         let own = rustix::process::geteuid().as_raw() == status.uid();
         if !status.is_dir() || !own || status.permissions().mode() & 0o077 != 0 {
             return Err(StorageError::Open { path: directory.to_owned() });
         }
+        check_above(directory)?;
+        create(&directory.join(INSTANCES))?;
         let lock_path = directory.join("lock");
         let mut options = OpenOptions::new();
         let lock = options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
@@ -136,6 +151,7 @@ impl Storage {
             key: SavedKey(Zeroizing::new(stored.key)),
             renew_after: UnixTime::from_secs(stored.renew_after),
             bundle: stored.bundle,
+            joined_with: stored.joined_with,
         })
     }
 
@@ -148,6 +164,7 @@ impl Storage {
             key: node.key.0.to_vec(),
             renew_after: node.renew_after.as_secs(),
             bundle: node.bundle.clone(),
+            joined_with: node.joined_with.clone(),
         };
         let written = self.write(&self.directory.join(NODE), &file);
         file.key.zeroize();
@@ -223,9 +240,12 @@ impl Storage {
         let temporary = self.directory.join("writing");
         let mut options = OpenOptions::new();
         let written = (|| {
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            // Whatever the umask is.
-            file.set_permissions(fs::Permissions::from_mode(0o600))?;
+            match fs::remove_file(&temporary) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // Always a file of our own, with no more rights than the umask leaves of these.
+            let mut file = options.write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(&bytes)?;
             fs::rename(&temporary, path)
         })();
@@ -238,6 +258,20 @@ impl Storage {
             _ => Ok(()),
         }
     }
+}
+
+/// Whoever may rename the directory can put another one in its place.
+fn check_above(directory: &Path) -> Result<(), StorageError> {
+    let real = fs::canonicalize(directory).map_err(io_error("look at", directory))?;
+    let us = rustix::process::geteuid().as_raw();
+    for path in real.ancestors().skip(1) {
+        let status = fs::metadata(path).map_err(io_error("look at", path))?;
+        let (others_write, sticky) = (status.mode() & 0o022 != 0, status.mode() & 0o1000 != 0);
+        if ![0, us].contains(&status.uid()) || (others_write && !sticky) {
+            return Err(StorageError::Replaceable { path: path.to_owned() });
+        }
+    }
+    Ok(())
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
@@ -268,6 +302,8 @@ struct NodeFile {
     renew_after: i64,
     #[prost(bytes = "bytes", tag = "7")]
     bundle: Bytes,
+    #[prost(bytes = "vec", tag = "8")]
+    joined_with: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -462,6 +498,34 @@ mod tests {
         drop(storage);
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o750)).unwrap();
         assert!(matches!(Storage::open(&directory), Err(StorageError::Open { .. })));
+    }
+
+    #[test]
+    fn nobody_else_may_replace_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let open = parent.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = |path: &Path| matches!(Storage::open(path), Err(StorageError::Replaceable { .. }));
+        assert!(refused(&open.join("state")) && refused(&open.join("more/state")));
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(!refused(&open.join("state")));
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&open, Some(12_345), None).unwrap();
+            assert!(refused(&open.join("state")));
+        }
+    }
+
+    /// Else who has put it there could read what is written.
+    #[test]
+    fn a_file_that_was_there_before_is_not_written_to() {
+        let parent = tempfile::tempdir().unwrap();
+        let storage = Storage::open(&parent.path().join("state")).unwrap();
+        let (planted, kept) = (storage.directory.join("writing"), parent.path().join("kept"));
+        fs::write(&planted, "").unwrap();
+        fs::hard_link(&planted, &kept).unwrap();
+        storage.save_instance(&saved(false)).unwrap();
+        assert_eq!(fs::read(kept).unwrap(), b"");
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! An authority without cryptography, for the tests of the state machines.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::LazyLock,
+};
 
 use bonafide_attest::{SelectorSet, registration::digest_item};
 use bonafide_crypto::{csr, digest::SetDigest, key::PublicKey, random::SystemRandom};
 use bonafide_identity::{InstanceId, time::UnixTime};
+use bonafide_testkit::TestDomain;
 use bonafide_wire::{
     node::{
         AuthorityMessage, JwtIssued, Refused, Reported, Update, X509Issued, agent_message,
@@ -43,6 +47,15 @@ pub(crate) fn fake_leaf(id: &str, instance: Option<InstanceId>, end: UnixTime, s
     let mut leaf = format!("{id}|{instance}|{}|", end.as_secs()).into_bytes();
     leaf.extend_from_slice(spki);
     leaf.into()
+}
+
+/// A trust bundle of `example.org`, always the same.
+pub(crate) fn bundle() -> Bytes {
+    static BUNDLE: LazyLock<Bytes> = LazyLock::new(|| {
+        let domain = TestDomain::new("example.org", UnixTime::from_secs(1_800_000_000));
+        domain.bundle().to_json().into()
+    });
+    BUNDLE.clone()
 }
 
 pub(crate) fn selectors(pairs: &[(&str, &str)]) -> SelectorSet {
@@ -101,7 +114,7 @@ impl FakeAuthority {
             ended: BTreeSet::new(),
             alarms: Vec::new(),
             refuse: None,
-            bundle: Bytes::from_static(br#"{"keys":[]}"#),
+            bundle: bundle(),
             jwts: 0,
         }
     }

@@ -15,7 +15,7 @@ use bonafide_attest::{
     registration::{Registration, digest_item},
 };
 use bonafide_crypto::digest::SetDigest;
-use bonafide_identity::{SpiffeId, TrustDomain, time::UnixTime};
+use bonafide_identity::{SpiffeId, TrustDomain, bundle::TrustBundle, time::UnixTime};
 use bonafide_wire::{
     node::{Acknowledge, Bookmark, Hello, Update},
     types,
@@ -250,6 +250,16 @@ impl View {
         }
     }
 
+    /// An agent that took over a bundle of no use could never talk to its authority again, not even after a restart.
+    fn check_bundle(&self, document: &[u8]) -> Result<(), String> {
+        let bundle = TrustBundle::parse(&self.trust_domain, document).map_err(|error| error.to_string())?;
+        if bundle.x509_authorities().is_empty() {
+            Err("it has no X.509 authority".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
     fn acknowledge(&self) -> Acknowledge {
         Acknowledge { revision: self.revision, set_digest: Bytes::copy_from_slice(&self.digest.bytes()) }
     }
@@ -288,8 +298,13 @@ impl View {
             changes.registrations.push(id);
         }
         if !staged.bundle.is_empty() && staged.bundle != self.bundle {
-            self.bundle = staged.bundle;
-            changes.bundle = true;
+            match self.check_bundle(&staged.bundle) {
+                Ok(()) => {
+                    self.bundle = staged.bundle;
+                    changes.bundle = true;
+                }
+                Err(reason) => tracing::error!(reason, "the authority sent a trust bundle that is left out"),
+            }
         }
         self.incarnation = staged.incarnation;
         self.revision = revision;

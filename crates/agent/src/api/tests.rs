@@ -8,12 +8,12 @@ use std::{
     process::{Command, Stdio},
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
 use bonafide_crypto::random::SystemRandom;
-use bonafide_identity::time::{Clock as _, SystemClock};
+use bonafide_identity::time::{Clock, SystemClock, UnixTime};
 use bonafide_net::{drain::Shutdown, unix::Listener};
 use bonafide_wire::{
     node::{
@@ -116,12 +116,23 @@ impl Dial for Server {
     }
 }
 
+/// The agent's clock, set wrong by some seconds.
+#[derive(Debug, Default)]
+struct Shifted(AtomicI64);
+
+impl Clock for Shifted {
+    fn now(&self) -> UnixTime {
+        UnixTime::from_secs(SystemClock.now().as_secs() + self.0.load(Ordering::SeqCst))
+    }
+}
+
 /// A running agent with its authority.
 struct Bench {
     server: Server,
     engine: Arc<Engine>,
+    clock: Arc<Shifted>,
     socket: PathBuf,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Drop for Bench {
@@ -152,13 +163,15 @@ impl Bench {
         let trust_domain: bonafide_identity::TrustDomain = "example.org".parse().unwrap();
         let core = Core::new(trust_domain.clone(), habits, Arc::new(SystemRandom), Arc::new(FakeLeaf));
         let storage = Storage::open(&directory.path().join("state")).unwrap();
-        let engine = Engine::new(core, Arc::new(SystemClock), storage, trust_domain, Shutdown::new());
+        let clock = Arc::<Shifted>::default();
+        let shared = Arc::clone(&clock) as Arc<dyn Clock>;
+        let engine = Engine::new(core, shared, storage, trust_domain, Shutdown::new());
         let socket = directory.path().join("agent.sock");
         let listener = Listener::bind(&socket, 0o777, None).unwrap();
         drop(crate::agent::serve(&engine, &config, Evidence::Pidfd, listener));
         tokio::spawn(Arc::clone(&engine).run_timers());
         tokio::spawn(link::run(Arc::clone(&engine), Arc::new(server.clone()), Arc::new(SystemRandom)));
-        let bench = Self { server, engine, socket, _directory: directory };
+        let bench = Self { server, engine, clock, socket, directory };
         bench.until(|bench| bench.engine.read(|core| core.is_synced())).await;
         bench
     }
@@ -293,6 +306,47 @@ async fn workloads_start_while_the_authority_is_down() {
     // The binding was stored before it was told.
     let stored = bench.engine.storage().load_instances().unwrap();
     assert_eq!(stored.iter().filter(|saved| saved.binding.is_some()).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_expired_is_served_after_the_clock_has_leapt() {
+    let bench = Bench::start().await;
+    bench.stocked().await;
+    bench.x509().await.message().await.unwrap().unwrap();
+    bench.down().await;
+    bench.clock.0.store(2 * crate::testing::LIFE, Ordering::SeqCst);
+    let status = bench.x509().await.message().await.unwrap_err();
+    assert_eq!(
+        (status.code(), problem_of(&status).code.as_str()),
+        (Code::Unavailable, "agent.authority-unavailable")
+    );
+}
+
+/// A restart would take the key of a launch for one that nobody has.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_stored_as_given_is_not_left_stored_as_free() {
+    let bench = Bench::start().await;
+    bench.stocked().await;
+    std::fs::create_dir(bench.directory.path().join("state/writing")).unwrap();
+    let given = bench.x509().await.message().await.unwrap().unwrap();
+    let stored = bench.engine.storage().load_instances().unwrap();
+    assert!(!stored.is_empty());
+    assert!(stored.iter().all(|saved| saved.key.0.as_slice() != given.svids[0].x509_svid_key));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_goes_on_with_execve_costs_no_more_than_one() {
+    let bench = Bench::start().await;
+    let process = crate::process::Process::open(std::process::id().cast_signed(), Evidence::Pidfd).unwrap();
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let attested = crate::testing::selectors(&[("unix.uid", &uid)]);
+    for round in 0..20 {
+        let mut image = process.image().unwrap();
+        image.layout[0] += round;
+        let key = LaunchKey { pid: process.pid(), image };
+        bench.engine.attach(&process, key, attested.clone()).unwrap();
+    }
+    assert_eq!(bench.engine.watched(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,7 +23,7 @@ use bonafide_attest::Selector;
 use bonafide_crypto::digest::Sha256;
 use futures_util::future::BoxFuture;
 use nix::unistd::{Gid, Group, Uid, User};
-use rustix::fs::{Stat, fstat};
+use rustix::fs::{AtFlags, Stat, StatxFlags, fstat, statx};
 
 use super::{Attestor, Findings, Subject};
 use crate::process::Process;
@@ -122,8 +122,10 @@ impl Findings {
     }
 }
 
-/// A process in a mount namespace of its own can put any file at any path there. Its path counts only if
-/// the same file lies there on the node.
+/// Whoever may make a mount namespace puts any file at any path there, and a process outside of it can run that file
+/// (through `/proc/<pid>/root`, or a descriptor); the same goes for a file system that was unmounted lazily. The path
+/// counts only if the same file lies there on the node; or, once the file is deleted, if it lay on the file system that
+/// its directory lies on.
 fn path_of(process: &Process) -> Result<String, String> {
     let path = process.exe_path().map_err(|error| error.to_string())?;
     let exe = process.exe_status().map_err(|error| error.to_string())?;
@@ -132,15 +134,21 @@ fn path_of(process: &Process) -> Result<String, String> {
     if !text.starts_with('/') {
         return Err("the file is outside of every mount".to_owned());
     }
-    if !process.shares_mounts().map_err(|error| error.to_string())? {
-        let here = rustix::fs::stat(text).map(|here| (here.st_dev, here.st_ino));
-        if here != Ok((exe.st_dev, exe.st_ino)) {
-            return Err(
-                "the process has mounts of its own, and another file lies there on the node".to_owned()
-            );
-        }
+    let here = rustix::fs::stat(text).map(|here| (here.st_dev, here.st_ino));
+    let lay_here = || {
+        let directory = std::path::Path::new(text).parent()?;
+        Some(process.exe_mount().ok()? == mount_of(directory)?)
+    };
+    if here != Ok((exe.st_dev, exe.st_ino)) && !(exe.st_nlink == 0 && lay_here() == Some(true)) {
+        return Err("another file lies there on the node".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// Which mount a path of the node leads to.
+fn mount_of(path: &std::path::Path) -> Option<u64> {
+    let status = statx(rustix::fs::CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+    StatxFlags::from_bits_retain(status.stx_mask).contains(StatxFlags::MNT_ID).then_some(status.stx_mnt_id)
 }
 
 /// Digests of files, remembered as long as nothing about the file has changed.

@@ -269,6 +269,12 @@ impl Core {
         if std::mem::replace(&mut self.conversation.synced, true) {
             return;
         }
+        self.ask_again(now);
+    }
+
+    /// Whatever was put off, or refused, is asked for again.
+    pub(super) fn ask_again(&mut self, now: UnixTime) {
+        self.node_may_try_again();
         self.node_is_due(now);
         self.demand_all(now);
         let due: Vec<InstanceId> = self

@@ -113,6 +113,10 @@ impl Core {
         self.launches.keys().copied()
     }
 
+    pub(crate) fn has_launch(&self, key: &LaunchKey) -> bool {
+        self.launches.contains_key(key)
+    }
+
     /// What a launch may be given now.
     pub(crate) fn launch_state(&self, key: &LaunchKey) -> LaunchState {
         let identities = self.identities(key);
@@ -266,6 +270,7 @@ impl Core {
     fn fill(&mut self, key: LaunchKey, selectors: &SelectorSet, claim: Arc<Claim>, now: UnixTime) -> Slot {
         let bin = self.bin_for(&claim, now);
         if let Some(id) = self.take_ready(bin, now) {
+            self.stop_waiting(&claim, key);
             self.bind(id, key, selectors, now);
             self.demand(bin, now);
             return Slot::Held(id);
@@ -276,7 +281,12 @@ impl Core {
 
     fn vacate(&mut self, key: LaunchKey, slot: Slot, now: UnixTime) {
         match slot {
-            Slot::Held(id) => self.retire(id, now),
+            Slot::Held(id) => {
+                if let Some(claim) = self.instances.get(&id).map(|instance| Arc::clone(&instance.claim)) {
+                    self.stop_waiting(&claim, key);
+                }
+                self.retire(id, now);
+            }
             Slot::Waiting(claim) => self.stop_waiting(&claim, key),
             Slot::Impossible(_) => {}
         }
@@ -293,8 +303,12 @@ impl Core {
             if let Some(selectors) = launch {
                 let Some(id) = self.take_ready(number, now) else { return };
                 self.bind(id, key, &selectors, now);
-                if let Some(launch) = self.launches.get_mut(&key) {
-                    launch.slots.insert(registration, Slot::Held(id));
+                let before = self
+                    .launches
+                    .get_mut(&key)
+                    .and_then(|launch| launch.slots.insert(registration, Slot::Held(id)));
+                if let Some(Slot::Held(replaced)) = before {
+                    self.retire(replaced, now);
                 }
                 self.effects.push(Effect::Launch(key));
             }

@@ -30,6 +30,8 @@ use crate::{
 pub(super) struct Node {
     pub(super) credential: Arc<Credential>,
     renew_after: UnixTime,
+    /// Not before then, after a failure.
+    retry_at: Option<UnixTime>,
     /// Kept until the authority has answered.
     successor: Option<Arc<PrivateKey>>,
     in_flight: bool,
@@ -44,6 +46,7 @@ impl Core {
         self.node = Some(Node {
             credential,
             renew_after,
+            retry_at: None,
             successor: None,
             in_flight: false,
             failures: 0,
@@ -131,8 +134,21 @@ impl Core {
 
     pub(super) fn renewal_refused(&mut self, id: InstanceId, refused: Refused, now: UnixTime) {
         let wait = (refused.retry_after > 0).then(|| Duration::from_secs(refused.retry_after.into()));
-        let wait = wait.or(Some(Duration::MAX));
-        self.renewal_failed(id, refused.problem.unwrap_or_default(), wait, now);
+        let problem = refused.problem.unwrap_or_default();
+        let is_over = wait.is_none() && problem.code.starts_with("lineage.");
+        self.renewal_failed(id, problem, wait.or(Some(Duration::MAX)), now);
+        if is_over {
+            self.replace(id, now);
+        }
+    }
+
+    /// The authority will never renew this instance: its launch gets another one, and keeps this one until then.
+    fn replace(&mut self, id: InstanceId, now: UnixTime) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        let Some(launch) = instance.binding.as_ref().map(|binding| binding.launch) else { return };
+        let bin = self.bin_for(&Arc::clone(&instance.claim), now);
+        self.wait_at(bin, launch, now);
+        self.serve_waiting(bin, now);
     }
 
     /// Keeps what there is until it expires, and says why there is nothing newer.
@@ -149,11 +165,18 @@ impl Core {
         self.schedule(id, now);
     }
 
+    pub(super) fn node_may_try_again(&mut self) {
+        if let Some(node) = &mut self.node {
+            node.retry_at = None;
+        }
+    }
+
     pub(super) fn node_is_due(&mut self, now: UnixTime) {
         let synced = self.conversation.synced;
         let Some(node) = self.node.as_mut().filter(|node| !node.in_flight) else { return };
-        if node.renew_after > now {
-            self.timers.insert((node.renew_after, Timer::Node));
+        let due = node.retry_at.map_or(node.renew_after, |at| at.max(node.renew_after));
+        if due > now {
+            self.timers.insert((due, Timer::Node));
             return;
         }
         if !synced {
@@ -210,10 +233,11 @@ impl Core {
             "the agent's own SVID was not renewed"
         );
         node.in_flight = false;
-        node.renew_after = now.saturating_add(wait.unwrap_or_else(|| backoff(node.failures)));
+        let retry_at = now.saturating_add(wait.unwrap_or_else(|| backoff(node.failures)));
+        node.retry_at = Some(retry_at);
         node.failures = node.failures.saturating_add(1);
         node.problem = Some(problem);
-        self.timers.insert((node.renew_after, Timer::Node));
+        self.timers.insert((retry_at, Timer::Node));
     }
 }
 

@@ -301,6 +301,50 @@ fn a_refused_renewal_keeps_what_there_is_until_it_expires() {
 }
 
 #[test]
+fn a_broken_lineage_is_replaced_before_it_expires() {
+    let mut world = one_registration();
+    world.launch(10, 1);
+    world.settle();
+    let before = held(&world, 10).remove(0).held.unwrap().instance;
+    world.authority.refuse = Some((String::from("lineage.discontinuous"), 0));
+    world.advance(600);
+    world.settle();
+    assert!(held(&world, 10).remove(0).held.is_some(), "kept until there is another one");
+    world.check();
+    world.authority.refuse = None;
+    world.advance(20);
+    world.settle();
+    let after = held(&world, 10).remove(0).held.unwrap();
+    assert_ne!(after.instance, before);
+    assert!(after.credential.not_after() > world.now.saturating_add(Duration::from_secs(900)));
+    assert!(world.authority.ended.contains(&before));
+    world.check_at_rest();
+}
+
+#[test]
+fn a_clock_that_went_ahead_and_came_back_stops_nothing() {
+    let mut world = one_registration();
+    world.launch(10, 1);
+    world.settle();
+    let real = world.now;
+    world.now = real.saturating_add(Duration::from_secs(7200));
+    world.act(|core, now| core.observe(now));
+    // The authority's clock is right: all that it sends has expired by the agent's.
+    while let Some(kind) = world.up.pop_front() {
+        world.down.extend(world.authority.answer(kind, real));
+        while !world.down.is_empty() {
+            world.deliver_down();
+        }
+    }
+    assert!(held(&world, 10).remove(0).held.is_none());
+    world.now = real.saturating_add(Duration::from_secs(1));
+    world.act(|core, now| core.observe(now));
+    world.settle();
+    assert!(held(&world, 10).remove(0).held.is_some());
+    world.check_at_rest();
+}
+
+#[test]
 fn a_launch_is_refused_for_good_or_waits() {
     for (retry_after, for_good) in [(0, true), (5, false)] {
         let mut world = World::new();

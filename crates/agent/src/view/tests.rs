@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{entry, selectors};
+use crate::testing::{bundle, entry, selectors};
 
 fn update(revision: u64) -> Update {
     Update { incarnation: Bytes::from_static(&[1; 16]), revision, ..Update::default() }
@@ -11,7 +11,7 @@ fn web(revision: u64) -> types::Registration {
 
 fn view() -> View {
     let mut view = View::new("example.org".parse().unwrap());
-    let bundle = Bytes::from_static(b"{}");
+    let bundle = bundle();
     let first = Update { snapshot_start: true, upserts: vec![web(3)], bundle, ..update(5) };
     let (acknowledge, changes) = view.update(first).unwrap().unwrap();
     assert_eq!(acknowledge.revision, 5);
@@ -31,6 +31,17 @@ fn a_snapshot_takes_effect_as_a_whole() {
     changes.registrations.sort();
     assert_eq!(changes.registrations, vec!["one".into(), RegistrationId::from("web")]);
     assert!(view.get("web").is_none() && view.get("one").is_some());
+}
+
+#[test]
+fn a_bundle_of_no_use_never_replaces_a_good_one() {
+    let mut view = view();
+    for document in [&b"{}"[..], b"nonsense", br#"{"keys":[]}"#] {
+        let update = Update { bundle: Bytes::copy_from_slice(document), ..update(6) };
+        let (_, changes) = view.update(update).unwrap().unwrap();
+        assert!(!changes.bundle);
+        assert_eq!(view.bundle(), &bundle());
+    }
 }
 
 #[test]

@@ -77,6 +77,36 @@ async fn a_name_that_ends_like_a_deleted_file_is_that_name() {
     assert_eq!(attested.selectors.values("unix.path").collect::<Vec<_>>(), [path.to_str().unwrap()]);
 }
 
+/// Whoever may make a user namespace may mount in it what he likes, and run it from outside.
+#[tokio::test]
+async fn a_file_of_another_mount_namespace_does_not_borrow_a_path_of_this_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app");
+    std::fs::copy("/bin/true", &path).unwrap();
+    let script = format!(
+        "mount -t tmpfs none {0} && cp /bin/sleep {0}/app && echo ready && exec sleep 1000",
+        directory.path().display()
+    );
+    let mut elsewhere = Command::new("unshare");
+    elsewhere.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).stdout(Stdio::piped());
+    let Ok(elsewhere) = elsewhere.spawn() else { return eprintln!("skipped: there is no `unshare`") };
+    let mut elsewhere = Running(elsewhere);
+    let mut said = [0; 5];
+    if elsewhere.0.stdout.take().unwrap().read_exact(&mut said).is_err() {
+        return eprintln!("skipped: no namespaces here");
+    }
+    let through = format!("/proc/{}/root{}", elsewhere.0.id(), path.display());
+    let child = run(std::path::Path::new(&through));
+    for deleted in [false, true] {
+        if deleted {
+            std::fs::remove_file(&through).unwrap();
+        }
+        let attested = attest(child.0.id(), u64::MAX).await;
+        assert_eq!(attested.selectors.values("unix.path").collect::<Vec<_>>(), Vec::<&str>::new());
+        assert!(attested.failures.iter().any(|failure| failure.contains("another file lies there")));
+    }
+}
+
 #[tokio::test]
 async fn a_large_executable_has_no_digest_and_says_so() {
     let child = run(std::path::Path::new("/bin/sleep"));

@@ -1,0 +1,12 @@
+//! The agent with a real authority.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "a failed test is a panic"
+)]
+
+mod restart;
+mod world;

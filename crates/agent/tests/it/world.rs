@@ -1,0 +1,158 @@
+//! An authority and the agent of one node, in this process, with real TLS between them.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bonafide_agent::{Agent, AgentConfig, AgentError, Running};
+use bonafide_authority::{Authority, AuthorityConfig};
+use bonafide_crypto::random::SystemRandom;
+use bonafide_testkit::TestClock;
+use bonafide_wire::{
+    admin::{CreateJoinTokenRequest, PutRegistrationRequest, PutSiteRequest, admin_client::AdminClient},
+    agent::{AgentStatus, StatusRequest, agent_client::AgentClient},
+    types::{Registration, Scope, Selector, Site, registration},
+    workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::{
+    Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+pub(crate) struct World {
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) socket: PathBuf,
+    directory: tempfile::TempDir,
+    config: AuthorityConfig,
+    authority: Option<bonafide_authority::Running>,
+    agent: Option<Running>,
+}
+
+impl World {
+    /// An authority, with one registration for whoever has the user of this process; no agent yet.
+    pub(crate) async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config =
+            AuthorityConfig::new("example.org".parse().unwrap(), directory.path().join("authority"));
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        let clock = TestClock::new();
+        let socket = directory.path().join("agent.sock");
+        let mut world = Self { clock, socket, directory, config, authority: None, agent: None };
+        world.new_authority().await;
+        world
+    }
+
+    /// Begins the trust domain, or begins it anew: with another root.
+    pub(crate) async fn new_authority(&mut self) {
+        self.stop_authority().await;
+        let _ = std::fs::remove_dir_all(&self.config.data_dir);
+        Authority::init(&self.config, self.clock.clone(), &SystemRandom).await.unwrap();
+        self.start_authority().await;
+        let scope = Scope { spiffe_ids: vec!["spiffe://example.org/app/**".into()], ..Scope::default() };
+        let site = Site { name: "lab".into(), scope: Some(scope), ..Site::default() };
+        let request = PutSiteRequest { site: Some(site), ..PutSiteRequest::default() };
+        self.admin().await.put_site(request).await.unwrap();
+        self.put("web").await;
+    }
+
+    pub(crate) async fn start_authority(&mut self) {
+        let running =
+            Authority::start(self.config.clone(), self.clock.clone(), Arc::new(SystemRandom)).await.unwrap();
+        // The same address in its next life.
+        self.config.listen = running.node_address();
+        self.authority = Some(running);
+    }
+
+    pub(crate) async fn stop_authority(&mut self) {
+        if let Some(running) = self.authority.take() {
+            running.shutdown().await.unwrap();
+        }
+    }
+
+    async fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(local(self.authority.as_ref().unwrap().admin_socket()).await)
+    }
+
+    pub(crate) async fn put(&self, name: &str) {
+        let uid = rustix::process::geteuid().as_raw().to_string();
+        let registration = Registration {
+            id: name.into(),
+            kind: registration::Kind::Entry.into(),
+            site: "lab".into(),
+            spiffe_id: format!("spiffe://example.org/app/{name}"),
+            selectors: vec![Selector { key: "unix.uid".into(), value: uid }],
+            ..Registration::default()
+        };
+        let request = PutRegistrationRequest { registration: Some(registration), ..Default::default() };
+        self.admin().await.put_registration(request).await.unwrap();
+    }
+
+    pub(crate) async fn join_line(&self) -> String {
+        let request = CreateJoinTokenRequest { site: "lab".into(), ..CreateJoinTokenRequest::default() };
+        self.admin().await.create_join_token(request).await.unwrap().into_inner().join
+    }
+
+    pub(crate) async fn start_agent(&mut self, line: Option<&str>) -> Result<(), AgentError> {
+        let config = AgentConfig {
+            socket: self.socket.clone(),
+            data_dir: self.directory.path().join("agent"),
+            join_line: line.map(|line| line.parse().unwrap()),
+            ..AgentConfig::default()
+        };
+        self.agent = Some(Agent::start(config, self.clock.clone(), Arc::new(SystemRandom)).await?);
+        Ok(())
+    }
+
+    pub(crate) async fn stop_agent(&mut self) {
+        self.agent.take().unwrap().stop().await.unwrap();
+    }
+
+    /// The SVIDs of this process.
+    pub(crate) async fn svids(&self) -> Result<X509svidResponse, Status> {
+        let mut request = Request::new(X509svidRequest {});
+        request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
+        let mut client = SpiffeWorkloadApiClient::new(local(&self.socket).await);
+        Ok(client.fetch_x509svid(request).await?.into_inner().message().await?.unwrap())
+    }
+
+    pub(crate) async fn status(&self) -> AgentStatus {
+        let mut client = AgentClient::new(local(&self.socket).await);
+        client.status(StatusRequest {}).await.unwrap().into_inner()
+    }
+
+    /// Waits for a state of the agent.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&AgentStatus) -> bool) -> AgentStatus {
+        let wait = async {
+            loop {
+                let status = self.status().await;
+                if holds(&status) {
+                    return status;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(60), wait).await {
+            Ok(status) => status,
+            Err(_) => panic!("never {what}: {:?}", self.status().await),
+        }
+    }
+
+    pub(crate) async fn connected(&self) -> AgentStatus {
+        self.until("connected, with two in stock", |status| status.connected && status.pooled >= 2).await
+    }
+}
+
+async fn local(path: &Path) -> Channel {
+    let path = path.to_owned();
+    Endpoint::from_static("http://local")
+        .connect_with_connector(tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        }))
+        .await
+        .unwrap()
+}
