@@ -6,21 +6,24 @@ use std::path::Path;
 use bonafide_crypto::asn1::{Reader, SEQUENCE};
 use bonafide_crypto::digest::sha256;
 use bonafide_identity::Certificate;
-use bonafide_ledger::{LedgerError, VerifierKey};
+use bonafide_ledger::{LedgerError, Report, VerifierKey};
 use bytes::Bytes;
 use prost::Message;
 
 use crate::entry::{Entry, entry::Kind};
 
 /// What a ledger says, after everything in it was verified.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerReport {
-    /// Entries.
-    pub size: u64,
-    /// Entries that came after the last checkpoint: protected against accident, but not signed.
-    pub unsigned: u64,
-    /// Store revision that the last checkpoint names.
-    pub revision: Option<u64>,
+    /// Its files, hashes and signature.
+    pub ledger: Report,
+    /// What its entries say.
+    pub contents: Contents,
+}
+
+/// What the entries of a ledger say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
     /// X509-SVIDs of workloads.
     pub x509_svids: u64,
     /// JWT-SVIDs.
@@ -80,12 +83,7 @@ pub fn verify_ledger(directory: &Path, key: &VerifierKey) -> Result<LedgerReport
     if let Some(index) = walk.damaged {
         return Err(AuditError::Entry(index));
     }
-    Ok(LedgerReport {
-        size: verified.size,
-        unsigned: verified.unsigned,
-        revision: verified.checkpoint.map(|checkpoint| checkpoint.bindings.revision),
-        ..walk.report
-    })
+    Ok(LedgerReport { ledger: verified, contents: walk.contents })
 }
 
 /// Where the entry of a certificate is, if it is in the ledger. It is found by what was signed, not by what the
@@ -123,7 +121,7 @@ pub fn find_certificate(
 
 #[derive(Default)]
 struct Walk {
-    report: LedgerReport,
+    contents: Contents,
     damaged: Option<u64>,
     serials: HashMap<Bytes, u64>,
     /// Key and entry of each generation of each instance.
@@ -138,30 +136,32 @@ impl Walk {
         };
         match entry.kind {
             Some(Kind::X509Svid(svid)) => {
-                self.report.x509_svids += 1;
+                self.contents.x509_svids += 1;
                 self.serial(index, svid.serial);
                 let of = (svid.instance, svid.generation);
                 let (key, other) =
                     self.lineages.entry(of).or_insert_with(|| (svid.key_id.clone(), index)).clone();
                 if key != svid.key_id {
-                    self.report.findings.push((index, Finding::Fork { generation: svid.generation, other }));
+                    self.contents
+                        .findings
+                        .push((index, Finding::Fork { generation: svid.generation, other }));
                 }
             }
             Some(Kind::AgentSvid(svid)) => self.serial(index, svid.serial),
             Some(Kind::ServerSvid(svid)) => self.serial(index, svid.serial),
             Some(Kind::SigningCertificate(certificate)) => self.serial(index, certificate.serial),
-            Some(Kind::JwtSvid(_)) => self.report.jwt_svids += 1,
-            Some(Kind::Attestation(_)) => self.report.attestations += 1,
-            Some(Kind::Refusal(_)) => self.report.refusals += 1,
-            Some(Kind::Restore(_)) => self.report.restores += 1,
+            Some(Kind::JwtSvid(_)) => self.contents.jwt_svids += 1,
+            Some(Kind::Attestation(_)) => self.contents.attestations += 1,
+            Some(Kind::Refusal(_)) => self.contents.refusals += 1,
+            Some(Kind::Restore(_)) => self.contents.restores += 1,
             Some(Kind::Launch(_) | Kind::End(_)) => {}
-            None => self.report.unknown += 1,
+            None => self.contents.unknown += 1,
         }
     }
 
     fn serial(&mut self, index: u64, serial: Bytes) {
         if let Some(other) = self.serials.insert(serial, index) {
-            self.report.findings.push((index, Finding::Serial(other)));
+            self.contents.findings.push((index, Finding::Serial(other)));
         }
     }
 }

@@ -247,8 +247,9 @@ async fn the_ledger_has_everything_that_was_issued_and_shows_every_edit() {
     let ledger = config.data_dir.join("ledger");
     let key = std::fs::read_to_string(config.data_dir.join("ledger.pub")).unwrap().trim().parse().unwrap();
     let report = verify_ledger(&ledger, &key).unwrap();
-    assert_eq!((report.x509_svids, report.attestations, report.refusals), (2, 1, 1));
-    assert_eq!((report.unsigned, report.findings.len()), (0, 0));
+    let contents = &report.contents;
+    assert_eq!((contents.x509_svids, contents.attestations, contents.refusals), (2, 1, 1));
+    assert_eq!((report.ledger.unsigned, contents.findings.len()), (0, 0));
     for instance in [&first, &second] {
         for der in &instance.chain {
             let certificate = bonafide_identity::Certificate::from_der(der).unwrap();

@@ -5,12 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bonafide_authority::entry::Entry;
-use bonafide_ledger::{LedgerError, VerifierKey, verify};
+use bonafide_authority::{
+    audit::{AuditError, find_certificate, verify_ledger},
+    entry::Entry,
+};
+use bonafide_identity::Certificate;
+use bonafide_ledger::{LedgerError, VerifierKey};
 use prost::Message as _;
 
 use crate::{
-    Console, Failure,
+    Console, Failure, pem,
     progress::with_spinner,
     tiles,
     view::ledger::{EntryList, EntryView, ReportView},
@@ -19,6 +23,8 @@ use crate::{
 /// Where the authority writes the public key of its ledger, beside the ledger.
 const KEY_FILE: &str = "ledger.pub";
 const MAX_KEY: u64 = 4_096;
+/// A chain in PEM; only its first certificate counts.
+const MAX_CERTIFICATE: u64 = 256 * 1024;
 const LEDGER: &str = "/var/lib/bonafide/authority/ledger";
 
 /// The issuance ledger: everything that was ever issued, and refused.
@@ -49,6 +55,9 @@ pub enum LogCommand {
         /// what the authority has written beside the ledger, in `ledger.pub`]
         #[arg(long)]
         key: Option<String>,
+        /// Find the entry of this certificate, PEM or DER: that it was logged when it was issued
+        #[arg(long, value_name = "FILE")]
+        certificate: Option<PathBuf>,
     },
 }
 
@@ -61,7 +70,8 @@ pub async fn run(command: LogCommand, console: &Console) -> Result<(), Failure> 
         LogCommand::Show { ledger, count, from, about } => {
             console.show(&show(&ledger, count, from, about.as_deref())?)
         }
-        LogCommand::Verify { ledger, key } => {
+        LogCommand::Verify { ledger, key, certificate } => {
+            let certificate = certificate.as_deref().map(read_certificate).transpose()?;
             let key = match key {
                 Some(key) => key,
                 None => {
@@ -71,12 +81,31 @@ pub async fn run(command: LogCommand, console: &Console) -> Result<(), Failure> 
                 }
             };
             let key: VerifierKey = key.trim().parse().map_err(ledger_failure)?;
-            let task = tokio::task::spawn_blocking(move || verify(&ledger, &key));
+            let task = tokio::task::spawn_blocking(move || audit(&ledger, &key, certificate.as_ref()));
             let ended = with_spinner(console, "verifying the ledger", task).await;
-            let report = ended.map_err(|cause| Failure::of("ledger.closed", cause, "try again"))?;
-            console.show(&ReportView::from(report.map_err(ledger_failure)?))
+            let report = ended.map_err(|cause| Failure::of("ledger.closed", cause, "try again"))??;
+            console.show(&report)?;
+            report.verdict()
         }
     }
+}
+
+/// Verifies everything, and finds the certificate's entry if one was asked for.
+fn audit(ledger: &Path, key: &VerifierKey, certificate: Option<&Certificate>) -> Result<ReportView, Failure> {
+    let failure = |cause: AuditError| Failure::of(cause.code(), &cause, cause.hint());
+    let report = verify_ledger(ledger, key).map_err(failure)?;
+    let entry =
+        certificate.map(|wanted| find_certificate(ledger, key, wanted)).transpose().map_err(failure)?;
+    Ok(ReportView::new(report, entry))
+}
+
+fn read_certificate(path: &Path) -> Result<Certificate, Failure> {
+    let mut content = Vec::new();
+    let file = std::fs::File::open(path).map_err(|source| Failure::read(path, source))?;
+    file.take(MAX_CERTIFICATE).read_to_end(&mut content).map_err(|source| Failure::read(path, source))?;
+    let blocks = str::from_utf8(&content).ok().and_then(|text| pem::decode(text).ok());
+    let der = blocks.and_then(|blocks| blocks.into_iter().next()).map_or(content, |first| first.der);
+    Certificate::from_der(&der).map_err(|cause| Failure::of(cause.code(), cause, cause.hint()))
 }
 
 /// What the authority has written: `<data>/ledger.pub` for `<data>/ledger`.

@@ -1,10 +1,13 @@
 //! What the issuance ledger says.
 
-use bonafide_authority::entry::{Entry, entry::Kind};
-use bonafide_ledger::Report;
+use bonafide_authority::{
+    audit::LedgerReport,
+    entry::{Entry, entry::Kind},
+};
 use serde::Serialize;
 
 use crate::{
+    Failure,
     console::View,
     moment::Moment,
     page::{Page, some},
@@ -175,6 +178,24 @@ pub struct ReportView {
     size: u64,
     unsigned: u64,
     checkpoint: Option<CheckpointView>,
+    x509_svids: u64,
+    jwt_svids: u64,
+    attestations: u64,
+    refusals: u64,
+    restores: u64,
+    /// Written by a newer version.
+    unknown: u64,
+    /// What an honest server never writes.
+    findings: Vec<String>,
+    /// Absent when none was looked for.
+    certificate: Option<CertificateView>,
+}
+
+/// A certificate that was looked for.
+#[derive(Debug, Serialize)]
+struct CertificateView {
+    /// Absent when there is none.
+    entry: Option<u64>,
 }
 
 /// The last checkpoint.
@@ -188,9 +209,11 @@ struct CheckpointView {
     set_digest: String,
 }
 
-impl From<Report> for ReportView {
-    fn from(report: Report) -> Self {
-        let checkpoint = report.checkpoint.map(|checkpoint| CheckpointView {
+impl ReportView {
+    /// `entry`: where the certificate that was looked for is, if one was.
+    pub fn new(report: LedgerReport, entry: Option<Option<u64>>) -> Self {
+        let LedgerReport { ledger, contents } = report;
+        let checkpoint = ledger.checkpoint.map(|checkpoint| CheckpointView {
             origin: checkpoint.origin,
             size: checkpoint.size,
             root: hex(&checkpoint.root),
@@ -198,7 +221,39 @@ impl From<Report> for ReportView {
             revision: checkpoint.bindings.revision,
             set_digest: hex(&checkpoint.bindings.set_digest),
         });
-        Self { size: report.size, unsigned: report.unsigned, checkpoint }
+        let findings = contents.findings.iter();
+        Self {
+            size: ledger.size,
+            unsigned: ledger.unsigned,
+            checkpoint,
+            x509_svids: contents.x509_svids,
+            jwt_svids: contents.jwt_svids,
+            attestations: contents.attestations,
+            refusals: contents.refusals,
+            restores: contents.restores,
+            unknown: contents.unknown,
+            findings: findings.map(|(index, finding)| format!("entry {index}: {finding}")).collect(),
+            certificate: entry.map(|entry| CertificateView { entry }),
+        }
+    }
+
+    /// # Errors
+    /// When an entry says what an honest server never writes, or the certificate is not in the ledger.
+    pub fn verdict(&self) -> Result<(), Failure> {
+        if let Some(first) = self.findings.first() {
+            let hint = "the authority or its ledger was tampered with: keep a copy, and compare the entries";
+            return Err(Failure::of("ledger.finding", first, hint));
+        }
+        if self.certificate.as_ref().is_some_and(|certificate| certificate.entry.is_none()) {
+            let hint =
+                "another server has issued it (each has its own ledger), or its CA key was used elsewhere";
+            return Err(Failure::of(
+                "ledger.not-logged",
+                "the certificate has no entry in this ledger",
+                hint,
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -216,10 +271,22 @@ impl View for ReportView {
                 ("set digest", some(&checkpoint.set_digest)),
             ]),
         }
+        page.record([
+            ("X509-SVIDs", some(self.x509_svids.to_string())),
+            ("JWT-SVIDs", some(self.jwt_svids.to_string())),
+            ("attestations", some(self.attestations.to_string())),
+            ("refusals", some(self.refusals.to_string())),
+        ]);
+        if let Some(entry) = self.certificate.as_ref().and_then(|certificate| certificate.entry) {
+            page.line(&format!("the certificate was logged in entry {entry}, before it was signed"));
+        }
     }
 
     fn names(&self) -> Vec<String> {
-        vec![self.size.to_string()]
+        match &self.certificate {
+            None => vec![self.size.to_string()],
+            Some(certificate) => certificate.entry.iter().map(u64::to_string).collect(),
+        }
     }
 }
 

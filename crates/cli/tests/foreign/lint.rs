@@ -18,9 +18,9 @@ const KNOWN_COMPLAINT: &str = "pkix.invalid_uri_syntax";
 fn split(pem: &str, folder: &Path, name: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for block in pem.split_inclusive("-----END CERTIFICATE-----\n") {
-        let Some(start) = block.find("-----BEGIN CERTIFICATE-----") else { continue };
+        let Some((_, certificate)) = block.split_once("-----BEGIN CERTIFICATE-----") else { continue };
         let file = folder.join(format!("{name}-{}.pem", files.len()));
-        fs::write(&file, &block[start..]).unwrap();
+        fs::write(&file, format!("-----BEGIN CERTIFICATE-----{certificate}")).unwrap();
         files.push(file);
     }
     files

@@ -16,7 +16,7 @@ fn entry(number: i64) -> Vec<u8> {
     let instance = vec![7; 16];
     let kind = match number % 4 {
         0 => Kind::X509Svid(X509Svid {
-            serial: vec![1, 2].into(),
+            serial: number.to_be_bytes().to_vec().into(),
             spiffe_id: "spiffe://td/web".into(),
             registration: "web".into(),
             registration_revision: 9,
