@@ -41,7 +41,8 @@ pub struct AuthorityConfig {
     /// Bounds on what callers may ask for.
     #[serde(default)]
     pub limits: Limits,
-    /// Accept a store that is older than the ledger says, once, and write that into the ledger.
+    /// Accept a store that is older than the ledger says, or a ledger that is older than the store says, and write that
+    /// into the ledger. For one start: while it is set, nothing notices when it happens again.
     #[serde(default)]
     pub accept_restore: bool,
 }

@@ -13,7 +13,7 @@ use crate::{
     site::Site,
 };
 
-pub use crate::generated::record::{Idempotency, Lease, SigningKey, signing_key};
+pub use crate::generated::record::{Idempotency, Lease, LedgerMark, SigningKey, signing_key};
 
 /// The version of records that this server writes and reads.
 pub const VERSION: u32 = 1;
@@ -81,6 +81,8 @@ pub enum Object {
     JoinToken(Arc<JoinToken>),
     /// `lease/<name>`; the name stands here.
     Lease(Arc<str>, Arc<Lease>),
+    /// `ledger/<server>`; the server stands here.
+    LedgerMark(Arc<str>, Arc<LedgerMark>),
     /// `registration/<id>`
     Registration(Arc<Registration>),
     /// `settings`
@@ -109,6 +111,7 @@ impl Object {
             Self::Idempotency(key, _) => idempotency_key(key),
             Self::JoinToken(token) => token_key(&token.id),
             Self::Lease(name, _) => lease_key(name),
+            Self::LedgerMark(server, _) => format!("{LEDGER}{server}"),
             Self::Registration(registration) => registration_key(&registration.id),
             Self::Settings(_) => SETTINGS.to_owned(),
             Self::SigningKey(key) => signing_key_key(&key.id),
@@ -135,6 +138,7 @@ impl Object {
             Self::Idempotency(_, idempotency) => Kind::Idempotency((**idempotency).clone()),
             Self::JoinToken(token) => Kind::JoinToken(convert::from_token(token)),
             Self::Lease(_, lease) => Kind::Lease((**lease).clone()),
+            Self::LedgerMark(_, mark) => Kind::LedgerMark((**mark).clone()),
             Self::Registration(registration) => Kind::Registration(convert::from_registration(registration)),
             Self::Settings(settings) => Kind::Settings(proto::Settings {
                 trust_domain: settings.trust_domain.to_string(),
@@ -169,6 +173,9 @@ impl Object {
             Kind::JoinToken(token) => convert::to_token(token).map(|token| Self::JoinToken(Arc::new(token))),
             Kind::Lease(lease) => {
                 key.strip_prefix(LEASE).map(|name| Self::Lease(name.into(), Arc::new(lease)))
+            }
+            Kind::LedgerMark(mark) => {
+                key.strip_prefix(LEDGER).map(|server| Self::LedgerMark(server.into(), Arc::new(mark)))
             }
             Kind::Registration(registration) => convert::to_registration(&registration, revision)
                 .map(|registration| Self::Registration(Arc::new(registration))),
@@ -228,6 +235,7 @@ impl RecordError {
 pub const SETTINGS: &str = "settings";
 const IDEMPOTENCY: &str = "idem/";
 const LEASE: &str = "lease/";
+const LEDGER: &str = "ledger/";
 
 /// Key of an agent's record.
 #[must_use]

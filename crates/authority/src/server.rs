@@ -91,18 +91,37 @@ impl Authority {
         random: Arc<dyn Random>,
     ) -> Result<Running, StartError> {
         config.check()?;
-        let opened = boot::open(&config, Arc::clone(&clock)).await?;
-        let store = Arc::clone(&opened.store);
-        let (shutdown, tasks) = (Shutdown::new(), TaskTracker::new());
-        let started = assemble(config, opened, clock, random, shutdown.clone(), tasks.clone()).await;
-        if started.is_err() {
-            shutdown.trigger();
-            tasks.close();
-            tasks.wait().await;
-            boot::close(store).await;
+        match attempt(config.clone(), Arc::clone(&clock), Arc::clone(&random), false).await {
+            Err(error @ (StartError::RolledBack { .. } | StartError::LedgerRolledBack { .. }))
+                if config.accept_restore =>
+            {
+                tracing::warn!(code = error.code(), "accepted, because the settings say so: {error}");
+                boot::renew_incarnation(&config, Arc::clone(&random)).await?;
+                attempt(config, clock, random, true).await
+            }
+            started => started,
         }
-        started
     }
+}
+
+/// Starts, or leaves everything closed.
+async fn attempt(
+    config: AuthorityConfig,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    restored: bool,
+) -> Result<Running, StartError> {
+    let opened = boot::open(&config, Arc::clone(&clock)).await?;
+    let store = Arc::clone(&opened.store);
+    let (shutdown, tasks) = (Shutdown::new(), TaskTracker::new());
+    let started = assemble(config, opened, clock, random, shutdown.clone(), tasks.clone(), restored).await;
+    if started.is_err() {
+        shutdown.trigger();
+        tasks.close();
+        tasks.wait().await;
+        boot::close(store).await;
+    }
+    started
 }
 
 /// Puts the parts together, from the disk upwards.
@@ -113,6 +132,7 @@ async fn assemble(
     random: Arc<dyn Random>,
     shutdown: Shutdown,
     tasks: TaskTracker,
+    restored: bool,
 ) -> Result<Running, StartError> {
     let Opened { keyring, store, registry, seal } = opened;
     let vault = Vault::new(Arc::new(keyring), Arc::clone(&random));
@@ -126,7 +146,7 @@ async fn assemble(
     std::fs::write(&verifier, format!("{}\n", ledger.verifier_key()))
         .map_err(|cause| StartError::io(&format!("`{}`", verifier.display()), cause))?;
     let journal = Arc::new(Journal::new(Arc::clone(&ledger), tokio::runtime::Handle::current()));
-    checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now()).await?;
+    checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now(), restored).await?;
 
     let presence = Presence::new();
     let feed = Feed::start(registry.clone(), &tasks, shutdown.clone());
@@ -183,9 +203,12 @@ async fn assemble(
         config.limits.signing_queue,
     )
     .map_err(|cause| StartError::io("the signing threads", cause))?;
-    let checkpoints = Checkpoints { feed: Arc::clone(&feed), ledger: Arc::clone(&ledger) };
-    // Before anybody is served: from now on a missing checkpoint is a removed one.
-    checkpoints.publish().await;
+    let checkpoints = Checkpoints {
+        feed: Arc::clone(&feed),
+        ledger: Arc::clone(&ledger),
+        registry: registry.clone(),
+        server: config.server.clone(),
+    };
     tasks.spawn(checkpoints.clone().run(shutdown.clone()));
 
     let node = NodeService(Arc::new(NodeShared {
@@ -297,8 +320,7 @@ impl Running {
         if let Some(Open { store, ledger, checkpoints }) = self.open.take() {
             // Ours and that of `checkpoints`: then nobody appends any more, and the last checkpoint is of everything.
             boot::quiet(&ledger, 2).await;
-            checkpoints.publish().await;
-            drop(checkpoints);
+            checkpoints.finish().await;
             boot::close(store).await;
             boot::close(ledger).await;
         }

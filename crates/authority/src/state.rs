@@ -17,7 +17,9 @@ use bonafide_identity::{SpiffeId, TrustDomain, bundle::TrustBundle, time::UnixTi
 use bonafide_store::Incarnation;
 
 pub use self::{bundle::bundle_of, site::SiteState};
-use crate::records::{self, Agent, Idempotency, JoinToken, Lease, Object, RecordError, Settings, SigningKey};
+use crate::records::{
+    self, Agent, Idempotency, JoinToken, Lease, LedgerMark, Object, RecordError, Settings, SigningKey,
+};
 
 /// Everything that the log says up to one revision.
 #[derive(Clone, Debug)]
@@ -37,6 +39,7 @@ pub struct State {
     bundle: Arc<TrustBundle>,
     idempotency: BTreeMap<Arc<str>, Arc<Idempotency>>,
     leases: BTreeMap<Arc<str>, Arc<Lease>>,
+    ledger_marks: BTreeMap<Arc<str>, Arc<LedgerMark>>,
     /// What housekeeping may remove, earliest first.
     expiries: BTreeSet<(UnixTime, String)>,
 }
@@ -73,6 +76,7 @@ impl State {
             signing_keys_revision: 0,
             idempotency: BTreeMap::new(),
             leases: BTreeMap::new(),
+            ledger_marks: BTreeMap::new(),
             expiries: BTreeSet::new(),
         }
     }
@@ -201,6 +205,12 @@ impl State {
         self.leases.get(name)
     }
 
+    /// How far a server's ledger had come.
+    #[must_use]
+    pub fn ledger_mark(&self, server: &str) -> Option<&Arc<LedgerMark>> {
+        self.ledger_marks.get(server)
+    }
+
     /// Keys of records that have expired at `now`, earliest first.
     pub fn expired(&self, now: UnixTime) -> impl Iterator<Item = &str> {
         self.expiries.iter().take_while(move |(at, _)| *at <= now).map(|(_, key)| key.as_str())
@@ -306,6 +316,9 @@ impl State {
             Object::Lease(name, lease) => {
                 self.leases.insert(name, lease);
             }
+            Object::LedgerMark(server, mark) => {
+                self.ledger_marks.insert(server, mark);
+            }
             Object::Registration(registration) => {
                 self.site_mut(&registration.site).add_registration(&registration);
                 self.registrations.insert(registration.id.as_str().into(), registration);
@@ -342,6 +355,9 @@ impl State {
                 Some(Object::JoinToken(token))
             }
             "lease" => self.leases.remove_entry(name).map(|(name, lease)| Object::Lease(name, lease)),
+            "ledger" => {
+                self.ledger_marks.remove_entry(name).map(|(server, mark)| Object::LedgerMark(server, mark))
+            }
             "registration" => {
                 let registration = self.registrations.remove(name)?;
                 self.leave_site(&registration.site.clone(), |site| site.remove_registration(&registration));

@@ -67,6 +67,7 @@ pub async fn start_authority(
 /// # Errors
 /// Why it ended, unless it was told to.
 pub async fn serve_authority(config: AuthorityConfig, console: &Console) -> Result<(), Failure> {
+    harden();
     let mut running = start_authority(config, console).await?;
     console.note(format!("the authority serves agents on {}", running.node_address()));
     console.note(format!("export BONAFIDE_ADMIN_SOCKET={}", running.admin_socket().display()));
@@ -101,6 +102,7 @@ pub async fn start_agent(config: AgentConfig, console: &Console) -> Result<Runni
 /// # Errors
 /// Why it ended, unless it was told to.
 pub async fn serve_agent(config: AgentConfig, console: &Console) -> Result<(), Failure> {
+    harden();
     let socket = config.socket.clone();
     let mut running = start_agent(config, console).await?;
     console.note(format!("export SPIFFE_ENDPOINT_SOCKET=unix://{}", socket.display()));
@@ -119,6 +121,19 @@ pub async fn serve_agent(config: AgentConfig, console: &Console) -> Result<(), F
 /// Why it did not end well.
 pub async fn stop_agent(running: RunningAgent) -> Result<(), Failure> {
     running.stop().await.map_err(|cause| agent_failure(&cause))
+}
+
+/// Before the first key is opened: no other process of this user reads this one's memory, and no crash writes it to
+/// disk.
+fn harden() {
+    let hardening = bonafide_secmem::harden_process();
+    if !(hardening.no_core && hardening.not_dumpable) {
+        tracing::warn!(
+            no_core = hardening.no_core,
+            not_dumpable = hardening.not_dumpable,
+            "this process can't keep its memory from core dumps and from other processes of this user"
+        );
+    }
 }
 
 pub(crate) fn agent_failure(cause: &AgentError) -> Failure {

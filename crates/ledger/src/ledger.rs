@@ -129,6 +129,18 @@ impl Ledger {
         (state.tree.size(), state.tree.root())
     }
 
+    /// The root of the tree over the first `size` entries. Blocks for reads of files.
+    ///
+    /// # Errors
+    /// [`LedgerError::Invalid`] unless `size <= self.size()`.
+    pub fn root_at(&self, size: u64) -> Result<Hash, LedgerError> {
+        let state = self.state();
+        if size > state.tree.size() {
+            return Err(LedgerError::Invalid("the size is at most the log's"));
+        }
+        merkle::range_hash(&View { shared: &self.shared, state: &state }, 0, size)
+    }
+
     /// The key that checkpoints are to be verified with.
     #[must_use]
     pub const fn verifier_key(&self) -> &VerifierKey {

@@ -58,6 +58,11 @@ pub(crate) const ADVANCE: &str = "UPDATE head SET revision = revision + $1 WHERE
 pub(crate) const AUTHENTICATE_HEAD: &str =
     "UPDATE head SET floor = $1, anchor = $2, tip = $3, objects = $4, set_tag = $5, mac = $6 WHERE id = 1";
 
+/// A new incarnation; its head is authenticated after that.
+pub(crate) const RENEW: &str = "UPDATE head SET incarnation = $1 WHERE id = 1";
+
+pub(crate) const AUTHENTICATE_OBJECT: &str = "UPDATE object SET mac = $1 WHERE key = $2";
+
 pub(crate) const CHANGES: &str =
     "SELECT revision, key, value, mac FROM change WHERE revision > $1 ORDER BY revision LIMIT $2";
 
@@ -88,6 +93,8 @@ mod tests {
             INSERT_HEAD,
             ADVANCE,
             AUTHENTICATE_HEAD,
+            RENEW,
+            AUTHENTICATE_OBJECT,
             CHANGES,
             CHANGE_MAC,
             INSERT_CHANGE,

@@ -74,6 +74,28 @@ impl SqliteStore {
         Self::start(path.as_ref(), &key, lock)
     }
 
+    /// Gives the store at `path` a new incarnation, drawn from `random`. Its objects stay; its log begins anew after the
+    /// last revision, so that no row of the old incarnation fits into it. For a store that was restored: changes that
+    /// the restoring took back would otherwise still fit behind it. Verifies everything before. Blocks.
+    ///
+    /// # Errors
+    /// Those of [`open_existing`](Self::open_existing), and of writing. Then nothing has changed.
+    pub fn renew_incarnation(
+        path: impl AsRef<Path>,
+        key: MacKey,
+        random: &dyn Random,
+    ) -> Result<Incarnation, StoreError> {
+        let path = path.as_ref();
+        let _lock = database::lock(path)?;
+        let keys = Keys::derive(&key);
+        let mut connection = database::connect(path)?;
+        let (row, digest) = verification::verify(&mut connection, &keys)?;
+        let incarnation = Incarnation::from_bytes(random.array());
+        let (sender, _) = watch::channel(row.revision);
+        Writer::new(connection, keys, row, digest, sender).renew(incarnation)?;
+        Ok(incarnation)
+    }
+
     /// Forgets the changes up to and including `floor`; the objects stay. The rest of the chain remains verifiable.
     ///
     /// Does nothing when that much is forgotten already.

@@ -13,7 +13,7 @@ pub struct Envelope {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
-    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: ::core::option::Option<record::Kind>,
 }
 /// Nested message and enum types in `Record`.
@@ -36,6 +36,8 @@ pub mod record {
         Idempotency(super::Idempotency),
         #[prost(message, tag = "8")]
         Lease(super::Lease),
+        #[prost(message, tag = "9")]
+        LedgerMark(super::LedgerMark),
     }
 }
 /// One record, `settings`.
@@ -182,10 +184,6 @@ pub struct SigningKey {
     pub published_revision: u64,
     #[prost(int64, tag = "11")]
     pub state_since: i64,
-    /// Of an intermediate: where its server's ledger has it, counted from 1. 0: nowhere. A ledger that does not have it
-    /// there is not the one that was written.
-    #[prost(uint64, tag = "12")]
-    pub ledger_entry: u64,
 }
 /// Nested message and enum types in `SigningKey`.
 pub mod signing_key {
@@ -298,4 +296,13 @@ pub struct Lease {
     pub epoch: u64,
     #[prost(int64, tag = "3")]
     pub expires_at: i64,
+}
+/// How far a server's ledger had come: the ledger must still begin with that.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerMark {
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    /// Of the tree over that many entries, RFC 6962.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub root: ::prost::bytes::Bytes,
 }

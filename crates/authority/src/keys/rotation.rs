@@ -139,10 +139,7 @@ impl Rotation {
             }
         };
         if let Some(entry) = entry {
-            let index = self.journal.append(now, vec![EntryKind::SigningCertificate(entry)]).await?;
-            if family == Family::Intermediate {
-                record.ledger_entry = index + 1;
-            }
+            self.journal.append(now, vec![EntryKind::SigningCertificate(entry)]).await?;
         }
         let (next, demote) = match &effect {
             Effect::Start { demote } => (signing_key::State::Active, demote.clone()),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,6 +93,18 @@ pub(super) async fn quiet<T: ?Sized>(used: &Arc<T>, owners: usize) {
     }
 }
 
+/// Gives the store a new incarnation: what was written after the moment that it was rolled back to is not to come back.
+pub(super) async fn renew_incarnation(
+    config: &AuthorityConfig,
+    random: Arc<dyn Random>,
+) -> Result<(), StartError> {
+    let keyring = Keyring::open(config.data_dir.join("keyring"), &*seal(config)?)?;
+    let (path, key) = (store_path(config), keyring.mac_key(STORE));
+    let renewed = tokio::task::spawn_blocking(move || SqliteStore::renew_incarnation(path, key, &*random));
+    renewed.await.map_err(|_| StartError::Stopped)??;
+    Ok(())
+}
+
 /// Waits for the others that use it, and closes it: whoever opens the files next finds them unlocked.
 pub(super) async fn close<T: ?Sized + Send + Sync + 'static>(used: Arc<T>) {
     quiet(&used, 1).await;
@@ -101,7 +113,8 @@ pub(super) async fn close<T: ?Sized + Send + Sync + 'static>(used: Arc<T>) {
 
 /// The user that the server runs as.
 pub(super) fn own_uid() -> u32 {
-    fs::metadata("/proc/self").map_or(0, |metadata| metadata.uid())
+    // Not the owner of `/proc/self`: that is root when the process is not dumpable.
+    rustix::process::geteuid().as_raw()
 }
 
 fn check_directory(directory: &Path) -> Result<(), StartError> {

@@ -1,7 +1,8 @@
-//! Ledger and store vouch for each other. Every checkpoint names the store's revision, and at start the store must not
-//! be older than the last one. The store says where the ledger has this server's intermediates, and at start it must
-//! have them there: so a ledger that was removed, or put back by more than half of an intermediate's life, is seen. What
-//! was cut off since then, others see who have kept a later checkpoint.
+//! Ledger and store vouch for each other: every checkpoint of the ledger names the store's revision, and the store
+//! keeps marks of how far the ledger had come. At start neither may be older than the other one says.
+//!
+//! What two files can't tell is that both were replaced by older ones of the same moment. And a server that was killed
+//! has not said everything: up to [`EVERY`] of the store, and up to [`MARK_EVERY`] of the ledger, have no witness yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,41 +13,60 @@ use bonafide_ledger::{Bindings, Ledger, SignedCheckpoint};
 use bonafide_net::drain::Shutdown;
 use bytes::Bytes;
 use prost::Message;
+use tokio::time::Instant;
 
 use super::StartError;
 use crate::config::AuthorityConfig;
 use crate::entry::{self, Entry, entry::Kind};
 use crate::issuance::lineages::{Lineage, Lineages};
 use crate::journal::{Journal, hex};
-use crate::records::{Object, RecordChange, SigningKey};
+use crate::records::{LedgerMark, Object, RecordChange};
+use crate::refusal::Refusal;
 use crate::registry::Registry;
 use crate::state::State;
 use crate::stream::feed::{Feed, set_digest};
 
 /// How often a checkpoint is published when there is something new.
 const EVERY: Duration = Duration::from_secs(1);
+/// How often the store is told how far the ledger has come. Each time is a commit.
+const MARK_EVERY: Duration = Duration::from_secs(60);
 
-/// Publishes checkpoints.
+/// Publishes checkpoints, and leaves marks.
 #[derive(Clone, Debug)]
 pub(super) struct Checkpoints {
     pub(super) feed: Arc<Feed>,
     pub(super) ledger: Arc<Ledger>,
+    pub(super) registry: Registry,
+    pub(super) server: String,
 }
 
 impl Checkpoints {
     pub(super) async fn run(self, shutdown: Shutdown) {
         let mut published = None;
+        let mut marked = Instant::now();
         while shutdown.unless_triggered(tokio::time::sleep(EVERY)).await.is_some() {
+            if marked.elapsed() >= MARK_EVERY {
+                marked = Instant::now();
+                self.mark().await;
+            }
             let next = (self.ledger.size(), self.feed.bindings());
-            if published.as_ref() != Some(&next) && self.publish().await {
+            if published.as_ref() != Some(&next) && self.publish(&next.1).await {
                 published = Some(next);
             }
         }
     }
 
+    /// The last words of a server that stops. Nobody else appends or writes any more.
+    pub(super) async fn finish(self) {
+        self.mark().await;
+        // Not from the feed, which has ended before the last change.
+        let bindings = bindings(&self.registry.state());
+        self.publish(&bindings).await;
+    }
+
     /// Publishes one now. Whether that went well.
-    pub(super) async fn publish(&self) -> bool {
-        match self.ledger.checkpoint(&self.feed.bindings()).await {
+    async fn publish(&self, bindings: &Bindings) -> bool {
+        match self.ledger.checkpoint(bindings).await {
             Ok(_) => true,
             Err(error) => {
                 tracing::error!(code = error.code(), "no checkpoint of the ledger: {error}");
@@ -54,98 +74,111 @@ impl Checkpoints {
             }
         }
     }
+
+    async fn mark(&self) {
+        if let Err(refusal) = mark(&self.ledger, &self.registry, &self.server).await {
+            tracing::error!(code = refusal.code(), "the store has no mark of the ledger: {refusal}");
+        }
+    }
 }
 
-/// Refuses a store that is older than the ledger's last checkpoint, or another one, unless the operator accepts it.
+/// Tells the store how far the ledger has come, unless it knows.
+async fn mark(ledger: &Ledger, registry: &Registry, server: &str) -> Result<(), Refusal> {
+    let (size, root) = ledger.root();
+    if registry.state().ledger_mark(server).is_some_and(|mark| mark.size == size) {
+        return Ok(());
+    }
+    let mark = Arc::new(LedgerMark { size, root: Bytes::copy_from_slice(&root) });
+    let server: Arc<str> = server.into();
+    registry
+        .write(move |_| Ok(vec![RecordChange::Put(Object::LedgerMark(server.clone(), mark.clone()))]))
+        .await?;
+    Ok(())
+}
+
+fn bindings(state: &State) -> Bindings {
+    Bindings {
+        incarnation: *state.incarnation().as_bytes(),
+        revision: state.revision(),
+        set_digest: set_digest(state).bytes(),
+    }
+}
+
+/// Refuses a store that is older than the ledger's last checkpoint, or another one, and a ledger that is older than
+/// the store's mark, or another one. With `accepted` writes what was found into the ledger instead.
 pub(super) async fn check_not_rolled_back(
     config: &AuthorityConfig,
     registry: &Registry,
     journal: &Journal,
     now: UnixTime,
+    accepted: bool,
 ) -> Result<(), StartError> {
-    check_ledger(config, registry, journal, now).await?;
+    let seen = last_checkpoint(config, journal)?;
+    let found = bindings(&registry.state());
+    if accepted {
+        let expected = seen.as_ref().unwrap_or(&found);
+        let restore = entry::Restore {
+            incarnation: Bytes::copy_from_slice(&found.incarnation),
+            revision: found.revision,
+            expected_incarnation: Bytes::copy_from_slice(&expected.incarnation),
+            expected_revision: expected.revision,
+        };
+        journal.append(now, vec![Kind::Restore(restore)]).await?;
+    } else {
+        let mark = registry.state().ledger_mark(&config.server).cloned();
+        if let Some(mark) = mark {
+            check_ledger(journal.ledger(), &mark, seen.is_some())?;
+        }
+        if let Some(seen) = seen {
+            check_store(&found, &seen)?;
+        }
+    }
+    // In this order: whoever finds a mark knows that there was a checkpoint.
+    journal.ledger().checkpoint(&found).await?;
+    mark(journal.ledger(), registry, &config.server).await?;
+    Ok(())
+}
+
+fn last_checkpoint(config: &AuthorityConfig, journal: &Journal) -> Result<Option<Bindings>, StartError> {
     let path = config.data_dir.join("ledger").join("checkpoint");
-    let note = match std::fs::read(&path) {
-        Ok(note) => note,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(cause) => return Err(StartError::io(&format!("`{}`", path.display()), cause)),
-    };
-    let checkpoint = SignedCheckpoint::parse(&note, journal.ledger().verifier_key())?;
-    let Bindings { incarnation, revision, set_digest: digest } = checkpoint.checkpoint().bindings;
-    let (found, found_incarnation, found_digest) = {
-        let state = registry.state();
-        (state.revision(), *state.incarnation().as_bytes(), set_digest(&state).bytes())
-    };
-    let same =
-        found_incarnation == incarnation && found >= revision && (found > revision || found_digest == digest);
+    match std::fs::read(&path) {
+        Ok(note) => {
+            let signed = SignedCheckpoint::parse(&note, journal.ledger().verifier_key())?;
+            Ok(Some(signed.checkpoint().bindings))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(StartError::io(&format!("`{}`", path.display()), cause)),
+    }
+}
+
+fn check_store(found: &Bindings, seen: &Bindings) -> Result<(), StartError> {
+    let same = found.incarnation == seen.incarnation
+        && found.revision >= seen.revision
+        && (found.revision > seen.revision || found.set_digest == seen.set_digest);
     if same {
         return Ok(());
     }
-    if !config.accept_restore {
-        return Err(StartError::RolledBack {
-            found,
-            found_incarnation: hex(&found_incarnation),
-            seen: revision,
-            seen_incarnation: hex(&incarnation),
-        });
-    }
-    tracing::warn!(found, seen = revision, "a store that is older than the ledger was accepted");
-    let restore = entry::Restore {
-        incarnation: Bytes::copy_from_slice(&found_incarnation),
-        revision: found,
-        expected_incarnation: Bytes::copy_from_slice(&incarnation),
-        expected_revision: revision,
-    };
-    journal.append(now, vec![Kind::Restore(restore)]).await?;
-    let bindings = Bindings { incarnation: found_incarnation, revision: found, set_digest: found_digest };
-    journal.ledger().checkpoint(&bindings).await?;
-    Ok(())
+    Err(StartError::RolledBack {
+        found: found.revision,
+        found_incarnation: hex(&found.incarnation),
+        seen: seen.revision,
+        seen_incarnation: hex(&seen.incarnation),
+    })
 }
 
-/// Refuses a ledger that is not the one that this store has seen.
-async fn check_ledger(
-    config: &AuthorityConfig,
-    registry: &Registry,
-    journal: &Journal,
-    now: UnixTime,
-) -> Result<(), StartError> {
-    let state = registry.state();
-    let lost = state
-        .signing_keys()
-        .filter(|key| key.server == config.server && key.ledger_entry != 0)
-        .find(|key| !has_certificate(journal.ledger(), key.ledger_entry - 1, &key.id))
-        .map(|key| format!("entry {}, of an intermediate", key.ledger_entry - 1));
-    // The first checkpoint is published before anybody is served.
-    let unsigned = !config.data_dir.join("ledger").join("checkpoint").exists()
-        && (state.sites().next().is_some() || state.agents().next().is_some());
-    let Some(lost) = lost.or_else(|| unsigned.then(|| "its checkpoint".to_owned())) else { return Ok(()) };
-    let (revision, incarnation) = (state.revision(), *state.incarnation().as_bytes());
-    drop(state);
-    if !config.accept_restore {
-        return Err(StartError::LedgerLost(lost));
+fn check_ledger(ledger: &Ledger, mark: &LedgerMark, has_checkpoint: bool) -> Result<(), StartError> {
+    let found = ledger.size();
+    let refused = |what| StartError::LedgerRolledBack { found, seen: mark.size, what };
+    if found < mark.size {
+        return Err(refused("entries are missing"));
     }
-    tracing::warn!(lost, "a ledger that is not the one that the store has seen was accepted");
-    let incarnation = Bytes::copy_from_slice(&incarnation);
-    let restore = entry::Restore {
-        incarnation: incarnation.clone(),
-        revision,
-        expected_incarnation: incarnation,
-        expected_revision: revision,
-    };
-    journal.append(now, vec![Kind::Restore(restore)]).await?;
-    let server = config.server.clone();
-    let forget = move |state: &State| {
-        let own = state.signing_keys().filter(|key| key.server == server && key.ledger_entry != 0);
-        let forgotten = own.map(|key| SigningKey { ledger_entry: 0, ..(**key).clone() });
-        Ok(forgotten.map(|key| RecordChange::Put(Object::SigningKey(Arc::new(key)))).collect())
-    };
-    registry.write(forget).await?;
+    if mark.root != ledger.root_at(mark.size)?.as_slice() {
+        return Err(refused("it does not begin with the entries that the store has seen"));
+    }
+    if !has_checkpoint {
+        return Err(refused("its file `checkpoint` is missing"));
+    }
     Ok(())
-}
-
-fn has_certificate(ledger: &Ledger, index: u64, key_id: &str) -> bool {
-    let entry = ledger.read(index).ok().and_then(|entry| Entry::decode(&*entry).ok());
-    matches!(entry.and_then(|entry| entry.kind), Some(Kind::SigningCertificate(found)) if hex(&found.key_id) == key_id)
 }
 
 /// Fills the lineages with the certificates that are still valid. Reads the ledger backwards, as far as certificates

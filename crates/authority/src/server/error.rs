@@ -47,12 +47,19 @@ pub enum StartError {
     /// The ledger can't be opened.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The ledger is older than the store says, or another one.
+    #[error("the ledger has {found} entries, and the store has seen {seen}: {what}")]
+    LedgerRolledBack {
+        /// How many there are.
+        found: u64,
+        /// How many the store knows of.
+        seen: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// An entry of the ledger can't be read.
     #[error("entry {0} of the ledger can't be read")]
     LedgerEntry(u64),
-    /// It is not the ledger that the store has seen.
-    #[error("the ledger does not have what the store says that it has: {0}")]
-    LedgerLost(String),
     /// There is none.
     #[error("there is no authority in `{0}`")]
     NotInitialised(PathBuf),
@@ -105,7 +112,7 @@ impl StartError {
             Self::Keyring(error) => error.code(),
             Self::Ledger(error) => error.code(),
             Self::LedgerEntry(_) => "ledger.entry",
-            Self::LedgerLost(_) => "ledger.rolled-back",
+            Self::LedgerRolledBack { .. } => "ledger.rolled-back",
             Self::NotInitialised(_) => "authority.not-initialised",
             Self::Refused(refusal) => refusal.code(),
             Self::Registry(error) => error.code(),
@@ -129,9 +136,9 @@ impl StartError {
             Self::Keyring(error) => error.hint(),
             Self::Ledger(error) => error.hint().unwrap_or_default(),
             Self::LedgerEntry(_) => "a newer server has written it: start that one",
-            Self::LedgerLost(_) => {
-                "what was issued since is not on record any more. If you restored a backup on purpose, start once with \
-                 `accept_restore`: the ledger will say so"
+            Self::LedgerRolledBack { .. } => {
+                "what was issued since is in no log, so a clone of it would not be noticed. Keep the directory as evidence \
+                 and restore the ledger. If it is lost, start once with `accept_restore`: the ledger will say so"
             }
             Self::NotInitialised(_) => "run `bonafide authority init` first",
             Self::Refused(refusal) => refusal.hint_text(),

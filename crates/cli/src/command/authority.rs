@@ -66,7 +66,7 @@ pub struct RunArgs {
     /// Seal the root key with the passphrase in this file
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
-    /// Accept a store that is older than the ledger says, once
+    /// Accept a store or a ledger that is older than the other one says; for one start
     #[arg(long)]
     accept_restore: bool,
 }

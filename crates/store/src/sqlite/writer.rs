@@ -1,7 +1,7 @@
 //! The one thread that writes.
 
 use bonafide_crypto::digest::SetDigest;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ToSql, params};
 use tokio::sync::watch;
 
 use super::{
@@ -9,7 +9,7 @@ use super::{
     rows::{self, integer},
 };
 use crate::{
-    Batch, Head, Place, Revision, StoreError,
+    Batch, Head, Incarnation, Place, Revision, StoreError,
     authentication::{HeadRow, Keys},
     sql,
 };
@@ -59,6 +59,42 @@ impl Writer {
             self.transact(|writer| writer.forget(floor))?;
         }
         Ok(self.head.head())
+    }
+
+    /// Moves all objects into another incarnation, and begins its log.
+    pub(super) fn renew(&mut self, incarnation: Incarnation) -> Result<(), StoreError> {
+        self.transact(|writer| {
+            let mut digest = SetDigest::default();
+            let mut objects = Vec::new();
+            rows::each_object(&writer.connection, &writer.keys, &writer.head, |object, _| {
+                let mac = writer.keys.object(&incarnation, object.key, object.revision, object.value);
+                digest.insert(&writer.keys.element(&mac));
+                objects.push((object.key.to_owned(), mac));
+                Ok(())
+            })?;
+            let run = |statement, values: &[&dyn ToSql]| {
+                writer
+                    .connection
+                    .prepare_cached(statement)
+                    .and_then(|mut statement| statement.execute(values))
+                    .map_err(error)
+            };
+            for (key, mac) in &objects {
+                run(sql::AUTHENTICATE_OBJECT, &[mac, key])?;
+            }
+            run(sql::DELETE_CHANGES, &[&integer(writer.head.revision.0)?])?;
+            run(sql::RENEW, &[incarnation.as_bytes()])?;
+            let genesis = writer.keys.genesis(&incarnation);
+            let head = HeadRow {
+                incarnation,
+                floor: writer.head.revision,
+                anchor: genesis,
+                tip: genesis,
+                set_tag: writer.keys.set(&digest),
+                ..writer.head.clone()
+            };
+            Ok((head, digest))
+        })
     }
 
     /// Runs `change` in a transaction. What it returns becomes the head and the digest once they are durable.
