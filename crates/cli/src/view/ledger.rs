@@ -240,6 +240,13 @@ impl ReportView {
     /// # Errors
     /// When an entry says what an honest server never writes, or the certificate is not in the ledger.
     pub fn verdict(&self) -> Result<(), Failure> {
+        if self.checkpoint.is_none() {
+            return Err(Failure::of(
+                "ledger.unsigned",
+                "no checkpoint signs the log, so whoever can write its files could have made all of it",
+                "an authority publishes a checkpoint before it serves anybody: find out who removed it",
+            ));
+        }
         if let Some(first) = self.findings.first() {
             let hint = "the authority or its ledger was tampered with: keep a copy, and compare the entries";
             return Err(Failure::of("ledger.finding", first, hint));

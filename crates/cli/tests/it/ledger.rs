@@ -99,6 +99,14 @@ async fn a_whole_ledger_verifies_and_a_changed_one_does_not() {
     fs::write(data.path().join("ledger.pub"), format!("{key}\n")).unwrap();
     assert!(verify_beside().status.success(), "{}", text(&verify_beside().stderr));
 
+    let checkpoint = folder.path().join("checkpoint");
+    let signed = fs::read(&checkpoint).unwrap();
+    fs::remove_file(&checkpoint).unwrap();
+    let output = verify();
+    assert_eq!(output.status.code(), Some(1), "a log that nobody signed proves nothing");
+    assert!(text(&output.stderr).starts_with("error[ledger.unsigned]: "), "{}", text(&output.stderr));
+    fs::write(&checkpoint, signed).unwrap();
+
     let tile = folder.path().join("tile/entries/001");
     let mut content = fs::read(&tile).unwrap();
     let place = content.len() / 2;
