@@ -44,6 +44,8 @@ pub struct Running {
     engine: Arc<Engine>,
     server: JoinHandle<io::Result<()>>,
     ended: watch::Receiver<Option<Problem>>,
+    /// What changes its state, beside the server.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 /// Why an agent can't run.
@@ -157,17 +159,15 @@ impl Agent {
 
         let engine = engine(&config, &clock, &random, storage, trust_domain, evidence, saved.as_ref())?;
         let serving = serve(&engine, &config, evidence, listener);
-        tokio::spawn(Arc::clone(&engine).run_timers());
+        let timers = tokio::spawn(Arc::clone(&engine).run_timers());
         let (ended_sender, ended) = watch::channel(None);
         let line_keeper = Line { engine: Arc::clone(&engine), config, line, clock, random };
-        tokio::spawn(async move {
+        let keeper = tokio::spawn(async move {
             if let Some(reason) = line_keeper.keep(saved).await {
                 let _ = ended_sender.send(Some(reason));
             }
-            // Kept open: a sender that is gone would look like an end.
-            ended_sender.closed().await;
         });
-        Ok(Running { engine, server: serving, ended })
+        Ok(Running { engine, server: serving, ended, tasks: vec![timers, keeper] })
     }
 }
 
@@ -185,14 +185,24 @@ impl Running {
         };
         let refused = tokio::select! {
             served = &mut self.server => {
-                self.engine.shutdown().trigger();
+                self.finish().await;
                 return served.map_err(io::Error::other)?.map_err(AgentError::Socket);
             }
             Some(reason) = refused => reason,
         };
         self.engine.shutdown().trigger();
         let _ = (&mut self.server).await;
+        self.finish().await;
         Err(AgentError::Refused(refused))
+    }
+
+    /// Nothing changes the agent's state any more, and another agent may take over its directory.
+    async fn finish(&mut self) {
+        self.engine.shutdown().trigger();
+        for task in self.tasks.drain(..) {
+            let _ = task.await;
+        }
+        self.engine.storage().release();
     }
 
     /// Trigger it to end the agent; then wait for [`Running::ended`].

@@ -36,7 +36,7 @@ pub(crate) struct Storage {
     directory: PathBuf,
     boot: String,
     on_tmpfs: bool,
-    _lock: File,
+    lock: File,
 }
 
 /// The agent's own SVID, and whom it belongs to.
@@ -133,12 +133,17 @@ impl Storage {
             return Err(StorageError::InUse { path: directory.to_owned() });
         }
         let boot = process::boot_id().map_err(io_error("read the boot ID for", directory))?;
-        Ok(Self { directory: directory.to_owned(), boot, on_tmpfs: is_volatile(directory), _lock: lock })
+        Ok(Self { directory: directory.to_owned(), boot, on_tmpfs: is_volatile(directory), lock })
     }
 
     /// Whether what is stored goes with the next reboot.
     pub(crate) fn is_volatile(&self) -> bool {
         self.on_tmpfs
+    }
+
+    /// Lets another agent use the directory. Nothing may be written any more.
+    pub(crate) fn release(&self) {
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 
     pub(crate) fn load_node(&self) -> Option<SavedNode> {
