@@ -12,6 +12,7 @@
 mod generated;
 
 mod problem;
+mod secret;
 
 pub use generated::{admin, agent, node, types, workload};
 pub use problem::{IntoStatus, problem_of};

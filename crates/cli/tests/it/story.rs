@@ -6,6 +6,8 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
+use bonafide_identity::time::{Clock as _, SystemClock};
+use bonafide_testkit::TestDomain;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -144,6 +146,14 @@ fn from_nothing_to_an_identity() {
         "spiffe://dev.local/web",
     ]);
     assert!(text(&about.stdout).contains("x509-svid spiffe://dev.local/web"), "{}", text(&about.stdout));
+    let logged = ["log", "verify", ledger.to_str().unwrap(), "--certificate"];
+    let proof = crate::program::bonafide(&[logged.as_slice(), &[&chain]].concat());
+    assert!(text(&proof.stdout).contains("was logged in entry"), "{}", text(&proof.stderr));
+    let other = TestDomain::new("dev.local", SystemClock.now());
+    let foreign = folder.path().join("foreign.der").to_str().unwrap().to_owned();
+    std::fs::write(&foreign, other.root().der()).unwrap();
+    let unknown = crate::program::bonafide(&[logged.as_slice(), &[&foreign]].concat());
+    assert!(text(&unknown.stderr).starts_with("error[ledger.not-logged]"), "{}", text(&unknown.stderr));
 }
 
 /// Every observation of the demo must hold, whoever runs it.

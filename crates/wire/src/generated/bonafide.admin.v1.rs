@@ -114,6 +114,7 @@ pub struct CreateJoinTokenRequest {
     pub idempotency_key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct CreateJoinTokenResponse {
     /// Names the token in lists; not secret.
     #[prost(string, tag = "1")]

@@ -15,6 +15,7 @@ pub mod attest_request {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct AttestBegin {
     /// `join_token`.
     #[prost(string, tag = "1")]
@@ -273,6 +274,7 @@ pub struct X509Issued {
     pub renew_after: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct JwtIssued {
     #[prost(uint64, tag = "1")]
     pub request: u64,
