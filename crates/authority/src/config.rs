@@ -106,6 +106,8 @@ pub struct Limits {
     pub signing_threads: usize,
     /// Connections of agents and remote admins.
     pub connections: usize,
+    /// Connections from one address (of IPv6: one /64) that have shown no certificate, or not yet.
+    pub strangers_per_source: usize,
 }
 
 /// A lifetime in whole seconds: `90`, `"90s"`, `"15m"`, `"24h"`, `"365d"`.
@@ -221,7 +223,8 @@ impl Limits {
         };
         positive("limits.in_flight_per_stream", self.in_flight_per_stream)?;
         positive("limits.signing_queue", self.signing_queue)?;
-        positive("limits.connections", self.connections)
+        positive("limits.connections", self.connections)?;
+        positive("limits.strangers_per_source", self.strangers_per_source)
     }
 }
 
@@ -235,6 +238,7 @@ impl Default for Limits {
             signing_queue: 8_192,
             signing_threads: 0,
             connections: 20_000,
+            strangers_per_source: 64,
         }
     }
 }

@@ -238,7 +238,11 @@ async fn assemble(
     )?;
     let listening = |cause| StartError::io(&format!("`{}`", config.listen), cause);
     let socket = TcpListener::bind(config.listen).await.map_err(listening)?;
-    let limits = TlsLimits { connections: config.limits.connections, ..TlsLimits::default() };
+    let limits = TlsLimits {
+        connections: config.limits.connections,
+        strangers_per_source: config.limits.strangers_per_source,
+        ..TlsLimits::default()
+    };
     let listener = tls_listener::Listener::new(socket, &tls, limits).map_err(listening)?;
     let node_address = listener.local_addr();
     let sized = Arc::clone(&ledger);

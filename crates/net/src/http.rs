@@ -35,6 +35,8 @@ pub struct HttpLimits {
     /// A connection is asked to end (GOAWAY) when it gets this old. Connections differ by up to a tenth less, so that
     /// those of one rollout don't all come back at once.
     pub age: Option<Duration>,
+    /// The same for a connection whose peer has shown no certificate: time for one exchange, not for a stay.
+    pub stranger_age: Option<Duration>,
     /// How long requests may go on after shutdown, or after `age`.
     pub grace: Duration,
 }
@@ -49,6 +51,7 @@ impl HttpLimits {
             streams: 128,
             ping: (Duration::from_secs(60), Duration::from_secs(20)),
             age: None,
+            stranger_age: None,
             grace: Duration::from_secs(5),
         }
     }
@@ -58,6 +61,7 @@ impl HttpLimits {
         Self {
             ping: (Duration::from_secs(30), Duration::from_secs(20)),
             age: Some(Duration::from_secs(3600)),
+            stranger_age: Some(Duration::from_secs(60)),
             ..Self::local()
         }
     }
@@ -107,14 +111,14 @@ impl<S: HttpService> Server<S> {
         Self { service, limits, shutdown, tasks: TaskTracker::new(), spread: Default::default() }
     }
 
-    /// Serves one connection; `introduce` puts what is known of the peer into the extensions of each request.
-    pub(crate) fn spawn<IO, F>(&self, io: IO, introduce: F)
+    /// Serves one connection until it has this `age`; `introduce` puts what is known of the peer into the extensions of each request.
+    pub(crate) fn spawn<IO, F>(&self, io: IO, age: Option<Duration>, introduce: F)
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         F: Fn(&mut Extensions) + Send + 'static,
     {
         let (service, limits, shutdown) = (self.service.clone(), self.limits, self.shutdown.clone());
-        let age = limits.age.map(|age| age.mul_f64(1.0 - self.next_spread() / 10.0));
+        let age = age.map(|age| age.mul_f64(1.0 - self.next_spread() / 10.0));
         self.tasks.spawn(async move {
             if let Err(error) = connection(io, service, introduce, limits, age, shutdown).await {
                 tracing::debug!(error, "a connection ended early");

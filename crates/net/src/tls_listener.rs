@@ -72,7 +72,7 @@ impl Listener {
     /// Serves `service` (an `axum::Router`, as of tonic's `Routes::into_axum_router()`) until `shutdown`. [`PeerSvid`] and
     /// [`PeerAddress`] stand in the extensions of every request.
     ///
-    /// On shutdown, and at [`HttpLimits::age`], connections get [`HttpLimits::grace`] to finish.
+    /// On shutdown, and at [`HttpLimits::age`] or [`HttpLimits::stranger_age`], connections get [`HttpLimits::grace`] to finish.
     ///
     /// # Errors
     /// When the listening socket broke.
@@ -88,7 +88,8 @@ impl Listener {
                 None => break Ok(()),
                 Some(Ok(connection)) => {
                     let (peer, address) = (connection.connect_info(), connection.address());
-                    server.spawn(connection, move |extensions| {
+                    let age = if peer.0.is_some() { limits.age } else { limits.stranger_age };
+                    server.spawn(connection, age, move |extensions| {
                         extensions.insert(peer.clone());
                         extensions.insert(address);
                     });

@@ -159,7 +159,7 @@ impl Listener {
                 None => break Ok(()),
                 Some(Ok(connection)) => {
                     let seen = look(connection.caller());
-                    server.spawn(connection, move |extensions| {
+                    server.spawn(connection, limits.age, move |extensions| {
                         extensions.insert(seen.clone());
                     });
                 }

@@ -17,6 +17,7 @@ mod delegate;
 mod error;
 mod listener;
 mod slot;
+mod sources;
 mod stream;
 mod verifier;
 

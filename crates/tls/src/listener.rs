@@ -6,7 +6,10 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use crate::{ServerConfig, ServerStream, TlsError};
+use crate::{
+    ServerConfig, ServerStream, TlsError,
+    sources::{Sources, Stranger},
+};
 
 /// How much a TLS listener takes on at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,11 +18,14 @@ pub struct TlsLimits {
     pub handshakes: usize,
     /// Open connections. More are closed as soon as they come.
     pub connections: usize,
+    /// Connections from one source, an IPv4 address or an IPv6 /64, whose peer has shown no certificate, or not yet.
+    /// More are closed as soon as they come. Should be far below `handshakes`: silent peers hold a turn each.
+    pub strangers_per_source: usize,
 }
 
 impl Default for TlsLimits {
     fn default() -> Self {
-        Self { handshakes: 256, connections: 16_384 }
+        Self { handshakes: 1024, connections: 16_384, strangers_per_source: 64 }
     }
 }
 
@@ -29,6 +35,8 @@ pub struct TcpConnection {
     stream: TcpStream,
     address: SocketAddr,
     _place: OwnedSemaphorePermit,
+    /// `None` once the peer was verified.
+    stranger: Option<Stranger>,
 }
 
 impl TcpConnection {
@@ -98,6 +106,7 @@ async fn accept_all(
 ) {
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
     let places = Arc::new(Semaphore::new(limits.connections));
+    let sources = Sources::new(limits.strangers_per_source);
     // Dropping the set, when this task is aborted, ends the handshakes too.
     let mut running = JoinSet::new();
     loop {
@@ -115,6 +124,10 @@ async fn accept_all(
                 continue;
             }
         };
+        let Some(stranger) = sources.enter(address.ip()) else {
+            tracing::debug!(%address, "too many connections without a certificate from one source");
+            continue;
+        };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             tracing::warn!(%address, "too many connections");
             continue;
@@ -123,11 +136,17 @@ async fn accept_all(
         running.spawn(async move {
             // Small messages must not wait for an acknowledgement; if that can't be set, they only come later.
             let _ = stream.set_nodelay(true);
-            let done = config.accept(TcpConnection { stream, address, _place: place }).await;
+            let tcp = TcpConnection { stream, address, _place: place, stranger: Some(stranger) };
+            let done = config.accept(tcp).await;
             drop(turn);
             match done {
-                // A receiver that is gone has closed the listener.
-                Ok(stream) => drop(accepted.send(stream).await),
+                Ok(mut stream) => {
+                    if stream.peer().is_some() {
+                        stream.io_mut().stranger = None;
+                    }
+                    // A receiver that is gone has closed the listener.
+                    drop(accepted.send(stream).await);
+                }
                 Err(error @ TlsError::Peer(_)) => {
                     tracing::info!(%address, code = error.code(), %error, "refused a peer");
                 }

@@ -53,6 +53,10 @@ impl<IO> TlsStream<IO> {
         self.inner.get_ref().0
     }
 
+    pub(crate) fn io_mut(&mut self) -> &mut IO {
+        self.inner.get_mut().0
+    }
+
     /// The application protocol that both agreed on.
     pub fn protocol(&self) -> Option<&[u8]> {
         self.inner.get_ref().1.alpn_protocol()

@@ -72,3 +72,16 @@ async fn old_connections_end_even_if_they_are_idle() {
     let mut byte = [0];
     assert!(matches!(stream.read(&mut byte).await, Ok(0) | Err(_)));
 }
+
+#[tokio::test]
+async fn connections_without_a_certificate_end_soon() {
+    let shutdown = Shutdown::new();
+    let mut limits = HttpLimits::remote();
+    assert_eq!(limits.stranger_age, Some(Duration::from_secs(60)));
+    limits.stranger_age = Some(Duration::from_millis(1));
+    let mut stream = connect(limits, &shutdown, true).await;
+    let mut byte = [0];
+    assert!(matches!(stream.read(&mut byte).await, Ok(0) | Err(_)));
+    let mut stream = connect(limits, &shutdown, false).await;
+    assert!(ask(&mut stream).await.ends_with("spiffe://example.org/client"));
+}

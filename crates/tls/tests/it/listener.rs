@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use bonafide_tls::{TlsLimits, TlsListener};
+use bonafide_tls::{Clients, TlsLimits, TlsListener};
 use tokio::{
     io::AsyncReadExt,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 use super::World;
@@ -16,7 +16,8 @@ async fn listener(world: &World, limits: TlsLimits) -> TlsListener {
 #[tokio::test]
 async fn a_slow_peer_holds_up_nobody() {
     let world = World::new();
-    let mut listener = listener(&world, TlsLimits { handshakes: 2, connections: 8 }).await;
+    let mut listener =
+        listener(&world, TlsLimits { handshakes: 2, connections: 8, ..TlsLimits::default() }).await;
     let _silent = TcpStream::connect(listener.local_addr()).await.unwrap();
     let tcp = TcpStream::connect(listener.local_addr()).await.unwrap();
     let client = world.client_config();
@@ -27,7 +28,8 @@ async fn a_slow_peer_holds_up_nobody() {
 #[tokio::test]
 async fn when_all_turns_are_taken_the_next_peer_waits_for_one() {
     let world = World::new();
-    let mut listener = listener(&world, TlsLimits { handshakes: 1, connections: 8 }).await;
+    let mut listener =
+        listener(&world, TlsLimits { handshakes: 1, connections: 8, ..TlsLimits::default() }).await;
     let silent = TcpStream::connect(listener.local_addr()).await.unwrap();
     let tcp = TcpStream::connect(listener.local_addr()).await.unwrap();
     let client = world.client_config().with_handshake_time(Duration::from_secs(60));
@@ -49,7 +51,8 @@ async fn when_all_turns_are_taken_the_next_peer_waits_for_one() {
 #[tokio::test]
 async fn connections_beyond_the_limit_are_closed_and_places_come_back() {
     let world = World::new();
-    let mut listener = listener(&world, TlsLimits { handshakes: 4, connections: 1 }).await;
+    let mut listener =
+        listener(&world, TlsLimits { handshakes: 4, connections: 1, ..TlsLimits::default() }).await;
     let client = world.client_config();
     let connect = || async { TcpStream::connect(listener.local_addr()).await.unwrap() };
     let (tcp, mut second) = (connect().await, connect().await);
@@ -61,4 +64,54 @@ async fn connections_beyond_the_limit_are_closed_and_places_come_back() {
     let (accepted, connected) = tokio::join!(listener.accept(), client.connect(tcp));
     accepted.unwrap();
     connected.unwrap();
+}
+
+#[tokio::test]
+async fn one_source_cannot_hold_every_turn() {
+    let world = World::new();
+    let limits = TlsLimits { handshakes: 3, strangers_per_source: 2, ..TlsLimits::default() };
+    let mut listener = listener(&world, limits).await;
+    let address = listener.local_addr();
+    let connect = || TcpStream::connect(address);
+    let _first = connect().await.unwrap();
+    let _second = connect().await.unwrap();
+    let mut third = connect().await.unwrap();
+    assert!(matches!(third.read(&mut [0]).await, Ok(0) | Err(_)), "beyond its share");
+
+    // From another address, there is a turn.
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let tcp = other.connect(address).await.unwrap();
+    let client = world.client_config();
+    let (accepted, connected) = tokio::join!(listener.accept(), client.connect(tcp));
+    accepted.unwrap();
+    connected.unwrap();
+}
+
+#[tokio::test]
+async fn verified_peers_are_no_strangers() {
+    let world = World::new();
+    let mut listener = listener(&world, TlsLimits { strangers_per_source: 1, ..TlsLimits::default() }).await;
+    let client = world.client_config();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let tcp = TcpStream::connect(listener.local_addr()).await.unwrap();
+        let (accepted, connected) = tokio::join!(listener.accept(), client.connect(tcp));
+        open.push((accepted.unwrap(), connected.unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn peers_without_a_certificate_stay_strangers() {
+    let world = World::new();
+    let server = world.server.server(Clients::Optional(world.members()), &world.clock);
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let limits = TlsLimits { strangers_per_source: 1, ..TlsLimits::default() };
+    let mut listener = TlsListener::new(tcp, &server, limits).unwrap();
+    let client = world.client.anonymous(world.members(), &world.clock);
+    let tcp = TcpStream::connect(listener.local_addr()).await.unwrap();
+    let (_accepted, connected) = tokio::join!(listener.accept(), client.connect(tcp));
+    connected.unwrap();
+    let mut second = TcpStream::connect(listener.local_addr()).await.unwrap();
+    assert!(matches!(second.read(&mut [0]).await, Ok(0) | Err(_)));
 }
