@@ -42,8 +42,9 @@ pub struct AuthorityConfig {
     #[serde(default)]
     pub limits: Limits,
     /// Accept a store that is older than the ledger says, or a ledger that is older than the store says, and write that
-    /// into the ledger. For one start: while it is set, nothing notices when it happens again.
-    #[serde(default)]
+    /// into the ledger. For one start, so no file can say it: as long as it were said, nothing would notice when it
+    /// happens again.
+    #[serde(skip)]
     pub accept_restore: bool,
 }
 

@@ -58,6 +58,8 @@ pub(crate) struct NodeShared {
     pub(crate) limits: Limits,
     /// By site.
     pub(crate) signatures: Rates<String>,
+    /// What agents report.
+    pub(crate) reports: Rates<String>,
     /// By site.
     pub(crate) attestations: Rates<String>,
     /// By address.

@@ -66,15 +66,31 @@ impl<Key: Eq + Hash + Clone> Rates<Key> {
         Key: std::borrow::Borrow<Borrowed>,
         Borrowed: Eq + Hash + ToOwned<Owned = Key> + ?Sized,
     {
+        self.charge(key, 1, limit, now)
+    }
+
+    /// Takes `cost` tokens of `key`'s bucket, if there is one. What it does not have it owes: what is larger than the
+    /// bucket passes too, and is paid for afterwards.
+    pub fn charge<Borrowed>(
+        &self,
+        key: &Borrowed,
+        cost: u32,
+        limit: Limit,
+        now: Instant,
+    ) -> Result<(), TooMany>
+    where
+        Key: std::borrow::Borrow<Borrowed>,
+        Borrowed: Eq + Hash + ToOwned<Owned = Key> + ?Sized,
+    {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bucket) = table.buckets.get_mut(key) {
-            return bucket.take(limit, now);
+            return bucket.take(cost, limit, now);
         }
         if table.buckets.len() >= MAX_KEYS && !table.sweep(limit, now) {
             return Err(TooMany { retry_after: SWEEP_EVERY });
         }
         let mut bucket = Bucket { tokens: f64::from(limit.burst), filled_at: now };
-        let taken = bucket.take(limit, now);
+        let taken = bucket.take(cost, limit, now);
         table.buckets.insert(key.to_owned(), bucket);
         taken
     }
@@ -100,11 +116,11 @@ impl<Key> Table<Key> {
 }
 
 impl Bucket {
-    fn take(&mut self, limit: Limit, now: Instant) -> Result<(), TooMany> {
+    fn take(&mut self, cost: u32, limit: Limit, now: Instant) -> Result<(), TooMany> {
         self.tokens = self.level(limit, now);
         self.filled_at = now;
         if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
+            self.tokens -= f64::from(cost);
             return Ok(());
         }
         let missing = 1.0 - self.tokens;
@@ -150,6 +166,22 @@ mod tests {
             now += wait + Duration::from_micros(1);
             rates.take("x", limit, now).unwrap();
         }
+    }
+
+    #[test]
+    fn what_costs_more_is_welcome_less_often() {
+        let rates = Rates::<String>::new();
+        let mut now = Instant::now();
+        let limit = Limit { per_second: 10, burst: 20 };
+        let start = now;
+        for _ in 0..10 {
+            if let Err(TooMany { retry_after }) = rates.charge("x", 100, limit, now) {
+                now += retry_after + Duration::from_micros(1);
+                rates.charge("x", 100, limit, now).unwrap();
+            }
+        }
+        // The first is paid with the burst, and nine times a hundred had to come in.
+        assert!((80..=90).contains(&(now - start).as_secs()), "{:?}", now - start);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bonafide_crypto::digest::sha256;
 use bonafide_crypto::random::Random;
 use bonafide_identity::time::Clock;
-use bonafide_ledger::{Ledger, LedgerConfig};
+use bonafide_ledger::{Ledger, LedgerConfig, LedgerError};
 use bonafide_net::drain::Shutdown;
 use bonafide_net::http::HttpLimits;
 use bonafide_net::{tls_listener, unix};
@@ -54,9 +54,17 @@ pub struct Running {
     keys: Arc<Keys>,
     shutdown: Shutdown,
     tasks: TaskTracker,
-    failure: watch::Receiver<Option<String>>,
+    failure: watch::Receiver<Option<Broken>>,
     /// Until it is closed.
     open: Option<Open>,
+}
+
+/// What stopped the server.
+#[derive(Clone, Debug)]
+struct Broken {
+    code: &'static str,
+    hint: &'static str,
+    why: String,
 }
 
 /// What is closed last.
@@ -95,7 +103,7 @@ impl Authority {
             Err(error @ (StartError::RolledBack { .. } | StartError::LedgerRolledBack { .. }))
                 if config.accept_restore =>
             {
-                tracing::warn!(code = error.code(), "accepted, because the settings say so: {error}");
+                tracing::warn!(code = error.code(), "accepted, because it was told to: {error}");
                 boot::renew_incarnation(&config, Arc::clone(&random)).await?;
                 attempt(config, clock, random, true).await
             }
@@ -223,6 +231,7 @@ async fn assemble(
         random: Arc::clone(&random),
         limits: config.limits,
         signatures: Rates::new(),
+        reports: Rates::new(),
         attestations: Rates::new(),
         sources: Rates::new(),
         places: Places::default(),
@@ -280,14 +289,12 @@ async fn assemble(
         let served = unix::serve(local, router, &stop).await;
         report_failure(served, &report, &stop);
     });
-    let stop = shutdown.clone();
-    tasks.spawn(async move {
-        if let Some(error) = stop.unless_triggered(registry.failed()).await {
-            tracing::error!(code = error.code(), "the server stops: {error}");
-            failed.send_replace(Some(format!("{error} ({})", error.code())));
-            stop.trigger();
-        }
-    });
+    let registry_broken = async move {
+        let error = registry.failed().await;
+        Broken { code: error.code(), hint: error.hint(), why: error.to_string() }
+    };
+    tasks.spawn(stop_when(registry_broken, failed.clone(), shutdown.clone()));
+    tasks.spawn(stop_when(ledger_broken(ledger.failed()), failed, shutdown.clone()));
     tasks.close();
     tracing::info!(trust_domain = %config.trust_domain, server = config.server, address = %node_address, "the authority serves");
     let open = Some(Open { store, ledger, checkpoints });
@@ -318,7 +325,7 @@ impl Running {
     /// Resolves when the server has stopped by itself, or was stopped: with the reason, if it failed.
     ///
     /// # Errors
-    /// [`StartError::Failed`] if a listener or the store broke.
+    /// [`StartError::Failed`] if a listener, the store or the ledger broke.
     pub async fn wait(&mut self) -> Result<(), StartError> {
         self.tasks.wait().await;
         if let Some(Open { store, ledger, checkpoints }) = self.open.take() {
@@ -330,7 +337,7 @@ impl Running {
         }
         match self.failure.borrow().clone() {
             None => Ok(()),
-            Some(why) => Err(StartError::Failed(why)),
+            Some(Broken { code, hint, why }) => Err(StartError::Failed { code, hint, why }),
         }
     }
 
@@ -344,10 +351,51 @@ impl Running {
     }
 }
 
-fn report_failure(served: io::Result<()>, failed: &watch::Sender<Option<String>>, shutdown: &Shutdown) {
+fn report_failure(served: io::Result<()>, failed: &watch::Sender<Option<Broken>>, shutdown: &Shutdown) {
     if let Err(error) = served {
-        tracing::error!("a listener broke: {error}");
-        failed.send_replace(Some(format!("a listener broke: {error}")));
-        shutdown.trigger();
+        let why = format!("a listener broke: {error}");
+        let broken = Broken { code: "authority.failed", hint: "look at the log, then start it again", why };
+        stop_for(broken, failed, shutdown);
+    }
+}
+
+/// A ledger whose end nobody knows takes no more entries, so nothing can be issued. Only a new start, which recovers it,
+/// helps: a supervisor must see that this one is over.
+async fn ledger_broken(failed: impl Future<Output = LedgerError>) -> Broken {
+    let error = failed.await;
+    Broken { code: error.code(), hint: error.hint().unwrap_or_default(), why: error.to_string() }
+}
+
+async fn stop_when(
+    broken: impl Future<Output = Broken>,
+    failed: watch::Sender<Option<Broken>>,
+    shutdown: Shutdown,
+) {
+    if let Some(broken) = shutdown.unless_triggered(broken).await {
+        stop_for(broken, &failed, &shutdown);
+    }
+}
+
+/// The first reason counts.
+fn stop_for(broken: Broken, failed: &watch::Sender<Option<Broken>>, shutdown: &Shutdown) {
+    tracing::error!(code = broken.code, "the server stops: {}", broken.why);
+    failed.send_modify(|known| _ = known.get_or_insert(broken));
+    shutdown.trigger();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_ledger_that_failed_stops_the_server_and_says_why() {
+        let (failed, failure) = watch::channel(None);
+        let shutdown = Shutdown::new();
+        let lost = std::future::ready(LedgerError::Failed("the disk is gone".into()));
+        stop_when(ledger_broken(lost), failed, shutdown.clone()).await;
+        shutdown.triggered().await;
+        let broken = failure.borrow().clone().unwrap();
+        assert_eq!(broken.code, "ledger.failed");
+        assert!(broken.hint.contains("start the server again") && broken.why.contains("the disk is gone"));
     }
 }

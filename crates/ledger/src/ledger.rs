@@ -82,7 +82,6 @@ impl Ledger {
             segment_length,
             backed,
             publisher: publisher.clone(),
-            failed: None,
         };
         let work = Publisher { shared: Arc::clone(&shared), origin: config.origin, signer };
         let mut ledger = Self {
@@ -114,6 +113,16 @@ impl Ledger {
     /// Those of [`append`](Self::append). Some of the entries may be in the log then.
     pub async fn append_batch(&self, entries: Vec<Vec<u8>>) -> Result<u64, LedgerError> {
         self.wait(self.queue.put(Entries::Many(entries))?).await
+    }
+
+    /// Resolves when nothing can be appended any more, with the [`LedgerError::Failed`] that says why; with
+    /// [`LedgerError::Closed`] when the ledger is closed first. Whoever waits for it does not keep the ledger open.
+    pub fn failed(&self) -> impl Future<Output = LedgerError> + Send + use<> {
+        let mut failure = self.shared.failure.subscribe();
+        async move {
+            let failed = failure.wait_for(Option::is_some).await;
+            failed.ok().and_then(|error| error.clone()).unwrap_or(LedgerError::Closed)
+        }
     }
 
     /// How many entries are on the disk.

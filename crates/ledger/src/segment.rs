@@ -82,6 +82,14 @@ impl Segment {
         Ok(Self { path: path.to_owned(), file, length, buffer: Vec::new() })
     }
 
+    /// On a file that takes everything and syncs nothing.
+    #[cfg(test)]
+    pub(crate) fn unsyncable() -> Self {
+        let path = PathBuf::from("/dev/null");
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        Self { path, file, length: SEGMENT_HEADER as u64, buffer: Vec::new() }
+    }
+
     /// Writes a group and syncs it. `first` is the index of its first leaf.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bonafide_crypto::key::Signer;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     Bindings, Checkpoint, Hash, LedgerError, SignedCheckpoint,
@@ -26,6 +26,8 @@ use crate::{
 pub(crate) struct Shared {
     pub(crate) directory: PathBuf,
     state: Mutex<State>,
+    /// Why nothing can be appended any more.
+    pub(crate) failure: watch::Sender<Option<LedgerError>>,
 }
 
 /// The log as of the last fsync.
@@ -37,8 +39,8 @@ pub(crate) struct State {
 }
 
 impl Shared {
-    pub(crate) const fn new(directory: PathBuf, state: State) -> Self {
-        Self { directory, state: Mutex::new(state) }
+    pub(crate) fn new(directory: PathBuf, state: State) -> Self {
+        Self { directory, state: Mutex::new(state), failure: watch::Sender::new(None) }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -100,8 +102,6 @@ pub(crate) struct Writer {
     /// The tiles that the segment backs.
     pub(crate) backed: Vec<Tile>,
     pub(crate) publisher: mpsc::Sender<Job>,
-    /// Why nothing can be appended any more.
-    pub(crate) failed: Option<LedgerError>,
 }
 
 impl Writer {
@@ -137,7 +137,7 @@ impl Writer {
         let durable = self.shared.lock().tree.size();
         if let Err(error @ LedgerError::Failed(_)) = &result {
             tracing::error!(%error, "the ledger can no longer be written");
-            self.failed = Some(error.clone());
+            self.shared.failure.send_replace(Some(error.clone()));
         }
         for (first, end, reply) in waiting {
             let answer = match &result {
@@ -151,8 +151,8 @@ impl Writer {
 
     /// Writes as many of `leaves` as fit into one group, and takes them out.
     fn write_group(&mut self, leaves: &mut Vec<Leaf>) -> Result<(), LedgerError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
+        if let Some(error) = self.shared.failure.borrow().clone() {
+            return Err(error);
         }
         self.write_tiles()?;
         let first = self.shared.lock().tree.size();
@@ -320,4 +320,34 @@ pub(crate) fn write_file(path: &Path, by: &str, contents: &[u8], sync: bool) -> 
 
 pub(crate) fn sync_directory(path: &Path) -> Result<(), LedgerError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(|cause| LedgerError::io(path, &cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_that_failed_is_told_and_is_final() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = Arc::new(Shared::new(directory.path().to_owned(), State::default()));
+        let (publisher, _jobs) = mpsc::channel();
+        let mut writer = Writer {
+            shared: Arc::clone(&shared),
+            segment: Segment::unsyncable(),
+            segment_first: 0,
+            segment_length: 256,
+            backed: Vec::new(),
+            publisher,
+        };
+        let mut append = || {
+            let (reply, answer) = oneshot::channel();
+            writer.write(&mut vec![Item { entries: Entries::One(vec![1]), reply }], &mut Vec::new());
+            answer.blocking_recv().unwrap()
+        };
+        assert!(shared.failure.borrow().is_none());
+        assert!(matches!(append(), Err(LedgerError::Failed(_))));
+        assert!(matches!(&*shared.failure.borrow(), Some(LedgerError::Failed(_))));
+        assert!(matches!(append(), Err(LedgerError::Failed(_))));
+        assert_eq!(shared.lock().tree.size(), 0);
+    }
 }

@@ -28,8 +28,15 @@ pub enum StartError {
     #[error("there is an authority in `{0}` already")]
     Exists(PathBuf),
     /// It was running, and broke.
-    #[error("the server has stopped: {0}")]
-    Failed(String),
+    #[error("the server has stopped: {why}")]
+    Failed {
+        /// Of what broke.
+        code: &'static str,
+        /// What to do.
+        hint: &'static str,
+        /// What broke.
+        why: String,
+    },
     /// The operating system refused.
     #[error("{what}: {cause}")]
     Io {
@@ -106,7 +113,7 @@ impl StartError {
             Self::Config(error) => error.code(),
             Self::DataDirectory(_) => "authority.data-directory",
             Self::Exists(_) => "authority.exists",
-            Self::Failed(_) => "authority.failed",
+            Self::Failed { code, .. } => code,
             Self::Io { .. } => "authority.io",
             Self::Keys(error) => error.code(),
             Self::Keyring(error) => error.code(),
@@ -130,7 +137,7 @@ impl StartError {
             Self::Config(error) => error.hint(),
             Self::DataDirectory(_) => "set its mode to 0700",
             Self::Exists(_) => "choose another data directory, or start the authority that is there",
-            Self::Failed(_) => "look at the log, then start it again",
+            Self::Failed { hint, .. } => hint,
             Self::Io { .. } | Self::Stopped => "",
             Self::Keys(error) => error.hint(),
             Self::Keyring(error) => error.hint(),
@@ -138,14 +145,14 @@ impl StartError {
             Self::LedgerEntry(_) => "a newer server has written it: start that one",
             Self::LedgerRolledBack { .. } => {
                 "what was issued since is in no log, so a clone of it would not be noticed. Keep the directory as evidence \
-                 and restore the ledger. If it is lost, start once with `accept_restore`: the ledger will say so"
+                 and restore the ledger. If it is lost, start once with `--accept-restore`: the ledger will say so"
             }
             Self::NotInitialised(_) => "run `bonafide authority init` first",
             Self::Refused(refusal) => refusal.hint_text(),
             Self::Registry(error) => error.hint(),
             Self::RolledBack { .. } => {
                 "what was changed since is lost, bans and spent tokens too. If you restored a backup on purpose, start \
-                 once with `accept_restore`: the ledger will say so"
+                 once with `--accept-restore`: the ledger will say so"
             }
             Self::Store(error) => error.hint().unwrap_or_default(),
             Self::Tls(error) => error.hint(),

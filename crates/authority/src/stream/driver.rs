@@ -44,6 +44,8 @@ const MAX_REQUEST: usize = 64 * 1024;
 /// A registration's ID is not longer.
 const MAX_REGISTRATION: usize = 64;
 const MAX_VERSION: usize = 64;
+/// What one agent may report: one for each launch, each end and each KiB. The ledger keeps it for ever.
+const REPORTS: Limit = Limit { per_second: 128, burst: 4096 };
 
 /// A stream whose peer has been verified.
 pub(crate) struct Driver {
@@ -264,6 +266,15 @@ impl Driver {
             let source = Source { agent: &agent, site: &open.asker.site, ..Source::default() };
             self.shared.journal.refused(now, &refusal, source);
             ticket.refuse(refusal.to_problem(), 0);
+            return;
+        }
+        let cost = (report.launches.len() + report.ends.len()).saturating_add(report.encoded_len() / 1024);
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX).max(1);
+        if let Err(too_many) = self.shared.reports.charge(&agent, cost, REPORTS, Instant::now()) {
+            let message = format!("the agent reports too much: {too_many}");
+            let refusal = Refusal::new(Code::ResourceExhausted, "rate.reports", message)
+                .hint("it is reported again by itself");
+            ticket.refuse(refusal.to_problem(), retry_after(too_many.retry_after));
             return;
         }
         let launches = report.launches.into_iter().map(|launch| {

@@ -228,6 +228,31 @@ async fn an_instance_stays_with_its_agent_and_ends_with_its_process() {
 }
 
 #[tokio::test]
+async fn large_reports_use_up_the_share_of_their_agent_alone() {
+    let mut world = World::new().await;
+    let (one, other) = (Agent::join(&mut world, "lab").await, Agent::join(&mut world, "lab").await);
+    let (mut one, mut other) = (one.connect().await, other.connect().await);
+    let selector = |n: usize| Selector { key: format!("unix.k{n}"), value: "v".repeat(900) };
+    let launch = Launch {
+        instance: vec![7; 16].into(),
+        registration: "web".into(),
+        selectors: (0..30).map(selector).collect(),
+        ..Launch::default()
+    };
+    let report = |request| Report { request, launches: vec![launch.clone(); 30], ends: vec![] };
+    let mut passed = 0;
+    let refused = loop {
+        passed += 1;
+        assert!(passed < 10, "nothing stops it");
+        if let Err(problem) = one.ask(Say::Report(report(passed))).await {
+            break problem;
+        }
+    };
+    assert_eq!(refused.code, "rate.reports");
+    assert!(matches!(other.ask(Say::Report(report(1))).await, Ok(Heard::Reported(_))));
+}
+
+#[tokio::test]
 async fn tokens_are_bound_to_audience_and_instance() {
     let mut world = World::new().await;
     world.put(entry("web", "/app/web")).await;

@@ -165,7 +165,7 @@ impl RunArgs {
         if let Some(file) = self.passphrase_file {
             config.seal = SealConfig::Passphrase { file };
         }
-        config.accept_restore |= self.accept_restore;
+        config.accept_restore = self.accept_restore;
         config.check().map_err(|cause| Failure::of(cause.code(), &cause, cause.hint()))?;
         Ok(config)
     }
@@ -212,6 +212,12 @@ mod tests {
         let config = AuthorityConfig::parse(&filled(TEMPLATE)).unwrap();
         let default = AuthorityConfig::new("example.org".parse().unwrap(), "/x");
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
+    }
+
+    #[test]
+    fn no_file_accepts_a_restore() {
+        let text = format!("accept_restore = true\n{}", filled(TEMPLATE));
+        assert!(AuthorityConfig::parse(&text).is_err());
     }
 
     #[test]
