@@ -44,6 +44,8 @@ pub(crate) use restore::{Saved, SavedKey};
 
 /// Requests without an answer at a time, but for JWTs.
 const WINDOW: usize = 64;
+/// A request without an answer for so long is lost, though the stream is open: it is made again.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// First wait after a failure; it doubles up to [`LAST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LAST_RETRY: Duration = Duration::from_secs(300);
@@ -106,6 +108,7 @@ enum Timer {
     Node,
     Registration(RegistrationId),
     Report,
+    Request(u64),
 }
 
 /// The state.
@@ -180,6 +183,7 @@ impl Core {
             // Waits that began in a future that was taken back would last until it comes.
             self.timers.retain(|(_, timer)| *timer != Timer::Report);
             self.report_again();
+            self.postpone_requests(now);
             self.ask_again(now);
             self.pump(now);
         }
@@ -198,6 +202,7 @@ impl Core {
                 Some((_, Timer::Instance(id))) => self.instance_is_due(id, now),
                 Some((_, Timer::Node)) => self.node_is_due(now),
                 Some((_, Timer::Report)) => self.report_again(),
+                Some((_, Timer::Request(number))) => self.lost(number, now),
                 Some((_, Timer::Registration(id))) => self.registration_changed(&id, now),
                 None => {}
             }

@@ -226,11 +226,14 @@ impl Engine {
     }
 
     /// Asks the authority for a JWT-SVID.
-    pub(crate) fn want_jwt(&self, ask: impl FnOnce(&mut Core, u64)) -> oneshot::Receiver<JwtAnswer> {
+    pub(crate) fn want_jwt(
+        &self,
+        ask: impl FnOnce(&mut Core, u64, UnixTime),
+    ) -> oneshot::Receiver<JwtAnswer> {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.lock().jwts.insert(ticket, sender);
-        self.with(|core, _| ask(core, ticket));
+        self.with(|core, now| ask(core, ticket, now));
         receiver
     }
 

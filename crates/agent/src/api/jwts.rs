@@ -1,7 +1,7 @@
 //! JWT-SVIDs: minted by the authority, remembered until half of their life is over.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -26,8 +26,8 @@ pub(super) struct Cache {
 #[derive(Debug, Default)]
 struct Inner {
     entries: HashMap<Key, Entry>,
-    /// Oldest first.
-    order: VecDeque<Key>,
+    /// The keys of each user, oldest first.
+    order: BTreeMap<u32, VecDeque<Key>>,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -75,15 +75,29 @@ impl Cache {
         self.lock().entries.get(key).filter(|entry| entry.expires_at > now).cloned()
     }
 
-    fn put(&self, key: Key, entry: Entry) {
+    /// Remembers a token of user `uid`. Who has more than half of the room, or most when it is full, makes room.
+    fn put(&self, uid: u32, key: Key, entry: Entry) {
         let mut inner = self.lock();
-        if inner.entries.insert(key.clone(), entry).is_none() {
-            inner.order.push_back(key);
+        let Inner { entries, order } = &mut *inner;
+        if entries.insert(key.clone(), entry).is_some() {
+            return;
         }
-        while inner.entries.len() > self.limit
-            && let Some(oldest) = inner.order.pop_front()
-        {
-            inner.entries.remove(&oldest);
+        let own = order.entry(uid).or_default();
+        own.push_back(key);
+        let payer = if own.len() > self.limit.div_ceil(2) {
+            Some(uid)
+        } else if entries.len() > self.limit {
+            order.iter().max_by_key(|(_, keys)| keys.len()).map(|(uid, _)| *uid)
+        } else {
+            None
+        };
+        let Some(payer) = payer else { return };
+        let Some(keys) = order.get_mut(&payer) else { return };
+        if let Some(oldest) = keys.pop_front() {
+            entries.remove(&oldest);
+        }
+        if keys.is_empty() {
+            order.remove(&payer);
         }
     }
 
@@ -117,8 +131,8 @@ impl Api {
             return Ok(entry.token.clone());
         }
         let registration = identity.registration.id.as_str().into();
-        let answer = self.engine().want_jwt(|core, ticket| {
-            core.want_jwt(ticket, &registration, &identity.selectors, audience, instance);
+        let answer = self.engine().want_jwt(|core, ticket, now| {
+            core.want_jwt(ticket, &registration, &identity.selectors, audience, instance, now);
         });
         let answer = match tokio::time::timeout(ANSWER_TIME, answer).await {
             Ok(Ok(answer)) => answer,
@@ -128,7 +142,11 @@ impl Api {
             (Ok((token, expires_at)), _) => {
                 let now = self.engine().now();
                 let fresh_until = now.saturating_add(expires_at.since(now) / 2);
-                self.0.jwts.put(key, Entry { token: token.clone(), fresh_until, expires_at });
+                self.0.jwts.put(
+                    caller.attested.uid,
+                    key,
+                    Entry { token: token.clone(), fresh_until, expires_at },
+                );
                 Ok(token)
             }
             // No answer is not a no.
@@ -137,5 +155,43 @@ impl Api {
             }
             (Err(refusal), _) => Err(refusal),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{core::LaunchKey, process::Image};
+
+    fn key(audience: usize) -> Key {
+        let image = Image { start_time: 1, exe_device: 1, exe_inode: 1, layout: [0; 5] };
+        Key {
+            registration: "web".into(),
+            revision: 1,
+            spiffe_id: "spiffe://example.org/web".parse().unwrap(),
+            instance: None,
+            launch: LaunchKey { pid: 1, image },
+            audience: vec![audience.to_string()],
+        }
+    }
+
+    #[test]
+    fn one_user_gets_half_of_the_memory() {
+        let cache = Cache::new(10);
+        let now = UnixTime::from_secs(0);
+        let end = UnixTime::from_secs(9);
+        let put = |uid, audience| {
+            let entry = Entry { token: String::new(), fresh_until: end, expires_at: end };
+            cache.put(uid, key(audience), entry);
+        };
+        let kept =
+            |range: std::ops::Range<usize>| range.filter(|n| cache.get(&key(*n), now).is_some()).count();
+        (1000..1003).for_each(|n| put(2, n));
+        (0..100).for_each(|n| put(1, n));
+        assert_eq!((kept(0..100), kept(95..100), kept(1000..1003)), (5, 5, 3));
+        // A third one takes from whoever has most, itself at last.
+        (2000..2004).for_each(|n| put(3, n));
+        assert_eq!((kept(0..100), kept(1000..1003), kept(2000..2004)), (4, 3, 3));
+        assert_eq!(cache.lock().entries.len(), 10);
     }
 }

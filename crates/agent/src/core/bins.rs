@@ -256,7 +256,9 @@ impl Core {
                 csr: csr.into(),
             };
             let request = Request::Draw { bin: number, claim, key: Arc::new(key) };
-            self.ask(request, |request| agent_message::Kind::IssueX509(IssueX509 { request, ..message }));
+            self.ask(request, now, |request| {
+                agent_message::Kind::IssueX509(IssueX509 { request, ..message })
+            });
         }
         self.demand(number, now);
     }

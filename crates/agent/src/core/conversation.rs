@@ -13,7 +13,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
-    Core, Effect, Jobs, Timer, WINDOW,
+    ANSWER_TIME, Core, Effect, Jobs, Timer, WINDOW,
     claim::{Claim, Instance},
 };
 use crate::{
@@ -36,7 +36,8 @@ pub(super) struct Conversation {
     connected: bool,
     /// The authority has told where it stands on this stream.
     pub(super) synced: bool,
-    requests: HashMap<u64, Request>,
+    /// With the time at which each is lost.
+    requests: HashMap<u64, (UnixTime, Request)>,
     last_request: u64,
     jwts: usize,
     pub(super) jobs: Jobs,
@@ -113,7 +114,8 @@ impl Core {
         conversation.jwts = 0;
         conversation.jobs = Jobs::default();
         let mut waiting = Vec::new();
-        for (_, request) in std::mem::take(&mut conversation.requests) {
+        for (number, (lost_at, request)) in std::mem::take(&mut conversation.requests) {
+            self.timers.remove(&(lost_at, Timer::Request(number)));
             match request {
                 Request::Draw { bin, .. } => self.draw_lost(bin),
                 Request::Jwt { ticket } => {
@@ -214,6 +216,7 @@ impl Core {
         selectors: &bonafide_attest::SelectorSet,
         audience: &[String],
         instance: Option<InstanceId>,
+        now: UnixTime,
     ) {
         if !self.conversation.synced || self.conversation.jwts >= MAX_JWTS {
             let refusal =
@@ -228,16 +231,59 @@ impl Core {
             audience: audience.to_vec(),
             instance: instance.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
         };
-        self.ask(Request::Jwt { ticket }, |request| {
+        self.ask(Request::Jwt { ticket }, now, |request| {
             agent_message::Kind::IssueJwt(IssueJwt { request, ..message })
         });
     }
 
-    pub(super) fn ask(&mut self, request: Request, message: impl FnOnce(u64) -> agent_message::Kind) {
+    pub(super) fn ask(
+        &mut self,
+        request: Request,
+        now: UnixTime,
+        message: impl FnOnce(u64) -> agent_message::Kind,
+    ) {
         self.conversation.last_request += 1;
         let number = self.conversation.last_request;
-        self.conversation.requests.insert(number, request);
+        let lost_at = now.saturating_add(ANSWER_TIME);
+        self.timers.insert((lost_at, Timer::Request(number)));
+        self.conversation.requests.insert(number, (lost_at, request));
         self.effects.push(Effect::Send(message(number)));
+    }
+
+    /// No answer came in time. What is still wanted is asked for again, a renewal with the same key, nonce and
+    /// generation; an answer that comes after all is ignored.
+    pub(super) fn lost(&mut self, number: u64, now: UnixTime) {
+        let Some(request) = self.answered(number) else { return };
+        tracing::warn!(request = number, "the authority has not answered in time; it is asked again");
+        match request {
+            Request::Draw { bin, .. } => {
+                self.draw_lost(bin);
+                self.demand(bin, now);
+            }
+            Request::Jwt { ticket } => {
+                self.effects.push(Effect::Jwt(ticket, Err(Refusal::authority_unavailable())));
+            }
+            Request::Node => {
+                self.node_renewal_lost();
+                self.node_is_due(now);
+            }
+            Request::Renew { instance: id } => {
+                if let Some(instance) = self.instances.get_mut(&id) {
+                    instance.renewal.in_flight = false;
+                }
+                self.want_renewal(id, now);
+            }
+            Request::Report { .. } => self.report_again(),
+        }
+    }
+
+    /// The clock went back: what is under way has its time from now on.
+    pub(super) fn postpone_requests(&mut self, now: UnixTime) {
+        for (number, (lost_at, _)) in &mut self.conversation.requests {
+            self.timers.remove(&(*lost_at, Timer::Request(*number)));
+            *lost_at = now.saturating_add(ANSWER_TIME);
+            self.timers.insert((*lost_at, Timer::Request(*number)));
+        }
     }
 
     /// Sends what waits, the most urgent first, as far as the window is open.
@@ -245,7 +291,7 @@ impl Core {
         if !self.conversation.synced {
             return;
         }
-        self.report();
+        self.report(now);
         while self.conversation.in_flight() < WINDOW {
             let jobs = &mut self.conversation.jobs;
             if let Some(bin) = jobs.urgent.pop_front() {
@@ -292,7 +338,8 @@ impl Core {
     }
 
     fn answered(&mut self, number: u64) -> Option<Request> {
-        let request = self.conversation.requests.remove(&number)?;
+        let (lost_at, request) = self.conversation.requests.remove(&number)?;
+        self.timers.remove(&(lost_at, Timer::Request(number)));
         if matches!(request, Request::Jwt { .. }) {
             self.conversation.jwts = self.conversation.jwts.saturating_sub(1);
         }
@@ -300,7 +347,7 @@ impl Core {
     }
 
     /// Tells what became of instances: first that they were launched, then that they have ended.
-    fn report(&mut self) {
+    fn report(&mut self, now: UnixTime) {
         let conversation = &self.conversation;
         if conversation.reporting || (conversation.launches.is_empty() && conversation.ends.is_empty()) {
             return;
@@ -335,7 +382,7 @@ impl Core {
         };
         let ends = ends.into_iter().map(|(id, _)| id).collect();
         self.conversation.reporting = true;
-        self.ask(Request::Report { launches: told, ends }, |request| {
+        self.ask(Request::Report { launches: told, ends }, now, |request| {
             agent_message::Kind::Report(Report { request, ..message })
         });
     }

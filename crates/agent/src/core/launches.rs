@@ -13,6 +13,9 @@ use crate::{
     view::RegistrationId,
 };
 
+/// Every launch has this selector: the agent attests it by itself.
+const UID: &str = "unix.uid";
+
 /// One launch, and what it has for each registration that matches it.
 #[derive(Debug)]
 pub(super) struct Launch {
@@ -83,11 +86,8 @@ impl Core {
             }
             return Err(Refusal::no_registration());
         }
-        if !known && self.launches.len() >= self.habits.max_launches {
-            return Err(Refusal::too_many(
-                "launches with an identity on this node",
-                self.habits.max_launches,
-            ));
+        if !known {
+            self.check_room(&selectors)?;
         }
         self.launches
             .entry(key)
@@ -95,6 +95,23 @@ impl Core {
         self.set_selectors(key, selectors);
         self.reconcile(key, now);
         self.pump(now);
+        Ok(())
+    }
+
+    /// Whether there is room for one more launch. One user gets half of it at most.
+    fn check_room(&self, selectors: &SelectorSet) -> Result<(), Refusal> {
+        let most = self.habits.max_launches;
+        if self.launches.len() >= most {
+            return Err(Refusal::too_many("launches with an identity on this node", most));
+        }
+        let share = most.div_ceil(2);
+        // Below that, nobody can have more than the share.
+        if self.launches.len() >= share {
+            let same_user = |launch: &&Launch| launch.selectors.values(UID).eq(selectors.values(UID));
+            if self.launches.values().filter(same_user).count() >= share {
+                return Err(Refusal::too_many("launches of one user with an identity on this node", share));
+            }
+        }
         Ok(())
     }
 

@@ -95,7 +95,7 @@ impl Core {
         match renewal_of(instance, &self.trust_domain) {
             Ok(message) => {
                 instance.renewal.in_flight = true;
-                self.ask(Request::Renew { instance: id }, |request| {
+                self.ask(Request::Renew { instance: id }, now, |request| {
                     agent_message::Kind::RenewX509(RenewX509 { request, ..message })
                 });
             }
@@ -187,7 +187,7 @@ impl Core {
         }
         let Some(csr) = node.successor.as_ref().and_then(|key| csr::build(key).ok()) else { return };
         node.in_flight = true;
-        self.ask(Request::Node, |request| {
+        self.ask(Request::Node, now, |request| {
             agent_message::Kind::RenewAgent(RenewAgent { request, csr: csr.into() })
         });
     }

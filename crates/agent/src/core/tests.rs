@@ -285,6 +285,72 @@ fn a_lost_answer_is_asked_for_with_the_same_key() {
 }
 
 #[test]
+fn what_is_lost_on_an_open_stream_is_asked_for_again() {
+    for answered in [false, true] {
+        let mut world = one_registration();
+        world.launch(10, 1);
+        world.settle();
+        let before = held(&world, 10).remove(0).held.unwrap();
+        world.advance(600);
+        let renewals = |world: &World| {
+            let renewals = world.up.iter().filter_map(|kind| match kind {
+                agent_message::Kind::RenewX509(renewal) => Some(renewal.clone()),
+                _ => None,
+            });
+            renewals.collect::<Vec<_>>()
+        };
+        let first = renewals(&world).remove(0);
+        // Requests are dropped, or the answers to them.
+        while answered && !world.up.is_empty() {
+            world.deliver_up();
+        }
+        world.up.clear();
+        world.down.clear();
+        world.advance(59);
+        assert!(world.up.is_empty());
+        world.advance(1);
+        let again = renewals(&world).remove(0);
+        assert_ne!(again.request, first.request);
+        assert_eq!((&again.public_key, &again.nonce), (&first.public_key, &first.nonce));
+        assert_eq!(again.generation, first.generation);
+        world.settle();
+        let after = held(&world, 10).remove(0).held.unwrap();
+        assert_eq!((after.instance, after.generation), (before.instance, before.generation + 1));
+        world.check();
+        world.check_at_rest();
+    }
+}
+
+#[test]
+fn a_report_that_is_lost_is_told_again() {
+    let mut world = one_registration();
+    world.launch(10, 1);
+    world.up.clear();
+    world.advance(60);
+    world.settle();
+    world.check_at_rest();
+}
+
+#[test]
+fn one_user_gets_half_of_the_launches() {
+    let mut world = one_registration();
+    world.authority.put(entry("db", 2));
+    world.publish();
+    world.settle();
+    for pid in 1..=60 {
+        world.launch(pid, 1);
+    }
+    assert_eq!(world.core.launches.len(), 50);
+    for pid in 101..=150 {
+        world.launch(pid, 2);
+    }
+    assert_eq!(world.core.launches.len(), 100);
+    world.end(1);
+    world.launch(61, 1);
+    assert!(world.core.has_launch(&world.running[&61].0));
+}
+
+#[test]
 fn a_refused_renewal_keeps_what_there_is_until_it_expires() {
     let mut world = one_registration();
     world.launch(10, 1);
