@@ -158,10 +158,14 @@ async fn agent_joins(stage: &mut Stage, narrator: &mut Narrator<'_>) -> Result<(
     let request = PutSiteRequest { site: Some(site), idempotency_key: idempotency_key(), create_only: true };
     admin.put_site(request).await?;
     let join = token::create(&mut admin, SITE.into(), 60).await?.join;
+    let word = argument(&stage.keep_secret("join", &join)?);
     let data = argument(&stage.path("agent"));
     let path = stage.agent_socket();
     let socket = argument(&path);
-    stage.start_service("agent", &["agent", "run", "--join", &join, "--data", &data, "--socket", &socket])?;
+    stage.start_service(
+        "agent",
+        &["agent", "run", "--join-file", &word, "--data", &data, "--socket", &socket],
+    )?;
     let status = eventually(stage, "the agent is connected", SOON, async || {
         let status = agent_status(&path).await?;
         if status.connected { Ok(status) } else { Err(not_yet("the agent is not connected")) }

@@ -13,7 +13,7 @@
 //! | `bonafide join [SITE]` | the one line to paste on a new node |
 //! | `bonafide token create\|list\|delete` | join tokens |
 //! | `bonafide authority init\|run` | makes and runs an authority |
-//! | `bonafide agent run` | the agent of this node; `--join WORD` lets a new node join |
+//! | `bonafide agent run` | the agent of this node; `--join -` lets a new node join |
 //! | `bonafide agent list\|ban` | agents, as the authority knows them |
 //! | `bonafide ca show` | what signs, in which state, until when |
 //! | `bonafide bundle show` | the trust bundle, as SPIFFE document or PEM |

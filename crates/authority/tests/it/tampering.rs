@@ -180,7 +180,9 @@ async fn rows_that_are_swapped_removed_or_added_are_refused_by_place() {
         for pair in rows.windows(2) {
             let (first, second) = (&pair[0], &pair[1]);
             // Each column alone, and all that is not the name.
-            for swapped in (1..columns.len()).map(|column| column..column + 1).chain([1..columns.len()]) {
+            for swapped in
+                (1..columns.len()).map(|column| column..column + 1).chain(std::iter::once(1..columns.len()))
+            {
                 if first[swapped.clone()] == second[swapped.clone()] {
                     continue;
                 }

@@ -1,10 +1,15 @@
 //! `agent run`: one agent. `agent list`, `agent ban`: agents, as the authority knows them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::{self, BufRead as _},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use bonafide_agent::AgentConfig;
-use bonafide_attest::join::JoinLine;
+use bonafide_attest::join::{JoinError, JoinLine};
 use bonafide_wire::admin::{BanAgentRequest, ListAgentsRequest};
+use zeroize::Zeroizing;
 
 use crate::{
     Console, Failure,
@@ -45,12 +50,15 @@ pub enum AgentsCommand {
     },
 }
 
+/// Bytes of standard input that are read for a join word.
+const MAX_WORD: u64 = 4096;
+
 /// `agent run`.
 #[derive(Clone, clap::Args)]
 pub struct RunArgs {
-    /// Join with this word, as `bonafide join` prints it; needed once
+    /// Join with this word, or with `-` with the one on standard input, where no other process sees it; needed once
     #[arg(long, value_name = "WORD", conflicts_with = "join_file")]
-    join: Option<JoinLine>,
+    join: Option<JoinWord>,
     /// Join with the word in this file
     #[arg(long, value_name = "FILE")]
     join_file: Option<PathBuf>,
@@ -69,6 +77,39 @@ pub struct RunArgs {
     /// Serve on a kernel before Linux 6.5, with a weaker check of who calls; SVIDs will say so
     #[arg(long)]
     allow_start_time_peers: bool,
+}
+
+/// Where a join word is.
+#[derive(Clone)]
+enum JoinWord {
+    Here(Box<JoinLine>),
+    StandardInput,
+}
+
+impl FromStr for JoinWord {
+    type Err = JoinError;
+
+    fn from_str(word: &str) -> Result<Self, JoinError> {
+        match word {
+            "-" => Ok(Self::StandardInput),
+            word => word.parse().map(|line| Self::Here(Box::new(line))),
+        }
+    }
+}
+
+impl JoinWord {
+    fn read(self, input: impl io::Read) -> Result<JoinLine, Failure> {
+        match self {
+            Self::Here(line) => Ok(*line),
+            Self::StandardInput => {
+                let mut word = Zeroizing::new(String::new());
+                io::BufReader::new(input.take(MAX_WORD))
+                    .read_line(&mut word)
+                    .map_err(|source| Failure::read(Path::new("/dev/stdin"), source))?;
+                word.parse().map_err(|cause: JoinError| Failure::of(cause.code(), &cause, cause.hint()))
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for RunArgs {
@@ -92,7 +133,7 @@ impl RunArgs {
         if let Some(socket) = self.socket {
             config.socket = socket;
         }
-        config.join_line = self.join;
+        config.join_line = self.join.map(|word| word.read(io::stdin())).transpose()?;
         config.join_line_file = self.join_file.or(config.join_line_file);
         config.authority = self.authority.or(config.authority);
         config.allow_start_time_peers |= self.allow_start_time_peers;
@@ -138,5 +179,30 @@ pub async fn run(command: AgentsCommand, console: &Console) -> Result<(), Failur
             console.note(format!("banned {id}"));
             wait.finish(console, &mut client, revision).await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bonafide_attest::join::Token;
+
+    use super::*;
+
+    #[test]
+    fn a_join_word_comes_from_the_arguments_or_from_standard_input() {
+        let line = JoinLine {
+            address: "a.example.org:8443".into(),
+            trust_domain: "example.org".parse().unwrap(),
+            root_pin: [1; 32],
+            token: Token::from_bytes(&[2; 32]).unwrap(),
+        };
+        let word = line.to_word();
+        let read = |argument: &str, input: &str| argument.parse::<JoinWord>().unwrap().read(input.as_bytes());
+        let given = |line: Result<JoinLine, Failure>| line.unwrap().to_word();
+        assert_eq!(*given(read(&word, "")), *word);
+        assert_eq!(*given(read("-", &format!("{}\nand more", *word))), *word);
+        assert!(read("-", "").is_err());
+        assert!(read("-", &"x".repeat(10_000)).is_err());
+        assert!("bfj1.x".parse::<JoinWord>().is_err());
     }
 }

@@ -1,8 +1,9 @@
 //! Where the demo plays: a temporary folder with copies of this program, and the processes that run there.
 
 use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt as _,
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -82,6 +83,19 @@ impl Stage {
     /// A path in the folder.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// Writes a file that no other user can read.
+    ///
+    /// # Errors
+    /// When it cannot be written, or is there already.
+    pub(super) fn keep_secret(&self, name: &str, contents: &str) -> Result<PathBuf, Failure> {
+        let path = self.path(name);
+        let written = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        written
+            .and_then(|mut file| file.write_all(contents.as_bytes()))
+            .map_err(|source| Failure::write(&path, source))?;
+        Ok(path)
     }
 
     /// The socket of the agent.

@@ -115,7 +115,8 @@ fn from_nothing_to_an_identity() {
     assert_eq!(invalid.status.code(), Some(1));
 
     let join = dev.ok(&["join"]);
-    let word = join.trim().strip_prefix("bonafide agent run --join ").unwrap();
+    let word = join.trim().strip_prefix("echo ").unwrap();
+    let word = word.strip_suffix(" | bonafide agent run --join -").unwrap();
     let word_file = dev.path("word");
     std::fs::write(&word_file, word).unwrap();
     let shown = dev.ok(&["inspect", word_file.to_str().unwrap()]);
