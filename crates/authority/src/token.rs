@@ -1,18 +1,13 @@
 //! Join tokens: 32 random bytes, shown once, stored as a hash, spent once.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use bonafide_attest::{SelectorSet, join::Token};
+use bonafide_attest::join::Token;
 use bonafide_crypto::random::Random;
-use bonafide_identity::{InstanceId, SpiffeId, reserved, time::UnixTime};
+use bonafide_identity::time::UnixTime;
 use tonic::Code;
 
-use crate::{
-    records::{self, Agent, JoinToken, Object, RecordChange},
-    refusal::Refusal,
-    registry::Registry,
-    state::{SiteState, State},
-};
+use crate::{records::JoinToken, refusal::Refusal, state::State};
 
 /// When a caller names no lifetime.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(600);
@@ -20,17 +15,6 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(600);
 pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Unspent tokens of one site.
 const MAX_OF_SITE: usize = 10_000;
-
-/// What is known of a node besides its token.
-#[derive(Clone, Debug)]
-pub struct NewAgent {
-    /// Names the agent; drawn by the authority.
-    pub uuid: InstanceId,
-    /// What the node says of its software, bounded by the caller.
-    pub version: String,
-    /// What was proved of the node.
-    pub selectors: SelectorSet,
-}
 
 /// The change that makes a token in `site`.
 ///
@@ -62,56 +46,6 @@ pub(crate) fn create(
         expires_at: now.saturating_add(ttl),
         created_at: now,
     })
-}
-
-/// Spends a token: one commit removes it and creates the agent's record, so of any number of nodes that present the
-/// same token, to any number of servers, one is admitted.
-///
-/// # Errors
-/// `token.invalid` for one that never was, was spent, or has expired: which of them is nobody's business.
-pub async fn spend(
-    registry: &Registry,
-    token: &Token,
-    new: NewAgent,
-    now: UnixTime,
-) -> Result<Arc<Agent>, Refusal> {
-    let sha256 = token.sha256();
-    let (_, agent) = registry
-        .write_with(move |state| {
-            let record =
-                state.token_by_hash(&sha256).filter(|record| record.expires_at > now).ok_or_else(invalid)?;
-            state.site(&record.site).and_then(SiteState::site).ok_or_else(invalid)?;
-            let agent = Arc::new(Agent {
-                id: agent_id(state, &record.site, new.uuid)?,
-                site: record.site.clone(),
-                attestor: "join_token".to_owned(),
-                selectors: new.selectors.clone(),
-                attested_at: now,
-                ban: None,
-                version: new.version.clone(),
-            });
-            if state.agent(&agent.id).is_some() {
-                return Err(Refusal::new(Code::AlreadyExists, "agent.exists", "the new agent's ID is taken")
-                    .hint("try again"));
-            }
-            let changes = vec![
-                RecordChange::Remove(records::token_key(&record.id)),
-                RecordChange::Put(Object::Agent(agent.clone())),
-            ];
-            Ok((changes, agent))
-        })
-        .await?;
-    Ok(agent)
-}
-
-fn agent_id(state: &State, site: &str, uuid: InstanceId) -> Result<SpiffeId, Refusal> {
-    reserved::agent_id(state.trust_domain(), site, &uuid.to_string())
-        .map_err(|error| Refusal::invalid(error.code(), error.to_string()).hint(error.hint()))
-}
-
-fn invalid() -> Refusal {
-    Refusal::denied("token.invalid", "the join token is unknown, spent or expired")
-        .hint("create another one with `bonafide token create`")
 }
 
 /// Names a token in lists.

@@ -16,5 +16,4 @@ mod forge;
 mod id;
 mod jwt;
 mod pattern;
-mod speed;
 mod x509;
