@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use bonafide_identity::time::UnixTime;
-use bonafide_ledger::Ledger;
+use bonafide_ledger::{Ledger, LedgerError};
 use bytes::Bytes;
 use prost::Message;
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::entry::{self, Entry, entry::Kind};
@@ -21,7 +20,6 @@ const REFUSALS: Limit = Limit { per_second: 2, burst: 20 };
 #[derive(Debug)]
 pub(crate) struct Journal {
     ledger: Arc<Ledger>,
-    runtime: Handle,
     refusals: Rates<String>,
 }
 
@@ -37,13 +35,13 @@ pub(crate) struct Source<'a> {
 }
 
 impl Journal {
-    pub(crate) fn new(ledger: Arc<Ledger>, runtime: Handle) -> Self {
-        Self { ledger, runtime, refusals: Rates::new() }
+    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
+        Self { ledger, refusals: Rates::new() }
     }
 
     /// Writes entries; they are on disk when this returns. Returns the index of the first.
     pub(crate) async fn append(&self, now: UnixTime, kinds: Vec<Kind>) -> Result<u64, Refusal> {
-        append(Arc::clone(&self.ledger), encode(now, kinds)).await
+        self.ledger.append_batch(encode(now, kinds)).await.map_err(|error| failed(&error))
     }
 
     /// Begins to write entries at once, from any thread. They are on disk when what is returned resolves.
@@ -52,11 +50,8 @@ impl Journal {
         now: UnixTime,
         kinds: Vec<Kind>,
     ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
-        let written = self.runtime.spawn(append(Arc::clone(&self.ledger), encode(now, kinds)));
-        async move {
-            let written = written.await.unwrap_or_else(|_| Err(failed("the server is stopping")));
-            written.map(|_| ())
-        }
+        let begun = self.ledger.append_soon(encode(now, kinds)).map_err(|error| failed(&error));
+        async move { begun?.await.map(|_| ()).map_err(|error| failed(&error)) }
     }
 
     /// Tells people about a refusal, and the ledger too if somebody asked for what he may not have.
@@ -94,11 +89,7 @@ impl Journal {
     }
 }
 
-async fn append(ledger: Arc<Ledger>, entries: Vec<Vec<u8>>) -> Result<u64, Refusal> {
-    ledger.append_batch(entries).await.map_err(|error| failed(&error.to_string()))
-}
-
-fn failed(why: &str) -> Refusal {
+fn failed(why: &LedgerError) -> Refusal {
     tracing::error!("the ledger can't be written, so nothing is issued: {why}");
     Refusal::unavailable("issuance.ledger", "the authority can't write its ledger, so it issues nothing")
         .hint("look at the authority's log and at the disk of its ledger")

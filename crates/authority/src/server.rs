@@ -153,7 +153,7 @@ async fn assemble(
     let verifier = config.data_dir.join("ledger.pub");
     std::fs::write(&verifier, format!("{}\n", ledger.verifier_key()))
         .map_err(|cause| StartError::io(&format!("`{}`", verifier.display()), cause))?;
-    let journal = Arc::new(Journal::new(Arc::clone(&ledger), tokio::runtime::Handle::current()));
+    let journal = Arc::new(Journal::new(Arc::clone(&ledger)));
     checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now(), restored).await?;
 
     let presence = Presence::new();

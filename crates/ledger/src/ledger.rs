@@ -104,7 +104,7 @@ impl Ledger {
     /// [`LedgerError::Full`] and [`LedgerError::Overloaded`] pass; [`LedgerError::Failed`] stays. After any error the
     /// entry may only then be in the log if it is [`LedgerError::Failed`] or [`LedgerError::Closed`].
     pub async fn append(&self, entry: Vec<u8>) -> Result<u64, LedgerError> {
-        self.wait(self.queue.put(Entries::One(entry))?).await
+        written(self.queue.put(Entries::One(entry))?).await
     }
 
     /// Appends several entries, one after the other. Returns the index of the first once all are on the disk.
@@ -112,7 +112,19 @@ impl Ledger {
     /// # Errors
     /// Those of [`append`](Self::append). Some of the entries may be in the log then.
     pub async fn append_batch(&self, entries: Vec<Vec<u8>>) -> Result<u64, LedgerError> {
-        self.wait(self.queue.put(Entries::Many(entries))?).await
+        self.append_soon(entries)?.await
+    }
+
+    /// Begins to append several entries, from any thread and without waiting. What is returned resolves as
+    /// [`append_batch`](Self::append_batch) does; who drops it does not take the entries back.
+    ///
+    /// # Errors
+    /// Those of [`append`](Self::append) that are known at once.
+    pub fn append_soon(
+        &self,
+        entries: Vec<Vec<u8>>,
+    ) -> Result<impl Future<Output = Result<u64, LedgerError>> + Send + use<>, LedgerError> {
+        Ok(written(self.queue.put(Entries::Many(entries))?))
     }
 
     /// Resolves when nothing can be appended any more, with the [`LedgerError::Failed`] that says why; with
@@ -222,10 +234,6 @@ impl Ledger {
         self.shared.lock().clone()
     }
 
-    async fn wait(&self, answer: oneshot::Receiver<Result<u64, LedgerError>>) -> Result<u64, LedgerError> {
-        answer.await.map_err(|_| LedgerError::Closed)?
-    }
-
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), LedgerError> {
         let thread = thread::Builder::new()
             .name(name.to_owned())
@@ -234,6 +242,10 @@ impl Ledger {
         self.threads.push(thread);
         Ok(())
     }
+}
+
+async fn written(answer: oneshot::Receiver<Result<u64, LedgerError>>) -> Result<u64, LedgerError> {
+    answer.await.map_err(|_| LedgerError::Closed)?
 }
 
 impl Drop for Ledger {

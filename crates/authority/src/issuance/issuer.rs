@@ -24,7 +24,7 @@ use crate::refusal::Refusal;
 use crate::registration::admitted_agent;
 use crate::registry::Registry;
 use crate::state::{SiteState, State};
-use crate::stream::outbound::Ticket;
+use crate::stream::outbound::{self, Ticket};
 
 /// Signs what agents ask for.
 #[derive(Debug)]
@@ -225,35 +225,34 @@ impl IssuerParts {
         let parts = Arc::clone(self);
         self.runtime.spawn(async move {
             let logged = logged.await;
-            for signed in signed {
-                let asker = &signed.job.asker;
-                // The disk took its time: what was written meanwhile counts, a ban above all.
-                let still = still_earned(
-                    &parts.registry.state(),
-                    decided_at,
-                    &asker.agent,
-                    signed.job.ask.registration(),
-                );
-                parts.release(signed, logged.clone().and(still));
-            }
+            // The disk took its time: what was written meanwhile counts, a ban above all.
+            let state = parts.registry.state();
+            let answers = signed.into_iter().map(|signed| {
+                let Job { asker, ask, .. } = &signed.job;
+                let still = still_earned(&state, decided_at, &asker.agent, ask.registration());
+                parts.release(signed, logged.clone().and(still))
+            });
+            outbound::answer(answers.collect());
         });
     }
 
-    fn release(&self, signed: Signed, may: Result<(), Refusal>) {
+    /// The answer, as it may be given now.
+    fn release(&self, signed: Signed, may: Result<(), Refusal>) -> (Ticket, Kind) {
         let Signed { job, noted, answer, agent_svid_expires_at } = signed;
         match may.and(answer) {
             Ok(kind) => {
                 if let Some(expires_at) = agent_svid_expires_at {
                     job.asker.connection.renewed(expires_at);
                 }
-                job.ticket.answer(kind);
+                (job.ticket, kind)
             }
             Err(refusal) => {
                 if let Some(Noted { instance, next, before }) = noted {
                     self.lineages.undo(instance, &next, before);
                 }
                 let retry_after = u32::from(refusal.kind() == tonic::Code::Unavailable);
-                job.ticket.refuse(refusal.to_problem(), retry_after);
+                let kind = job.ticket.refusal(refusal.to_problem(), retry_after);
+                (job.ticket, kind)
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Signatures and proof-of-possession checks are tens of microseconds of pure computation each. On the runtime's own
 //! threads they would stall every stream; as one blocking task each they would cost a wake-up apiece. So they queue
-//! here, and a thread that wakes takes a fair share of all that waits.
+//! here, and a thread that wakes takes a fair share of all that waits, or a handful if that is more.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,9 @@ use std::thread::JoinHandle;
 
 /// What one wake-up takes at most. Enough to spread its costs, few enough to keep the first answer quick.
 const MAX_BATCH: usize = 32;
+/// So much work pays for waking one more thread. Where one is awake already, less than this waits for it: at most as
+/// long as a batch takes, which is less than the disk will.
+const HANDFUL: usize = 16;
 
 /// Who goes first. A workload that starts waits for its first SVID; a renewal has half a lifetime left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +37,17 @@ struct Lanes<Job> {
     first: VecDeque<Job>,
     renewals: VecDeque<Job>,
     capacity: usize,
+    /// Threads that wait.
     idle: usize,
+    /// Those of them that were woken, and did not come yet.
+    called: usize,
+    /// Threads with a batch.
+    at_work: usize,
     closed: bool,
 }
+
+/// Says that the batch is done, even if its work panics: nobody shall wait for a thread that is gone.
+struct AtWork<'a, Job>(&'a Shared<Job>);
 
 impl<Job: Send + 'static> Queue<Job> {
     /// Starts `threads` threads; each calls `work` with a batch at a time.
@@ -53,6 +64,7 @@ impl<Job: Send + 'static> Queue<Job> {
             let (shared, work) = (Arc::clone(&queue.shared), Arc::clone(&work));
             let thread = std::thread::Builder::new().name(format!("sign-{number}")).spawn(move || {
                 while let Some(batch) = shared.next_batch() {
+                    let _at_work = AtWork(&shared);
                     work(batch);
                 }
             })?;
@@ -75,15 +87,11 @@ impl<Job: Send + 'static> Queue<Job> {
                 Lane::Renewal => lanes.renewals.push_back(job),
             }
         }
-        let (idle, waiting) = (lanes.idle, lanes.len());
+        let wake = lanes.to_wake();
+        lanes.called += wake;
         drop(lanes);
-        if idle > 0 && waiting > 0 {
-            // One thread for a handful; the others only if there is work enough to pay for waking them.
-            if waiting > MAX_BATCH / 4 {
-                self.shared.ready.notify_all()
-            } else {
-                self.shared.ready.notify_one()
-            }
+        for _ in 0..wake {
+            self.shared.ready.notify_one();
         }
         refused
     }
@@ -122,28 +130,53 @@ impl<Job> Shared<Job> {
                 return None;
             }
             if lanes.len() > 0 {
+                lanes.at_work += 1;
                 return Some(lanes.take_batch(self.threads));
             }
             lanes.idle += 1;
             lanes = self.ready.wait(lanes).unwrap_or_else(PoisonError::into_inner);
             lanes.idle -= 1;
+            lanes.called = lanes.called.saturating_sub(1);
         }
+    }
+}
+
+impl<Job> Drop for AtWork<'_, Job> {
+    fn drop(&mut self) {
+        self.0.lock().at_work -= 1;
     }
 }
 
 impl<Job> Lanes<Job> {
     fn new(capacity: usize) -> Self {
-        Self { first: VecDeque::new(), renewals: VecDeque::new(), capacity, idle: 0, closed: false }
+        Self {
+            first: VecDeque::new(),
+            renewals: VecDeque::new(),
+            capacity,
+            idle: 0,
+            called: 0,
+            at_work: 0,
+            closed: false,
+        }
     }
 
     fn len(&self) -> usize {
         self.first.len() + self.renewals.len()
     }
 
-    /// A fair share of what waits. Renewals get at least a quarter of a full batch, so that a flood of launches
+    /// How many of the idle threads are worth waking: one for each handful, and one at least if none is awake.
+    fn to_wake(&self) -> usize {
+        let wanted = match self.len() {
+            waiting if self.at_work + self.called == 0 => waiting.div_ceil(HANDFUL),
+            waiting => (waiting / HANDFUL).saturating_sub(self.called),
+        };
+        wanted.min(self.idle.saturating_sub(self.called))
+    }
+
+    /// A fair share of what waits, or a handful. Renewals get at least a quarter of a full batch, so that a flood of launches
     /// can't let running workloads expire.
     fn take_batch(&mut self, threads: usize) -> Vec<Job> {
-        let share = self.len().div_ceil(threads.max(1)).min(MAX_BATCH);
+        let share = self.len().div_ceil(threads.max(1)).clamp(HANDFUL, MAX_BATCH).min(self.len());
         let for_renewals = self.renewals.len().min((share / 4).max(share.saturating_sub(self.first.len())));
         let from_first = share - for_renewals;
         let mut batch = Vec::with_capacity(share);
@@ -188,7 +221,26 @@ mod tests {
         let mut lanes = Lanes::new(100);
         lanes.renewals.extend([10, 11, 12]);
         lanes.first.extend([1, 2]);
-        assert_eq!(lanes.take_batch(2), [1, 2, 10]);
+        assert_eq!(lanes.take_batch(2), [1, 2, 10, 11, 12]);
+    }
+
+    #[test]
+    fn threads_are_woken_for_work_enough() {
+        let mut lanes = Lanes::new(100);
+        lanes.idle = 4;
+        assert_eq!(lanes.to_wake(), 0);
+        lanes.first.push_back(0);
+        assert_eq!(lanes.to_wake(), 1, "a lone job is never left lying");
+        lanes.called = 1;
+        assert_eq!(lanes.to_wake(), 0, "who was called takes it");
+        (lanes.idle, lanes.called, lanes.at_work) = (3, 0, 1);
+        assert_eq!(lanes.to_wake(), 0, "who is at work takes it next");
+        lanes.first.extend(1..40);
+        assert_eq!(lanes.to_wake(), 2);
+        lanes.called = 1;
+        assert_eq!(lanes.to_wake(), 1);
+        (lanes.idle, lanes.called) = (1, 0);
+        assert_eq!(lanes.to_wake(), 1);
     }
 
     #[test]

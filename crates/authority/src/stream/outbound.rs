@@ -3,6 +3,7 @@
 //! Answers overtake updates, for a workload waits for them. Both lanes are bounded; an agent that doesn't read is
 //! disconnected, it never costs memory.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,13 +26,12 @@ pub(crate) struct Sender {
     /// Dropping it ends the stream once it is drained.
     pub(crate) updates: mpsc::Sender<Result<AuthorityMessage, Status>>,
     pub(crate) answers: Answers,
-    waiting: Waiting,
 }
 
 /// Where answers go; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Answers {
-    lane: mpsc::Sender<AuthorityMessage>,
+    waiting: Waiting,
     in_flight: Arc<AtomicUsize>,
     limit: usize,
     /// Cancelled when the agent doesn't read.
@@ -61,21 +61,21 @@ struct Reader {
 
 #[derive(Debug)]
 struct Lanes {
-    answers: mpsc::Receiver<AuthorityMessage>,
+    answers: VecDeque<AuthorityMessage>,
     updates: mpsc::Receiver<Result<AuthorityMessage, Status>>,
 }
 
 /// Both ends of a stream that has at most `limit` requests in flight.
 pub(crate) fn channel(limit: usize) -> (Sender, Outbound) {
-    // Twice: as many again may lie here, answered and unread, before the agent counts as too slow.
-    let (lane, answers) = mpsc::channel(limit.saturating_mul(2).max(1));
     let (update_lane, updates) = mpsc::channel(MAX_UPDATES);
     let too_slow = CancellationToken::new();
-    let waiting = Arc::new(Mutex::new(Reader { lanes: Some(Lanes { answers, updates }), waker: None }));
+    let waiting = Arc::new(Mutex::new(Reader {
+        lanes: Some(Lanes { answers: VecDeque::new(), updates }),
+        waker: None,
+    }));
     let sender = Sender {
         updates: update_lane,
-        answers: Answers { lane, in_flight: Arc::default(), limit, too_slow },
-        waiting: Arc::clone(&waiting),
+        answers: Answers { waiting: Arc::clone(&waiting), in_flight: Arc::default(), limit, too_slow },
     };
     (sender, Outbound(waiting))
 }
@@ -83,7 +83,7 @@ pub(crate) fn channel(limit: usize) -> (Sender, Outbound) {
 impl Sender {
     /// Ends the stream, and frees what the agent has not read.
     pub(crate) fn abandon(&self) {
-        let mut reader = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reader = self.answers.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (unread, waker) = (reader.lanes.take(), reader.waker.take());
         drop(reader);
         drop(unread);
@@ -104,18 +104,29 @@ impl Answers {
         Some(Ticket { answers: self.clone(), request })
     }
 
-    /// Sends without waiting.
-    pub(crate) fn send(&self, kind: Kind) {
-        if let Err(mpsc::error::TrySendError::Full(_)) =
-            self.lane.try_send(AuthorityMessage { kind: Some(kind) })
-        {
-            self.too_slow.cancel();
+    /// Sends without waiting, and wakes the reader once.
+    fn send(&self, kinds: impl IntoIterator<Item = Kind>) {
+        // Twice: as many again may lie here, answered and unread, before the agent counts as too slow.
+        let room = self.limit.saturating_mul(2).max(1);
+        let mut reader = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Lanes { answers, .. }) = &mut reader.lanes else { return };
+        for kind in kinds {
+            if answers.len() >= room {
+                self.too_slow.cancel();
+                break;
+            }
+            answers.push_back(AuthorityMessage { kind: Some(kind) });
+        }
+        let waker = reader.waker.take();
+        drop(reader);
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
     /// Refuses a request that got no slot.
     pub(crate) fn refuse(&self, request: u64, problem: Problem, retry_after: u32) {
-        self.send(Kind::Refused(Refused { request, problem: Some(problem), retry_after }));
+        self.send([refused(request, problem, retry_after)]);
     }
 
     /// Resolves when the agent doesn't read its answers.
@@ -127,13 +138,38 @@ impl Answers {
 impl Ticket {
     /// Answers, and frees the slot.
     pub(crate) fn answer(self, kind: Kind) {
-        self.answers.send(kind);
+        self.answers.send([kind]);
+    }
+
+    /// A refusal, to be sent with other answers.
+    pub(crate) fn refusal(&self, problem: Problem, retry_after: u32) -> Kind {
+        refused(self.request, problem, retry_after)
     }
 
     /// Refuses, and frees the slot.
     pub(crate) fn refuse(self, problem: Problem, retry_after: u32) {
         self.answers.refuse(self.request, problem, retry_after);
     }
+}
+
+/// Answers several requests, and frees their slots. Each stream is woken once, so that its answers share frames, TLS
+/// records and system calls.
+pub(crate) fn answer(mut answers: Vec<(Ticket, Kind)>) {
+    let stream = |ticket: &Ticket| Arc::as_ptr(&ticket.answers.waiting).addr();
+    answers.sort_by_key(|(ticket, _)| stream(ticket));
+    let mut answers = answers.into_iter().peekable();
+    while let Some((first, kind)) = answers.next() {
+        let (mut tickets, mut kinds) = (Vec::new(), vec![kind]);
+        while let Some((ticket, kind)) = answers.next_if(|(next, _)| stream(next) == stream(&first)) {
+            tickets.push(ticket);
+            kinds.push(kind);
+        }
+        first.answers.send(kinds);
+    }
+}
+
+fn refused(request: u64, problem: Problem, retry_after: u32) -> Kind {
+    Kind::Refused(Refused { request, problem: Some(problem), retry_after })
 }
 
 impl Drop for Ticket {
@@ -152,7 +188,7 @@ impl Stream for Outbound {
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
         }
-        if let Poll::Ready(Some(answer)) = answers.poll_recv(context) {
+        if let Some(answer) = answers.pop_front() {
             return Poll::Ready(Some(Ok(answer)));
         }
         // The stream lives as long as its own task; answers that come later have nobody to go to.
@@ -207,6 +243,22 @@ mod tests {
         sender.abandon();
         assert!(sender.updates.is_closed());
         assert!(outbound.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn answers_of_several_streams_go_each_to_its_own_in_order() {
+        let ((one, mut to_one), (two, mut to_two)) = (channel(2), channel(2));
+        let answers = [(&one, 1), (&two, 2), (&one, 3)];
+        let answers =
+            answers.map(|(sender, request)| (sender.answers.ticket(request).unwrap(), reported(request)));
+        let reader = tokio::spawn(async move { (to_one.next().await, to_one.next().await) });
+        tokio::task::yield_now().await;
+        answer(answers.into());
+        let (first, second) = reader.await.unwrap();
+        assert_eq!(first.unwrap().unwrap().kind, Some(reported(1)));
+        assert_eq!(second.unwrap().unwrap().kind, Some(reported(3)));
+        assert_eq!(to_two.next().await.unwrap().unwrap().kind, Some(reported(2)));
+        assert!(one.answers.ticket(4).is_some(), "the slots are free again");
     }
 
     #[tokio::test]

@@ -33,7 +33,7 @@ impl Fixture {
         let rotation = Rotation {
             registry,
             vault,
-            journal: Arc::new(Journal::new(Arc::new(ledger), tokio::runtime::Handle::current())),
+            journal: Arc::new(Journal::new(Arc::new(ledger))),
             presence: Presence::new(),
             clock: clock.clone(),
             trust_domain,
