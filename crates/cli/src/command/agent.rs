@@ -106,7 +106,7 @@ impl JoinWord {
                 io::BufReader::new(input.take(MAX_WORD))
                     .read_line(&mut word)
                     .map_err(|source| Failure::read(Path::new("/dev/stdin"), source))?;
-                word.parse().map_err(|cause: JoinError| Failure::of(cause.code(), &cause, cause.hint()))
+                word.parse().map_err(|cause: JoinError| Failure::of(cause.code(), cause, cause.hint()))
             }
         }
     }
