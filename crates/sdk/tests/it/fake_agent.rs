@@ -229,7 +229,7 @@ impl SpiffeWorkloadApi for Ending {
                 // As SPIRE's agent writes it.
                 let set =
                     String::from_utf8(bundle.to_jwt_json()).unwrap().replace(r#""use":"jwt-svid","#, "");
-                assert!(!set.contains("use"));
+                assert!(!set.contains(r#""use""#));
                 (trust_domain.id().to_string(), set.into_bytes().into())
             })
             .collect();
