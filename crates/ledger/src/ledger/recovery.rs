@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -160,6 +161,10 @@ fn check_against_checkpoint(shared: &Shared, key: &VerifierKey) -> Result<(), Le
     Ok(())
 }
 
+/// How long the lock is waited for: a predecessor that is ending, or a program that it was just starting, may hold it
+/// for a moment longer.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
 fn lock(directory: &Path) -> Result<File, LedgerError> {
     let path = directory.join("lock");
     let file = OpenOptions::new()
@@ -169,9 +174,15 @@ fn lock(directory: &Path) -> Result<File, LedgerError> {
         .mode(0o600)
         .open(&path)
         .map_err(|cause| LedgerError::io(&path, &cause))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(LedgerError::Locked(directory.to_owned())),
-        Err(TryLockError::Error(cause)) => Err(LedgerError::io(&path, &cause)),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => return Err(LedgerError::Locked(directory.to_owned())),
+            Err(TryLockError::Error(cause)) => return Err(LedgerError::io(&path, &cause)),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bonafide_crypto::{digest::SetDigest, random::Random};
@@ -18,6 +18,10 @@ use crate::{
     sql,
 };
 
+/// How long the lock is waited for: a predecessor that is ending, or a program that it was just starting, may hold it
+/// for a moment longer.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Takes the lock that keeps other processes out. It lies in a file beside the database: SQLite's own locks on the
 /// database would be lost as soon as anybody in this process closed another handle of it.
 pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
@@ -28,10 +32,16 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
         .mode(0o600)
         .open(beside(path, ".lock"))
         .map_err(|error| io(&error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked(path.to_owned())),
-        Err(TryLockError::Error(error)) => Err(io(&error)),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(io(&error)),
+        }
     }
 }
 
