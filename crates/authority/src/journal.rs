@@ -54,6 +54,19 @@ impl Journal {
         async move { begun?.await.map(|_| ()).map_err(|error| failed(&error)) }
     }
 
+    /// As [`append_soon`](Self::append_soon), but calls `then` on the ledger's thread, once: it is to be quick.
+    pub(crate) fn append_then(
+        &self,
+        now: UnixTime,
+        kinds: Vec<Kind>,
+        then: impl FnOnce(Result<(), Refusal>) + Send + 'static,
+    ) -> Result<(), Refusal> {
+        let then = move |written: Result<u64, LedgerError>| {
+            then(written.map(|_| ()).map_err(|error| failed(&error)));
+        };
+        self.ledger.append_then(encode(now, kinds), then).map_err(|error| failed(&error))
+    }
+
     /// Tells people about a refusal, and the ledger too if somebody asked for what he may not have.
     pub(crate) fn refused(&self, now: UnixTime, refusal: &Refusal, source: Source<'_>) {
         if matches!(refusal.kind(), tonic::Code::Unavailable | tonic::Code::ResourceExhausted) {

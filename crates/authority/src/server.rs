@@ -205,7 +205,6 @@ async fn assemble(
             random: Arc::clone(&random),
             backdate: config.lifetimes.backdate.as_duration(),
             agent_lifetime: config.lifetimes.agent.as_duration(),
-            runtime: tokio::runtime::Handle::current(),
         },
         config.limits.signing_threads,
         config.limits.signing_queue,

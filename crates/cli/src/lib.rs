@@ -53,6 +53,10 @@ use bonafide_identity::time::SystemClock;
 use clap::{CommandFactory, error::ErrorKind};
 use clap_complete::Shell;
 
+/// What one thread of a server takes another gives back: glibc pays for that with locks and fragmented arenas.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub use crate::{
     args::Cli,
     console::{Console, Format, View, render},
@@ -116,7 +120,7 @@ fn usage_failure(cause: &clap::Error) -> Failure {
 fn start(globals: Globals, work: impl AsyncFnOnce(&Console) -> Result<(), Failure>) -> Result<(), Failure> {
     let console = Console::new(globals.output, globals.quiet, Arc::new(SystemClock));
     demo::end_with_parent()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|cause| {
+    let runtime = bonafide_net::runtime::start().map_err(|cause| {
         Failure::of("process.no-runtime", cause, "see whether this user may start more threads")
     })?;
     let result = runtime.block_on(work(&console));

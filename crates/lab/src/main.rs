@@ -21,6 +21,10 @@ use nix::sys::statfs;
 
 use crate::{figure::Figure, mint::Mint};
 
+/// As the program that is measured has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const NAMES: [&str; 8] = [
     "mint",
     "mint-1",
@@ -68,9 +72,12 @@ impl Options {
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(&Options::parse()).await {
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let result = bonafide_net::runtime::start()
+        .map_err(Into::into)
+        .and_then(|runtime| runtime.block_on(run(&options)));
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}");

@@ -104,7 +104,7 @@ impl Ledger {
     /// [`LedgerError::Full`] and [`LedgerError::Overloaded`] pass; [`LedgerError::Failed`] stays. After any error the
     /// entry may only then be in the log if it is [`LedgerError::Failed`] or [`LedgerError::Closed`].
     pub async fn append(&self, entry: Vec<u8>) -> Result<u64, LedgerError> {
-        written(self.queue.put(Entries::One(entry))?).await
+        self.put(Entries::One(entry))?.await
     }
 
     /// Appends several entries, one after the other. Returns the index of the first once all are on the disk.
@@ -124,7 +124,21 @@ impl Ledger {
         &self,
         entries: Vec<Vec<u8>>,
     ) -> Result<impl Future<Output = Result<u64, LedgerError>> + Send + use<>, LedgerError> {
-        Ok(written(self.queue.put(Entries::Many(entries))?))
+        self.put(Entries::Many(entries))
+    }
+
+    /// Begins to append several entries, from any thread and without waiting. What [`append_batch`](Self::append_batch)
+    /// would return is given to `then`, which is called once, on the thread that writes: it is to be quick, and must
+    /// not wait for this ledger. That spares a waiting task two wake-ups.
+    ///
+    /// # Errors
+    /// Those of [`append`](Self::append) that are known at once; `then` is not called.
+    pub fn append_then(
+        &self,
+        entries: Vec<Vec<u8>>,
+        then: impl FnOnce(Result<u64, LedgerError>) + Send + 'static,
+    ) -> Result<(), LedgerError> {
+        self.queue.put(Entries::Many(entries), then)
     }
 
     /// Resolves when nothing can be appended any more, with the [`LedgerError::Failed`] that says why; with
@@ -230,6 +244,18 @@ impl Ledger {
         merkle::prove_consistency(&View { shared: &self.shared, state: &state }, old, new)
     }
 
+    fn put(
+        &self,
+        entries: Entries,
+    ) -> Result<impl Future<Output = Result<u64, LedgerError>> + Send + use<>, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.put(entries, move |result| {
+            // Fails when the caller is gone: the entry is logged all the same.
+            let _ = reply.send(result);
+        })?;
+        Ok(async move { answer.await.map_err(|_| LedgerError::Closed)? })
+    }
+
     fn state(&self) -> State {
         self.shared.lock().clone()
     }
@@ -244,15 +270,16 @@ impl Ledger {
     }
 }
 
-async fn written(answer: oneshot::Receiver<Result<u64, LedgerError>>) -> Result<u64, LedgerError> {
-    answer.await.map_err(|_| LedgerError::Closed)?
-}
-
 impl Drop for Ledger {
     fn drop(&mut self) {
         self.queue.close();
         drop(self.publisher.take());
+        let own = thread::current().id();
         for thread in self.threads.drain(..) {
+            // The last owner may be what an append was followed by.
+            if thread.thread().id() == own {
+                continue;
+            }
             // A thread that panicked has closed its channel, and every caller has heard of it.
             let _ = thread.join();
         }

@@ -5,8 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
-
 use crate::{LedgerError, MAX_ENTRY};
 
 /// How many entries and bytes may wait. At the rate of a slow disk this is some seconds of work.
@@ -75,7 +73,37 @@ impl Pace {
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) entries: Entries,
-    pub(crate) reply: oneshot::Sender<Result<u64, LedgerError>>,
+    pub(crate) reply: Reply,
+}
+
+/// What is to be done with the index of the first entry, once.
+pub(crate) struct Reply(Option<Box<dyn FnOnce(Result<u64, LedgerError>) + Send>>);
+
+impl Reply {
+    pub(crate) fn new(reply: impl FnOnce(Result<u64, LedgerError>) + Send + 'static) -> Self {
+        Self(Some(Box::new(reply)))
+    }
+
+    pub(crate) fn send(mut self, result: Result<u64, LedgerError>) {
+        if let Some(reply) = self.0.take() {
+            reply(result);
+        }
+    }
+}
+
+impl Drop for Reply {
+    /// Nobody waits for ever, whatever became of the writer.
+    fn drop(&mut self) {
+        if let Some(reply) = self.0.take() {
+            reply(Err(LedgerError::Closed));
+        }
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Reply")
+    }
 }
 
 #[derive(Debug)]
@@ -101,10 +129,12 @@ impl Default for Queue {
 }
 
 impl Queue {
+    /// Queues entries. `reply` is called on the writer's thread, if this returns without an error.
     pub(crate) fn put(
         &self,
         entries: Entries,
-    ) -> Result<oneshot::Receiver<Result<u64, LedgerError>>, LedgerError> {
+        reply: impl FnOnce(Result<u64, LedgerError>) + Send + 'static,
+    ) -> Result<(), LedgerError> {
         let (count, bytes) = {
             let entries = entries.as_slice();
             if entries.is_empty() || entries.iter().any(|entry| entry.len() > MAX_ENTRY) {
@@ -112,7 +142,6 @@ impl Queue {
             }
             (entries.len(), entries.iter().map(Vec::len).sum::<usize>())
         };
-        let (reply, answer) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
             return Err(LedgerError::Closed);
@@ -124,7 +153,7 @@ impl Queue {
         }
         state.entries += count;
         state.bytes += bytes;
-        state.items.push(Item { entries, reply });
+        state.items.push(Item { entries, reply: Reply::new(reply) });
         let wake = state.entries >= state.wake_at;
         if wake {
             state.wake_at = NEVER;
@@ -133,7 +162,7 @@ impl Queue {
         if wake {
             self.wake.notify_one();
         }
-        Ok(answer)
+        Ok(())
     }
 
     /// Waits for something to write, and gathers as long as that pays; puts it into `items`, which is empty. `false`
@@ -177,7 +206,7 @@ mod tests {
 
     fn put(queue: &Queue, count: usize) {
         for _ in 0..count {
-            drop(queue.put(Entries::One(vec![])).unwrap());
+            queue.put(Entries::One(vec![]), |_| ()).unwrap();
         }
     }
 
@@ -218,6 +247,6 @@ mod tests {
         assert!(queue.take(&mut items, &mut pace));
         assert_eq!(items.drain(..).count(), 3);
         assert!(!queue.take(&mut items, &mut pace));
-        assert!(queue.put(Entries::One(vec![])).is_err());
+        assert!(queue.put(Entries::One(vec![]), |_| ()).is_err());
     }
 }

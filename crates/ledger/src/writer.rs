@@ -112,6 +112,8 @@ impl Writer {
         while queue.take(&mut items, &mut pace) {
             self.write(&mut items, &mut leaves);
         }
+        // A tidy end, which the next start does not need.
+        let _ = self.segment.cut();
     }
 
     fn write(&mut self, items: &mut Vec<Item>, leaves: &mut Vec<Leaf>) {
@@ -144,8 +146,7 @@ impl Writer {
                 Err(error) if end > durable => Err(error.clone()),
                 _ => Ok(first),
             };
-            // Fails when the caller is gone: the entry is logged all the same.
-            let _ = reply.send(answer);
+            reply.send(answer);
         }
     }
 
@@ -325,6 +326,7 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), LedgerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::Reply;
 
     #[test]
     fn a_sync_that_failed_is_told_and_is_final() {
@@ -341,6 +343,7 @@ mod tests {
         };
         let mut append = || {
             let (reply, answer) = oneshot::channel();
+            let reply = Reply::new(move |result| reply.send(result).unwrap());
             writer.write(&mut vec![Item { entries: Entries::One(vec![1]), reply }], &mut Vec::new());
             answer.blocking_recv().unwrap()
         };

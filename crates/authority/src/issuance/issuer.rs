@@ -1,6 +1,6 @@
 //! The threads that sign, and the order of things around them: log, sign, release.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bonafide_crypto::key::PublicKey;
@@ -44,8 +44,6 @@ pub(crate) struct IssuerParts {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) backdate: Duration,
     pub(crate) agent_lifetime: Duration,
-    /// Where batches wait for the disk.
-    pub(crate) runtime: tokio::runtime::Handle,
 }
 
 /// One request and the right to answer it.
@@ -87,6 +85,59 @@ struct Signed {
     answer: Result<Kind, Refusal>,
     /// Of an agent's own SVID.
     agent_svid_expires_at: Option<UnixTime>,
+}
+
+/// What is logged and signed at the same time, and released by whoever is done last: the signing thread or the
+/// ledger's.
+#[derive(Clone)]
+struct Batch {
+    parts: Arc<IssuerParts>,
+    decided_at: u64,
+    half: Arc<Mutex<Half>>,
+}
+
+/// Which part of the work is done.
+#[derive(Default)]
+enum Half {
+    #[default]
+    Neither,
+    Signed(Vec<Signed>),
+    Logged(Result<(), Refusal>),
+}
+
+impl Batch {
+    fn is_signed(&self, signed: Vec<Signed>) {
+        let mut half = self.half.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::take(&mut *half) {
+            Half::Logged(logged) => {
+                drop(half);
+                self.release(signed, &logged);
+            }
+            Half::Neither | Half::Signed(_) => *half = Half::Signed(signed),
+        }
+    }
+
+    fn is_logged(&self, logged: Result<(), Refusal>) {
+        let mut half = self.half.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::take(&mut *half) {
+            Half::Signed(signed) => {
+                drop(half);
+                self.release(signed, &logged);
+            }
+            Half::Neither | Half::Logged(_) => *half = Half::Logged(logged),
+        }
+    }
+
+    fn release(&self, signed: Vec<Signed>, logged: &Result<(), Refusal>) {
+        // The disk took its time: what was written meanwhile counts, a ban above all.
+        let state = self.parts.registry.state();
+        let answers = signed.into_iter().map(|signed| {
+            let Job { asker, ask, .. } = &signed.job;
+            let still = still_earned(&state, self.decided_at, &asker.agent, ask.registration());
+            self.parts.release(signed, logged.clone().and(still))
+        });
+        outbound::answer(answers.collect());
+    }
 }
 
 impl Issuer {
@@ -219,21 +270,13 @@ impl IssuerParts {
         if ready.is_empty() {
             return;
         }
-        let logged = self.journal.append_soon(now, entries);
-        let signed: Vec<Signed> =
-            ready.into_iter().map(|(job, unsigned)| sign(job, unsigned, &keys)).collect();
-        let parts = Arc::clone(self);
-        self.runtime.spawn(async move {
-            let logged = logged.await;
-            // The disk took its time: what was written meanwhile counts, a ban above all.
-            let state = parts.registry.state();
-            let answers = signed.into_iter().map(|signed| {
-                let Job { asker, ask, .. } = &signed.job;
-                let still = still_earned(&state, decided_at, &asker.agent, ask.registration());
-                parts.release(signed, logged.clone().and(still))
-            });
-            outbound::answer(answers.collect());
-        });
+        let batch = Batch { parts: Arc::clone(self), decided_at, half: Arc::default() };
+        let written = batch.clone();
+        let begun = self.journal.append_then(now, entries, move |logged| written.is_logged(logged));
+        batch.is_signed(ready.into_iter().map(|(job, unsigned)| sign(job, unsigned, &keys)).collect());
+        if let Err(refusal) = begun {
+            batch.is_logged(Err(refusal));
+        }
     }
 
     /// The answer, as it may be given now.

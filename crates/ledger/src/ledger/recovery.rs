@@ -70,7 +70,7 @@ pub(super) fn recover(directory: &Path, key: &VerifierKey) -> Result<Recovered, 
                 tracing::warn!(byte = at, "the ledger was not closed: what was being appended is dropped");
                 Some((Segment::reopen(&path, at)?, *first))
             }
-            End::Clean => Some((Segment::reopen(&path, contents.len() as u64)?, *first)),
+            End::Clean(end) => Some((Segment::reopen(&path, end)?, *first)),
         };
         if !is_last {
             older.push((std::mem::take(&mut backed), path));
