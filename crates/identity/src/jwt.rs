@@ -7,6 +7,8 @@
 mod claims;
 mod error;
 
+use std::sync::Arc;
+
 use bonafide_crypto::jose::{self, CompactJws, JwsAlgorithm, Limits};
 use bonafide_crypto::key::{PublicKey, Signer};
 use serde_json::{Map, Value};
@@ -17,6 +19,7 @@ pub use self::error::JwtError;
 use crate::bundle::{BundleMap, MAX_KEY_ID_LENGTH, TrustBundle};
 use crate::id::SpiffeId;
 use crate::instance::InstanceId;
+use crate::revocation::Revocations;
 use crate::time::UnixTime;
 
 /// Longest token in bytes.
@@ -110,6 +113,8 @@ impl std::fmt::Debug for JwtSvid {
 /// The keys are those of the subject's own trust domain. A token that names a key is checked with that key
 /// alone; one that doesn't, with each key that fits, up to 16.
 ///
+/// What the trust domain has [revoked](crate::revocation), as far as `bundles` knows, is refused.
+///
 /// It does not remember tokens: one that is stolen can be used until it expires.
 ///
 /// # Errors
@@ -126,11 +131,17 @@ pub fn verify(token: &str, bundles: &BundleMap, audience: &str, now: UnixTime) -
     let trust_domain = claimed.trust_domain();
     let bundle =
         bundles.get(trust_domain).ok_or_else(|| JwtError::UnknownTrustDomain(trust_domain.clone()))?;
-    let claims = ReadClaims::parse(verified_payload(&jws, bundle)?)?;
+    let revocations = bundles.revocations(trust_domain).map(Arc::as_ref);
+    let claims = ReadClaims::parse(verified_payload(&jws, bundle, revocations)?)?;
     if claims.id.trust_domain() != bundle.trust_domain() {
         return Err(JwtError::UnknownTrustDomain(claims.id.trust_domain().clone()));
     }
     claims.check(audience, now)?;
+    let revoked =
+        revocations.and_then(|revoked| revoked.of_token(&claims.id, claims.instance, claims.issued_at));
+    if let Some(subject) = revoked {
+        return Err(JwtError::Revoked(subject));
+    }
     Ok(JwtSvid { token: token.to_owned(), claims, hint: None })
 }
 
@@ -154,17 +165,26 @@ fn parse(token: &str) -> Result<CompactJws<'_>, JwtError> {
     CompactJws::parse(token, limits).map_err(JwtError::from)
 }
 
-fn verified_payload<'t>(jws: &'t CompactJws<'_>, bundle: &TrustBundle) -> Result<&'t [u8], JwtError> {
+fn verified_payload<'t>(
+    jws: &'t CompactJws<'_>,
+    bundle: &TrustBundle,
+    revocations: Option<&Revocations>,
+) -> Result<&'t [u8], JwtError> {
+    let distrusted =
+        |kid: &str| revocations.is_some_and(|revocations| revocations.is_distrusted(kid.as_bytes()));
     if let Some(kid) = &jws.header().kid {
         let key = bundle.jwt_authorities().get(kid).ok_or(JwtError::UnknownKey)?;
-        return jws.verify(key).map_err(JwtError::from);
+        let payload = jws.verify(key)?;
+        return if distrusted(kid) { Err(JwtError::DistrustedKey) } else { Ok(payload) };
     }
-    let fits = |key: &&PublicKey| jws.header().alg.signature_algorithm().fits(key.algorithm());
+    let fits = |(kid, key): &(&String, &PublicKey)| {
+        !distrusted(kid) && jws.header().alg.signature_algorithm().fits(key.algorithm())
+    };
     bundle
         .jwt_authorities()
-        .values()
+        .iter()
         .filter(fits)
         .take(MAX_KEYS_TRIED)
-        .find_map(|key| jws.verify(key).ok())
+        .find_map(|(_, key)| jws.verify(key).ok())
         .ok_or(JwtError::UnknownKey)
 }

@@ -13,6 +13,7 @@ mod instance;
 pub mod jwt;
 mod pattern;
 pub mod reserved;
+pub mod revocation;
 pub mod time;
 pub mod x509;
 
@@ -25,5 +26,6 @@ pub use crate::id::{IdError, MAX_ID_LENGTH, MAX_TRUST_DOMAIN_LENGTH, SpiffeId, T
 pub use crate::instance::{InstanceId, InstanceIdError};
 pub use crate::jwt::{JwtClaims, JwtSvid};
 pub use crate::pattern::SpiffeIdPattern;
+pub use crate::revocation::{Revocation, Revocations};
 pub use crate::time::{Clock, SystemClock, UnixTime};
 pub use crate::x509::{VerifiedX509Svid, X509Svid};

@@ -5,13 +5,21 @@ use serde_json::{Map, Value, json};
 
 use super::{BundleError, TrustBundle, json as bundle_json};
 use crate::id::TrustDomain;
+use crate::revocation::Revocations;
 
 const MAX_MAP_LENGTH: usize = 16 * 1024 * 1024;
 const MAX_BUNDLES: usize = 4096;
 
 /// The bundles of several trust domains. Bundles of different trust domains are never merged.
+///
+/// It also carries what their authorities have [revoked](crate::revocation), so that whoever verifies by it refuses
+/// that. Revocations are no part of a bundle document: [`parse`](Self::parse) finds none, [`to_json`](Self::to_json)
+/// writes none.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct BundleMap(BTreeMap<TrustDomain, Arc<TrustBundle>>);
+pub struct BundleMap {
+    bundles: BTreeMap<TrustDomain, Arc<TrustBundle>>,
+    revocations: BTreeMap<TrustDomain, Arc<Revocations>>,
+}
 
 impl BundleMap {
     /// A map without bundles: nobody is trusted.
@@ -49,7 +57,7 @@ impl BundleMap {
     /// The map as a SPIFFE bundle map.
     pub fn to_json(&self) -> Vec<u8> {
         let bundles: Map<String, Value> = self
-            .0
+            .bundles
             .iter()
             .map(|(trust_domain, bundle)| (trust_domain.to_string(), bundle_json::write(bundle)))
             .collect();
@@ -58,33 +66,50 @@ impl BundleMap {
 
     /// The bundle of a trust domain.
     pub fn get(&self, trust_domain: &TrustDomain) -> Option<&Arc<TrustBundle>> {
-        self.0.get(trust_domain)
+        self.bundles.get(trust_domain)
     }
 
     /// Puts a bundle in the place of the one of its trust domain, which it returns.
     pub fn insert(&mut self, bundle: impl Into<Arc<TrustBundle>>) -> Option<Arc<TrustBundle>> {
         let bundle = bundle.into();
-        self.0.insert(bundle.trust_domain().clone(), bundle)
+        self.bundles.insert(bundle.trust_domain().clone(), bundle)
     }
 
     /// Removes the bundle of a trust domain, so that nothing of it is trusted any longer.
     pub fn remove(&mut self, trust_domain: &TrustDomain) -> Option<Arc<TrustBundle>> {
-        self.0.remove(trust_domain)
+        self.bundles.remove(trust_domain)
+    }
+
+    /// What the authority of a trust domain has revoked, as far as is known here.
+    pub fn revocations(&self, trust_domain: &TrustDomain) -> Option<&Arc<Revocations>> {
+        self.revocations.get(trust_domain)
+    }
+
+    /// Puts revocations in the place of those of their trust domain.
+    pub fn set_revocations(&mut self, revocations: Arc<Revocations>) {
+        self.revocations.insert(revocations.trust_domain().clone(), revocations);
+    }
+
+    /// As [`set_revocations`](Self::set_revocations).
+    #[must_use]
+    pub fn with_revocations(mut self, revocations: Arc<Revocations>) -> Self {
+        self.set_revocations(revocations);
+        self
     }
 
     /// The bundles, ordered by trust domain.
     pub fn iter(&self) -> impl Iterator<Item = (&TrustDomain, &Arc<TrustBundle>)> {
-        self.0.iter()
+        self.bundles.iter()
     }
 
     /// How many bundles there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.bundles.len()
     }
 
     /// Whether there is no bundle.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.bundles.is_empty()
     }
 }
 

@@ -2,6 +2,7 @@ use bonafide_crypto::jose::JwsError;
 use bonafide_crypto::key::SignError;
 
 use crate::id::{IdError, TrustDomain};
+use crate::revocation::{Subject, SubjectKind};
 use crate::time::UnixTime;
 
 /// Why a token does not prove an identity, or cannot be issued.
@@ -73,6 +74,12 @@ pub enum JwtError {
     /// The bundle of the subject's trust domain has no such key.
     #[error("no key of the subject's trust domain signed the token")]
     UnknownKey,
+    /// The key that signed the token was withdrawn.
+    #[error("the key that signed the token is no longer trusted: it was withdrawn")]
+    DistrustedKey,
+    /// The token was revoked.
+    #[error("the token is revoked, by its {0}")]
+    Revoked(Subject),
     /// A key ID that is empty or too long.
     #[error("the key ID is not 1 to 256 bytes long")]
     KeyId,
@@ -114,6 +121,11 @@ impl JwtError {
             Self::IssuedInTheFuture { .. } => "jwt.issued-in-the-future",
             Self::UnknownTrustDomain(_) => "jwt.unknown-trust-domain",
             Self::UnknownKey => "jwt.unknown-key",
+            Self::DistrustedKey => "jwt.distrusted-key",
+            Self::Revoked(subject) => match subject.kind() {
+                SubjectKind::Instance => "jwt.revoked-instance",
+                _ => "jwt.revoked-id",
+            },
             Self::KeyId => "jwt.key-id",
             Self::UnsuitableKey => "jwt.unsuitable-key",
             Self::Sign(_) => "jwt.sign",
@@ -134,6 +146,8 @@ impl JwtError {
                 "federate with that trust domain, or correct the caller's identity"
             }
             Self::UnknownKey => "check that the bundle is current: the key may be new, or revoked",
+            Self::DistrustedKey => "request a new token",
+            Self::Revoked(_) => "an administrator has revoked it: `bonafide revoke list` says when and why",
             Self::UnsuitableKey => "use a key on P-256, P-384 or P-521, or RSA",
             Self::AudienceBounds => "name at most 32 audiences, each of 1 to 2048 bytes",
             Self::SubjectWithoutPath => "issue the token to an ID with a path",

@@ -1,6 +1,7 @@
 use super::profile::ProfileError;
 use crate::certificate::CertificateError;
 use crate::id::TrustDomain;
+use crate::revocation::{Subject, SubjectKind};
 use crate::time::UnixTime;
 
 /// Why a chain of certificates does not prove an identity.
@@ -86,6 +87,12 @@ pub enum X509Error {
     /// Too many possible paths.
     #[error("the chain offers too many paths to try")]
     TooComplex,
+    /// An authority on every path has a key that its trust domain has withdrawn.
+    #[error("an authority on the path is no longer trusted: its key `{0}` was withdrawn")]
+    DistrustedAuthority(String),
+    /// The SVID was revoked.
+    #[error("the SVID is revoked, by its {0}")]
+    Revoked(Subject),
     /// Whatever else the path validation found.
     #[error("the path is not valid: `{0}`")]
     Path(String),
@@ -110,6 +117,14 @@ impl X509Error {
             Self::KeyIdentifier => "x509.key-identifier",
             Self::NameConstraints => "x509.name-constraints",
             Self::TooComplex => "x509.too-complex",
+            Self::DistrustedAuthority(_) => "x509.distrusted-authority",
+            Self::Revoked(subject) => match subject.kind() {
+                SubjectKind::Agent => "x509.revoked-agent",
+                SubjectKind::AuthorityKey => "x509.distrusted-authority",
+                SubjectKind::Id => "x509.revoked-id",
+                SubjectKind::Instance => "x509.revoked-instance",
+                SubjectKind::Site => "x509.revoked-site",
+            },
             Self::Path(_) => "x509.path",
         }
     }
@@ -135,6 +150,10 @@ impl X509Error {
                 "ask whoever runs the upstream authority to allow the path"
             }
             Self::TooComplex => "present one chain, leaf first",
+            Self::DistrustedAuthority(_) => {
+                "the peer must get a new SVID: check that its agent is connected to the authority"
+            }
+            Self::Revoked(_) => "an administrator has revoked it: `bonafide revoke list` says when and why",
         }
     }
 }

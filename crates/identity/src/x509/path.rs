@@ -1,4 +1,5 @@
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use rustls_pki_types::{
     CertificateDer, Der, SignatureVerificationAlgorithm, TrustAnchor, UnixTime as WebpkiTime,
@@ -13,6 +14,7 @@ use crate::attributes::Attributes;
 use crate::bundle::{BundleMap, TrustBundle};
 use crate::certificate::Certificate;
 use crate::id::SpiffeId;
+use crate::revocation::Revocations;
 use crate::time::UnixTime;
 
 /// Most certificates of a presented chain, the leaf included.
@@ -81,6 +83,9 @@ impl VerifiedX509Svid {
 /// the path, the root in the bundle included, passed [`profile`], is valid at `now` and belongs to the trust
 /// domain of the leaf. Superfluous certificates are tolerated if they are well-formed, and never used.
 ///
+/// What the trust domain has [revoked](crate::revocation), as far as `bundles` knows, is refused: the leaf by its
+/// instance, ID, agent or site, and every path through an authority whose key is distrusted.
+///
 /// It does not check who the caller wants to talk to, and it does not check that the peer holds the private
 /// key: that is for an authorizer, and for TLS.
 ///
@@ -107,7 +112,8 @@ pub fn verify(
         .get(id.trust_domain())
         .ok_or_else(|| X509Error::UnknownTrustDomain(id.trust_domain().clone()))?;
 
-    let mut candidates = Candidates { id, now, refused: None };
+    let revocations = bundles.revocations(id.trust_domain()).map(Arc::as_ref);
+    let mut candidates = Candidates { id, now, revocations, refused: None };
     let intermediates = candidates.intermediates(presented)?;
     let anchors = candidates.anchors(leaf, &intermediates, bundle, chain.len());
     let not_after = build_path(leaf, &intermediates, &anchors, now)
@@ -116,6 +122,9 @@ pub fn verify(
             X509Error::UnknownAuthority => candidates.refused.unwrap_or(error),
             error => error,
         })?;
+    if let Some(subject) = revocations.and_then(|revocations| revocations.of_certificate(leaf)) {
+        return Err(X509Error::Revoked(subject));
+    }
     Ok(VerifiedX509Svid { id: id.clone(), leaf: leaf.clone(), not_after })
 }
 
@@ -123,6 +132,7 @@ pub fn verify(
 struct Candidates<'a> {
     id: &'a SpiffeId,
     now: UnixTime,
+    revocations: Option<&'a Revocations>,
     refused: Option<X509Error>,
 }
 
@@ -189,8 +199,22 @@ impl Candidates<'_> {
                 authority: authority.trust_domain().clone(),
             });
         }
+        if let (Some(revocations), Some(key_id)) = (self.revocations, certificate.subject_key_id())
+            && revocations.is_distrusted(key_id)
+        {
+            return Err(X509Error::DistrustedAuthority(hex(key_id)));
+        }
         check_time(certificate, index, self.now)
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// RFC 5280 section 4.1.2.5: both ends are included.

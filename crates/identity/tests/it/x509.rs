@@ -3,6 +3,7 @@
 mod bad;
 mod chains;
 mod good;
+mod revoked;
 
 use std::sync::LazyLock;
 
