@@ -301,6 +301,9 @@ impl Engine {
             Ok(bundle) => bundle,
             Err(error) => return tracing::error!(%error, "the authority sent a bundle that can't be read"),
         };
+        for error in bundle.skipped() {
+            tracing::error!(%error, code = error.code(), "left out a key of the bundle that the authority sent");
+        }
         let x509 = bundle.x509_authorities().iter().flat_map(|authority| authority.der().to_vec()).collect();
         let jwt = bundle.to_jwt_json().into();
         let mut bundles = BundleMap::new();

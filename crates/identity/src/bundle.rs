@@ -6,6 +6,11 @@
 //!
 //! A certificate in a bundle is well-formed; whether it keeps the profile of an authority is judged when a
 //! path ends at it, so that one unusable root neither hides itself nor takes the other roots along.
+//!
+//! An element that is malformed is left out and reported by [`TrustBundle::skipped`]: less is trusted then, never more,
+//! and one bad root can't keep a whole trust domain from its new ones. (The standard demands a malformed document to be
+//! refused, section 4; of malformed elements it only says which to ignore.) A bundle of which nothing is left, or no
+//! root although it had some, is refused, and so is one whose structure is in doubt.
 
 mod error;
 mod json;
@@ -35,6 +40,7 @@ pub struct TrustBundle {
     trust_domain: TrustDomain,
     x509_authorities: Vec<Certificate>,
     jwt_authorities: BTreeMap<String, PublicKey>,
+    skipped: Vec<BundleError>,
     /// `spiffe_sequence`: grows with each change of the content.
     pub sequence: Option<u64>,
     /// `spiffe_refresh_hint`: how often consumers should look for a newer one, in seconds.
@@ -48,6 +54,7 @@ impl TrustBundle {
             trust_domain,
             x509_authorities: Vec::new(),
             jwt_authorities: BTreeMap::new(),
+            skipped: Vec::new(),
             sequence: None,
             refresh_hint: None,
         }
@@ -56,7 +63,8 @@ impl TrustBundle {
     /// Reads a bundle in SPIFFE bundle format, or a bare JWK Set. The format does not name the trust domain.
     ///
     /// # Errors
-    /// If it is longer than 1 MiB, not JSON with unique members, or one of its elements is malformed.
+    /// If it is longer than 1 MiB, not JSON with unique members, names a JWT key twice, or if malformed elements are all
+    /// that it has, or all that it has of roots. See [`skipped`](Self::skipped) otherwise.
     pub fn parse(trust_domain: &TrustDomain, json: &[u8]) -> Result<Self, BundleError> {
         if json.len() > MAX_BUNDLE_LENGTH {
             return Err(BundleError::TooLong);
@@ -101,6 +109,11 @@ impl TrustBundle {
     /// The keys of JWT-SVIDs by key ID.
     pub fn jwt_authorities(&self) -> &BTreeMap<String, PublicKey> {
         &self.jwt_authorities
+    }
+
+    /// Elements of the document that were left out because they are malformed: to be told to a person.
+    pub fn skipped(&self) -> &[BundleError] {
+        &self.skipped
     }
 
     /// Adds a root, unless it is there already.

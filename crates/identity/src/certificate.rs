@@ -79,6 +79,33 @@ impl Certificate {
         Ok(certificates)
     }
 
+    /// Reads the authorities of a bundle as [`many_from_der`](Self::many_from_der) does, and leaves out those that are
+    /// malformed: one of them must not take the others along.
+    ///
+    /// # Errors
+    /// If the bytes are not certificates one behind the other, there are more than `limit`, or none of them is well-formed.
+    pub fn authorities_from_der(
+        der: &[u8],
+        limit: usize,
+    ) -> Result<(Vec<Self>, Vec<CertificateError>), CertificateError> {
+        let (mut authorities, mut skipped) = (Vec::new(), Vec::new());
+        let mut reader = Reader::new(der);
+        while !reader.is_empty() {
+            if authorities.len() + skipped.len() == limit {
+                return Err(CertificateError::TooMany);
+            }
+            let element = reader.any().ok_or(CertificateError::Malformed)?;
+            match Self::from_der(element.encoded) {
+                Ok(authority) => authorities.push(authority),
+                Err(error) => skipped.push(error),
+            }
+        }
+        match skipped.first() {
+            Some(first) if authorities.is_empty() => Err(*first),
+            _ => Ok((authorities, skipped)),
+        }
+    }
+
     /// The certificate's own bytes.
     pub fn der(&self) -> &[u8] {
         &self.0.der

@@ -232,6 +232,8 @@ async fn follow(shared: Arc<Shared>, mut client: WorkloadClient, mut stream: Str
                 Ok(new) => {
                     backoff.reset();
                     shared.bundles.store(Arc::new(new));
+                    // The keys have changed, perhaps because one was stolen: what it signed is not given out again.
+                    shared.cache(BTreeMap::clear);
                 }
                 Err(ended) => break ended,
             }

@@ -62,7 +62,10 @@ fn x509_svid(message: &X509svid) -> Result<X509Svid, Error> {
 }
 
 fn x509_bundle(trust_domain: TrustDomain, der: &[u8]) -> Result<TrustBundle, Error> {
-    let authorities = Certificate::many_from_der(der, MAX_AUTHORITIES).map_err(answer)?;
+    let (authorities, skipped) = Certificate::authorities_from_der(der, MAX_AUTHORITIES).map_err(answer)?;
+    for error in skipped {
+        tracing::error!(%trust_domain, code = error.code(), %error, "left out an authority of a bundle");
+    }
     Ok(authorities.into_iter().fold(TrustBundle::new(trust_domain), TrustBundle::with_x509_authority))
 }
 
@@ -75,7 +78,12 @@ pub(crate) fn jwt_bundles(response: &JwtBundlesResponse) -> Result<BundleMap, Er
         let parsed = trust_domain(name)
             .and_then(|trust_domain| TrustBundle::parse_jwt_set(&trust_domain, json).map_err(Error::from));
         match parsed {
-            Ok(bundle) => drop(bundles.insert(bundle)),
+            Ok(bundle) => {
+                for error in bundle.skipped() {
+                    tracing::error!(trust_domain = name, code = error.code(), %error, "left out a key of a bundle");
+                }
+                drop(bundles.insert(bundle));
+            }
             Err(error) => {
                 tracing::warn!(trust_domain = name, code = error.code(), %error, "ignored a bundle")
             }

@@ -58,6 +58,9 @@ fn findings(bundle: &TrustBundle, trust_domain: &str, now: UnixTime) -> Vec<Find
             "ask for the current bundle",
         );
     }
+    for error in bundle.skipped() {
+        head = head.problem(error.code(), error, error.hint());
+    }
     let mut findings = vec![head];
     findings.extend(bundle.x509_authorities().iter().map(|root| certificate::inspect(root.der(), now)));
     findings

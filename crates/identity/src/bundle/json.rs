@@ -17,20 +17,26 @@ pub(super) fn read(
     let mut bundle = TrustBundle::new(trust_domain.clone());
     bundle.sequence = number(object, "spiffe_sequence")?;
     bundle.refresh_hint = number(object, "spiffe_refresh_hint")?;
+    let mut roots_skipped = false;
     for (index, key) in keys(object)?.iter().enumerate() {
         let members = key.as_object().ok_or(BundleError::Keys)?;
-        match text(members, "use")? {
-            Some(X509_SVID) => {
-                if let Some(authority) = read_x509(index, members)? {
-                    bundle = bundle.with_x509_authority(authority);
+        match text(members, "use") {
+            Ok(Some(X509_SVID)) => match read_x509(index, members) {
+                Ok(Some(authority)) => bundle = bundle.with_x509_authority(authority),
+                Ok(None) => {}
+                Err(error) => {
+                    roots_skipped = true;
+                    bundle.skipped.push(error);
                 }
-            }
-            Some(JWT_SVID) => add_jwt(&mut bundle, index, key)?,
+            },
+            Ok(Some(JWT_SVID)) => add_jwt(&mut bundle, index, key)?,
             // Section 4.2.2: unknown or missing uses are ignored.
-            _ => {}
+            Ok(_) => {}
+            Err(error) => bundle.skipped.push(error),
         }
     }
-    Ok(bundle)
+    let no_root_left = roots_skipped && bundle.x509_authorities.is_empty();
+    something_left(bundle, no_root_left)
 }
 
 pub(super) fn read_jwt_set(
@@ -46,7 +52,16 @@ pub(super) fn read_jwt_set(
             Some(_) => {}
         }
     }
-    Ok(bundle)
+    something_left(bundle, false)
+}
+
+/// A document of which nothing could be used is not an empty bundle, which would say that nobody is to be trusted.
+fn something_left(bundle: TrustBundle, no_root_left: bool) -> Result<TrustBundle, BundleError> {
+    let nothing_left = bundle.x509_authorities.is_empty() && bundle.jwt_authorities.is_empty();
+    match bundle.skipped.first() {
+        Some(first) if nothing_left || no_root_left => Err(first.clone()),
+        _ => Ok(bundle),
+    }
 }
 
 fn keys(object: &Map<String, Value>) -> Result<&[Value], BundleError> {
@@ -54,11 +69,16 @@ fn keys(object: &Map<String, Value>) -> Result<&[Value], BundleError> {
     if keys.len() > MAX_KEYS { Err(BundleError::TooManyKeys) } else { Ok(keys) }
 }
 
+/// Two keys of one ID are no malformed element: nobody could say which of them is meant.
 fn add_jwt(bundle: &mut TrustBundle, index: usize, key: &Value) -> Result<(), BundleError> {
-    if let Some((kid, key)) = read_jwt(index, key)?
-        && bundle.jwt_authorities.insert(kid, key).is_some()
-    {
-        return Err(BundleError::DuplicateKeyId);
+    match read_jwt(index, key) {
+        Ok(Some((kid, key))) => {
+            if bundle.jwt_authorities.insert(kid, key).is_some() {
+                return Err(BundleError::DuplicateKeyId);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => bundle.skipped.push(error),
     }
     Ok(())
 }

@@ -51,6 +51,7 @@ static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
 pub struct VerifiedX509Svid {
     id: SpiffeId,
     leaf: Certificate,
+    authorities: Vec<Certificate>,
     not_after: UnixTime,
 }
 
@@ -63,6 +64,11 @@ impl VerifiedX509Svid {
     /// The leaf certificate.
     pub fn leaf(&self) -> &Certificate {
         &self.leaf
+    }
+
+    /// The authorities of the verified path: the leaf's issuer first, the root of the bundle last.
+    pub fn authorities(&self) -> &[Certificate] {
+        &self.authorities
     }
 
     /// What the authority attested about this launch of the workload.
@@ -116,7 +122,7 @@ pub fn verify(
     let mut candidates = Candidates { id, now, revocations, refused: None };
     let intermediates = candidates.intermediates(presented)?;
     let anchors = candidates.anchors(leaf, &intermediates, bundle, chain.len());
-    let not_after = build_path(leaf, &intermediates, &anchors, now)
+    let path = build_path(leaf, &intermediates, &anchors, now)
         // What was wrong with a candidate explains best why no path was found without it.
         .map_err(|error| match error {
             X509Error::UnknownAuthority => candidates.refused.unwrap_or(error),
@@ -125,7 +131,18 @@ pub fn verify(
     if let Some(subject) = revocations.and_then(|revocations| revocations.of_certificate(leaf)) {
         return Err(X509Error::Revoked(subject));
     }
-    Ok(VerifiedX509Svid { id: id.clone(), leaf: leaf.clone(), not_after })
+    Ok(VerifiedX509Svid {
+        id: id.clone(),
+        leaf: leaf.clone(),
+        authorities: path.authorities,
+        not_after: path.not_after,
+    })
+}
+
+/// A path that was found.
+struct Path {
+    authorities: Vec<Certificate>,
+    not_after: UnixTime,
 }
 
 /// Sorts out what may stand on a path, and remembers the first reason why something may not.
@@ -159,8 +176,8 @@ impl Candidates<'_> {
         Ok(fit)
     }
 
-    /// The authorities of the bundle that a presented certificate names by key. With one path, that is one
-    /// authority, however many the bundle has.
+    /// The authorities of the bundle that a presented certificate names by name and key identifier, which every authority
+    /// has. With one path, that is one authority, however many of one name the bundle has.
     fn anchors<'b>(
         &mut self,
         leaf: &Certificate,
@@ -184,7 +201,19 @@ impl Candidates<'_> {
                 Err(error) => drop(self.refused.get_or_insert(error)),
             }
         }
-        fit
+        // A key that was certified again and again is one anchor, by its newest certificates. Each of them would be tried
+        // for each way up to it.
+        fit.sort_by_key(|authority| std::cmp::Reverse((authority.not_before(), authority.not_after())));
+        let mut kept: Vec<&Certificate> = Vec::with_capacity(fit.len());
+        for authority in fit {
+            let same = |other: &&&Certificate| {
+                other.subject_der() == authority.subject_der() && other.public_key() == authority.public_key()
+            };
+            if kept.iter().filter(same).count() < MAX_NAMESAKES {
+                kept.push(authority);
+            }
+        }
+        kept
     }
 
     fn check(
@@ -229,13 +258,12 @@ fn check_time(certificate: &Certificate, index: usize, now: UnixTime) -> Result<
     Ok(())
 }
 
-/// Returns the end of the validity of the path that was found.
 fn build_path(
     leaf: &Certificate,
     intermediates: &[&Certificate],
     authorities: &[&Certificate],
     now: UnixTime,
-) -> Result<UnixTime, X509Error> {
+) -> Result<Path, X509Error> {
     if authorities.is_empty() {
         return Err(X509Error::UnknownAuthority);
     }
@@ -248,7 +276,7 @@ fn build_path(
     let seconds = u64::try_from(now.as_secs()).unwrap_or(0);
     let time = WebpkiTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
 
-    let found: RefCell<Result<UnixTime, X509Error>> = RefCell::new(Err(X509Error::UnknownAuthority));
+    let found: RefCell<Result<Path, X509Error>> = RefCell::new(Err(X509Error::UnknownAuthority));
     let judge = |path: &VerifiedPath<'_>| {
         let verdict = judge_path(path, leaf, intermediates, authorities, &anchors);
         let accepted = verdict.is_ok();
@@ -282,14 +310,14 @@ fn judge_path(
     intermediates: &[&Certificate],
     authorities: &[&Certificate],
     anchors: &[TrustAnchor<'_>],
-) -> Result<UnixTime, X509Error> {
+) -> Result<Path, X509Error> {
     let anchor = anchors
         .iter()
         .position(|anchor| std::ptr::eq(anchor, path.anchor()))
         .and_then(|position| authorities.get(position))
         .ok_or(X509Error::UnknownAuthority)?;
     let mut below = leaf;
-    let mut not_after = leaf.not_after();
+    let mut found = Path { authorities: Vec::new(), not_after: leaf.not_after() };
     let on_path = path.intermediate_certificates().map(|on_path| {
         let der = on_path.der();
         intermediates.iter().find(|candidate| candidate.der() == der.as_ref())
@@ -304,10 +332,11 @@ fn judge_path(
         if limit.is_some_and(|limit| authorities_below as u64 > limit) {
             return Err(X509Error::PathLength);
         }
-        not_after = not_after.min(issuer.not_after());
+        found.not_after = found.not_after.min(issuer.not_after());
+        found.authorities.push((*issuer).clone());
         below = issuer;
     }
-    Ok(not_after)
+    Ok(found)
 }
 
 fn trust_anchor(authority: &Certificate) -> TrustAnchor<'_> {

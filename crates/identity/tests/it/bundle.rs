@@ -217,6 +217,58 @@ fn what_is_refused() {
 }
 
 #[test]
+fn a_malformed_element_is_left_out_and_reported_and_takes_nobody_along() {
+    let full = full();
+    let json: Value = serde_json::from_slice(&full.to_json()).unwrap();
+    let good = json["keys"].as_array().unwrap().clone();
+    let (x509, jwt) = (good[0].clone(), good[4].clone());
+    let with = |mut key: Value, name: &str, value: Value| {
+        key[name] = value;
+        key
+    };
+    let bad = [
+        ("bundle.member", with(x509.clone(), "x5c", json!([1]))),
+        ("bundle.encoding", with(x509.clone(), "x5c", json!(["****"]))),
+        ("certificate.malformed", with(x509.clone(), "x5c", json!(["AAAA"]))),
+        ("bundle.member", with(x509.clone(), "use", 1.into())),
+        ("bundle.key", with(jwt.clone(), "d", jwt["x"].clone())),
+        ("bundle.key", with(jwt.clone(), "kid", "".into())),
+    ];
+    for (code, bad) in bad {
+        for place in [0, good.len()] {
+            let mut keys = good.clone();
+            keys.insert(place, bad.clone());
+            let bundle = parse(&json!({ "keys": keys })).unwrap_or_else(|code| panic!("{code}: {bad}"));
+            assert_eq!(bundle.x509_authorities(), full.x509_authorities(), "{bad}");
+            assert_eq!(bundle.jwt_authorities(), full.jwt_authorities(), "{bad}");
+            let codes: Vec<_> = bundle.skipped().iter().map(|error| error.code()).collect();
+            assert_eq!(codes, [code], "{bad}");
+        }
+    }
+    // A bundle that had roots and has none left would cut the whole trust domain off.
+    let broken = with(x509, "x5c", json!(["AAAA"]));
+    assert_eq!(parse(&json!({ "keys": [broken, jwt] })), Err("certificate.malformed"));
+    assert!(full.skipped().is_empty());
+}
+
+#[test]
+fn authorities_one_behind_the_other() {
+    let roots: Vec<Vec<u8>> = full().x509_authorities().iter().map(|root| root.der().to_vec()).collect();
+    let read =
+        |der: &[u8]| Certificate::authorities_from_der(der, 16).map(|(good, bad)| (good.len(), bad.len()));
+    let bad = [0x30, 3, 2, 1, 0];
+    assert_eq!(read(&roots.concat()), Ok((roots.len(), 0)));
+    assert_eq!(read(&[&bad[..], &roots.concat(), &bad].concat()), Ok((roots.len(), 2)));
+    assert_eq!(read(&[]), Ok((0, 0)));
+    assert!(read(&bad).is_err(), "none is left");
+    assert!(
+        read(&[&roots.concat(), &[0x30, 9, 1][..]].concat()).is_err(),
+        "nobody knows where the next one begins"
+    );
+    assert!(Certificate::authorities_from_der(&bad.repeat(17), 16).is_err());
+}
+
+#[test]
 fn maps() {
     let parse =
         |text: &str| BundleMap::parse(text.as_bytes()).map(|map| map.len()).map_err(|error| error.code());

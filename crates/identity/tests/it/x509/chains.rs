@@ -117,6 +117,29 @@ fn roots_of_one_name_are_told_apart() {
 }
 
 #[test]
+fn a_root_that_was_certified_again_and_again_is_one_anchor() {
+    let world = World::new();
+    let roots: Vec<Vec<u8>> = (1..=60)
+        .map(|serial| {
+            let mut again = world.root.clone();
+            again.serial = vec![2, 1, serial];
+            again.sign(&KEYS.root)
+        })
+        .collect();
+    let bundles = bundle("example.org", &roots);
+    assert_eq!(code(&world.chain(), &bundles), "ok");
+    // A bad signature at the very end of a long path would be found again under each of them.
+    let mut chain = tower(6);
+    let root = chain.pop().unwrap();
+    let verified = verify(&chain, &bundle("example.org", &[root]), NOW).unwrap();
+    assert_eq!(verified.authorities().len(), 7);
+    assert_eq!(verified.authorities()[0].der(), chain[1]);
+    let mut forged = world.chain();
+    forged[0] = world.leaf.sign(&KEYS.other);
+    assert_eq!(code(&forged, &bundles), "x509.signature");
+}
+
+#[test]
 fn an_authority_of_one_trust_domain_cannot_speak_for_another() {
     // Both bundles are known; example.com's authority, without an ID of its own, signs for example.org.
     let mut world = World::new();
