@@ -9,6 +9,7 @@
 //!   double; and an agent that is banned is told at once to drop what it holds.
 
 mod certified;
+mod earnings;
 mod issuer;
 pub(crate) mod lineages;
 mod prepare;

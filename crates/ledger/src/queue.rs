@@ -77,7 +77,9 @@ pub(crate) struct Item {
 }
 
 /// What is to be done with the index of the first entry, once.
-pub(crate) struct Reply(Option<Box<dyn FnOnce(Result<u64, LedgerError>) + Send>>);
+pub(crate) struct Reply(Option<Callback>);
+
+type Callback = Box<dyn FnOnce(Result<u64, LedgerError>) + Send>;
 
 impl Reply {
     pub(crate) fn new(reply: impl FnOnce(Result<u64, LedgerError>) + Send + 'static) -> Self {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bonafide_crypto::key::PublicKey;
-use bonafide_crypto::random::Random;
+use bonafide_crypto::random::{DrawnAhead, Random};
 use bonafide_identity::SpiffeId;
 use bonafide_identity::jwt;
 use bonafide_identity::time::{Clock, UnixTime};
@@ -13,8 +13,9 @@ use bonafide_wire::node::{IssueJwt, IssueX509, JwtIssued, RenewAgent, RenewX509,
 use bytes::Bytes;
 use prost::Message;
 
+use super::earnings::Earnings;
 use super::lineages::Lineages;
-use super::prepare::{Context, Noted, Unsigned};
+use super::prepare::{self, Context, Noted, Unsigned};
 use super::queue::{Lane, Queue};
 use crate::entry::entry::Kind as EntryKind;
 use crate::journal::{Journal, Source};
@@ -175,9 +176,10 @@ impl Issuer {
         let signed = tokio::task::spawn_blocking(move || {
             let keys = parts.keys.current();
             let now = parts.clock.now();
-            let (unsigned, entry) = parts
-                .context(&asker, &parts.registry.state(), &keys, now)
-                .agent(key, parts.agent_lifetime)?;
+            let state = parts.registry.state();
+            let earnings = Earnings::new(&state, now);
+            let context = parts.context(&asker, &state, &earnings, &keys, &*parts.random, now);
+            let (unsigned, entry) = context.agent(key, parts.agent_lifetime)?;
             let logged = parts.journal.append_soon(now, vec![attestation, entry]);
             let Unsigned::Certificate { linted, renew_after, .. } = unsigned else { return Err(internal()) };
             let chain = keys.sign(*linted)?;
@@ -191,13 +193,7 @@ impl Issuer {
 
     /// Checks a request for the first SVID of an agent, away from the runtime's threads.
     pub(crate) async fn proven_key(&self, request: Bytes, agent: SpiffeId) -> Result<PublicKey, Refusal> {
-        let parts = Arc::clone(&self.parts);
-        let proven = tokio::task::spawn_blocking(move || {
-            let keys = parts.keys.current();
-            parts
-                .context(&agent, &parts.registry.state(), &keys, parts.clock.now())
-                .proven_key(&request, &agent)
-        });
+        let proven = tokio::task::spawn_blocking(move || prepare::proven_key(&request, &agent));
         proven.await.map_err(|_| internal())?
     }
 }
@@ -249,8 +245,10 @@ impl IssuerParts {
         let state = self.registry.state();
         let mut ready = Vec::with_capacity(batch.len());
         let mut entries = Vec::with_capacity(batch.len());
+        let earnings = Earnings::new(&state, now);
+        let random = DrawnAhead::new(&*self.random, batch.len() * prepare::RANDOM_OF_EACH);
         for job in batch {
-            let context = self.context(&job.asker.agent, &state, &keys, now);
+            let context = self.context(&job.asker.agent, &state, &earnings, &keys, &random, now);
             let prepared = match &job.ask {
                 Ask::First(ask) => context.first(ask),
                 Ask::Renewal(ask) => context.renewal(ask),
@@ -266,7 +264,6 @@ impl IssuerParts {
             }
         }
         let decided_at = state.revision();
-        drop(state);
         if ready.is_empty() {
             return;
         }
@@ -317,15 +314,18 @@ impl IssuerParts {
         &'a self,
         agent: &'a SpiffeId,
         state: &'a State,
+        earnings: &'a Earnings<'a>,
         keys: &'a KeySet,
+        random: &'a dyn Random,
         now: UnixTime,
     ) -> Context<'a> {
         Context {
             agent,
             state,
+            earnings,
             keys,
             lineages: &self.lineages,
-            random: &*self.random,
+            random,
             backdate: self.backdate,
             now,
         }

@@ -17,13 +17,13 @@ use bonafide_identity::time::UnixTime;
 use bonafide_identity::{InstanceId, SpiffeId, x509};
 use bonafide_wire::node::{IssueJwt, IssueX509, RenewAgent, RenewX509};
 
-use super::certified::{AGENT_KEY, certified};
+use super::certified::AGENT_KEY;
+use super::earnings::{Earning, Earnings};
 use super::lineages::{Discord, Lineage, Lineages};
-use crate::convert::wire::to_selectors;
 use crate::entry::{self, entry::Kind as EntryKind};
 use crate::keys::KeySet;
 use crate::refusal::Refusal;
-use crate::registration::{Earned, admitted_agent, earn};
+use crate::registration::admitted_agent;
 use crate::state::State;
 
 /// Larger keys cost every verifier of the trust domain.
@@ -34,10 +34,14 @@ const MAX_AUDIENCES: usize = 32;
 /// Bytes of all audiences of a token.
 const MAX_AUDIENCE: usize = 8192;
 
+/// Random bytes that one certificate takes: an instance ID, a serial number and jitter.
+pub(crate) const RANDOM_OF_EACH: usize = 34;
+
 /// All that a decision looks at.
 pub(crate) struct Context<'a> {
     pub(crate) agent: &'a SpiffeId,
     pub(crate) state: &'a State,
+    pub(crate) earnings: &'a Earnings<'a>,
     pub(crate) keys: &'a KeySet,
     pub(crate) lineages: &'a Lineages,
     pub(crate) random: &'a dyn Random,
@@ -69,11 +73,10 @@ pub(crate) struct Noted {
 impl Context<'_> {
     /// The first SVID of an instance.
     pub(crate) fn first(&self, ask: &IssueX509) -> Result<(Unsigned, EntryKind), Refusal> {
-        let selectors = to_selectors(&ask.selectors)?;
-        let earned = earn(self.state, self.agent, &ask.registration, &selectors, self.now)?;
-        let public_key = self.proven_key(&ask.csr, earned.grant.id())?;
+        let earning = self.earnings.of(self.agent, &ask.registration, &ask.selectors)?;
+        let public_key = proven_key(&ask.csr, earning.earned.grant.id())?;
         let instance = InstanceId::from_bytes(self.random.array());
-        self.workload(&earned, certified(self.agent, &earned, &selectors), public_key, instance, 0)
+        self.workload(&earning, public_key, instance, 0)
     }
 
     /// The next SVID of an instance.
@@ -85,8 +88,7 @@ impl Context<'_> {
         }
         let instance = InstanceId::from_bytes((*ask.instance).try_into().map_err(|_| malformed("instance"))?);
         let nonce: &[u8; 16] = (*ask.nonce).try_into().map_err(|_| malformed("nonce"))?;
-        let selectors = to_selectors(&ask.selectors)?;
-        let earned = earn(self.state, self.agent, &ask.registration, &selectors, self.now)?;
+        let earning = self.earnings.of(self.agent, &ask.registration, &ask.selectors)?;
 
         let chain: Vec<&[u8]> = ask.previous_chain.iter().map(|der| &**der).collect();
         let previous = x509::verify(&chain, self.keys.bundles(), self.now).map_err(|error| {
@@ -98,7 +100,7 @@ impl Context<'_> {
             attributes.instance == Some(instance)
                 && attributes.generation.checked_add(1) == Some(ask.generation)
                 && attributes.registration() == Some(ask.registration.as_str())
-                && attributes.site() == Some(earned.site.name.as_ref())
+                && attributes.site() == Some(earning.earned.site.name.as_ref())
                 && attributes
                     .evidence()
                     .any(|(key, value)| key == AGENT_KEY && value == self.agent.path().as_bytes())
@@ -138,14 +140,13 @@ impl Context<'_> {
                 "the renewal is not signed by both the last and the new key",
             ));
         }
-        let attributes = certified(self.agent, &earned, &selectors);
-        self.workload(&earned, attributes, public_key, instance, ask.generation)
+        self.workload(&earning, public_key, instance, ask.generation)
     }
 
     /// A JWT-SVID.
     pub(crate) fn jwt(&self, ask: &IssueJwt) -> Result<(Unsigned, EntryKind), Refusal> {
-        let selectors = to_selectors(&ask.selectors)?;
-        let earned = earn(self.state, self.agent, &ask.registration, &selectors, self.now)?;
+        let earning = self.earnings.of(self.agent, &ask.registration, &ask.selectors)?;
+        let earned = &earning.earned;
         let instance = match &*ask.instance {
             [] => None,
             bytes => Some(self.own_instance(bytes, &ask.registration)?),
@@ -184,7 +185,7 @@ impl Context<'_> {
         ask: &RenewAgent,
         lifetime: Duration,
     ) -> Result<(Unsigned, EntryKind), Refusal> {
-        let public_key = self.proven_key(&ask.csr, self.agent)?;
+        let public_key = proven_key(&ask.csr, self.agent)?;
         self.agent(public_key, lifetime)
     }
 
@@ -226,26 +227,9 @@ impl Context<'_> {
         Ok((unsigned, EntryKind::AgentSvid(entry)))
     }
 
-    /// The key of a request, once its possession is proved.
-    pub(crate) fn proven_key(&self, request: &[u8], id: &SpiffeId) -> Result<PublicKey, Refusal> {
-        let request = csr::parse_and_verify(request)
-            .map_err(|error| Refusal::invalid(error.code(), error.to_string()).hint(error.hint()))?;
-        // Its names are never used. But who asks for another identity is wrong, or worse.
-        if request.uri_sans.iter().any(|name| name != id.as_str()) {
-            return Err(Refusal::denied(
-                "issuance.request-names-another",
-                format!("the certification request names another identity than `{id}`"),
-            )
-            .hint("send a request without names: the authority knows them"));
-        }
-        acceptable(&request.public_key)?;
-        Ok(request.public_key)
-    }
-
     fn workload(
         &self,
-        earned: &Earned,
-        attributes: Vec<Attribute>,
+        Earning { earned, attributes, .. }: &Earning,
         public_key: PublicKey,
         instance: InstanceId,
         generation: u64,
@@ -257,7 +241,7 @@ impl Context<'_> {
             id: grant.id().clone(),
             public_key,
             dns_names: grant.dns_names().to_vec(),
-            attributes: Attributes { instance: Some(instance), generation, attributes },
+            attributes: Attributes { instance: Some(instance), generation, attributes: attributes.clone() },
             validity,
             serial,
         };
@@ -387,6 +371,22 @@ fn check_audience(audience: &[String]) -> Result<(), Refusal> {
         .hint("name those that will see the token"));
     }
     Ok(())
+}
+
+/// The key of a request, once its possession is proved.
+pub(crate) fn proven_key(request: &[u8], id: &SpiffeId) -> Result<PublicKey, Refusal> {
+    let request = csr::parse_and_verify(request)
+        .map_err(|error| Refusal::invalid(error.code(), error.to_string()).hint(error.hint()))?;
+    // Its names are never used. But who asks for another identity is wrong, or worse.
+    if request.uri_sans.iter().any(|name| name != id.as_str()) {
+        return Err(Refusal::denied(
+            "issuance.request-names-another",
+            format!("the certification request names another identity than `{id}`"),
+        )
+        .hint("send a request without names: the authority knows them"));
+    }
+    acceptable(&request.public_key)?;
+    Ok(request.public_key)
 }
 
 fn acceptable(key: &PublicKey) -> Result<(), Refusal> {
