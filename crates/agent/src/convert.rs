@@ -68,6 +68,7 @@ pub(crate) fn registration(
         expires_at: (wire.expires_at != 0).then(|| UnixTime::from_secs(wire.expires_at)),
         revision: wire.revision,
         created_at: UnixTime::from_secs(wire.created_at),
+        management_labels: BTreeMap::new(),
     })
 }
 

@@ -49,6 +49,8 @@ pub struct Registration {
     pub revision: u64,
     /// When the ID was first put.
     pub created_at: UnixTime,
+    /// How operators find and prune what they manage. Never certified, and never told to agents.
+    pub management_labels: BTreeMap<String, String>,
 }
 
 impl Registration {

@@ -1,13 +1,16 @@
 //! The admin API. Each call first asks who calls, then what that caller may do in the very state that it changes.
 
+mod apply;
 mod caller;
 mod insight;
 mod nodes;
+mod paging;
+mod quota;
 mod registrations;
 mod service;
 mod sites;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bonafide_crypto::random::Random;
 use bonafide_identity::time::{Clock, UnixTime};
@@ -15,15 +18,15 @@ use bonafide_wire::admin::admin_server::AdminServer;
 use prost::Message;
 use tonic::service::interceptor::InterceptedService;
 
-use self::caller::Rights;
 pub use self::caller::{Caller, CertifiedAdmin, LocalAdmins};
+use self::{caller::Rights, quota::Quota};
 use crate::{
     idempotency::Idempotency, presence::Presence, records::RecordChange, refusal::Refusal,
     registry::Registry, state::State,
 };
 
-/// Largest message of an admin: a site with all the patterns that a scope may have.
-const MAX_MESSAGE: usize = 1024 * 1024;
+/// Largest message of an admin: as many resources as one apply may have.
+const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
 /// What the admin API tells about the server that runs it.
 #[derive(Clone)]
@@ -52,6 +55,7 @@ pub struct Admin {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     info: Arc<ServerInfo>,
+    quota: Arc<Quota>,
 }
 
 impl Admin {
@@ -64,7 +68,7 @@ impl Admin {
         random: Arc<dyn Random>,
         info: ServerInfo,
     ) -> Self {
-        Self { registry, presence, clock, random, info: Arc::new(info) }
+        Self { registry, presence, clock, random, info: Arc::new(info), quota: Arc::default() }
     }
 
     /// The service of gRPC. Who may not administer is refused before his message is read: nobody else may make the
@@ -90,6 +94,7 @@ impl Admin {
         idempotency: Idempotency,
         mut change: impl FnMut(&State, &Rights) -> Result<(Vec<RecordChange>, String), Refusal> + Send + 'static,
     ) -> Result<Answer, Refusal> {
+        self.quota.charge(caller, 1)?;
         let caller = caller.clone();
         let now = self.clock.now();
         let (_, answer) = self
@@ -122,6 +127,17 @@ struct Answer {
     revision: u64,
     name: String,
     replayed: bool,
+}
+
+/// A put without management labels leaves those that stand: whoever does not know of them must not take them away.
+fn kept_labels(
+    wanted: &BTreeMap<String, String>,
+    before: Option<&BTreeMap<String, String>>,
+) -> BTreeMap<String, String> {
+    match before {
+        Some(before) if wanted.is_empty() => before.clone(),
+        _ => wanted.clone(),
+    }
 }
 
 /// The idempotency of a request whose own field is cleared in `request`.

@@ -1,6 +1,11 @@
 //! Sites: places that vouch for workloads, and names for them.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use bonafide_identity::time::UnixTime;
 
@@ -20,10 +25,40 @@ pub struct Site {
     pub default_x509_ttl: Duration,
     /// For registrations that name no lifetime. Never above the scope's.
     pub default_jwt_ttl: Duration,
+    /// How operators find and prune what they manage.
+    pub management_labels: BTreeMap<String, String>,
     /// When it was first put.
     pub created_at: UnixTime,
     /// Log revision of the last change.
     pub revision: u64,
+}
+
+impl Site {
+    /// Whether both say the same: revision, creation and the order of patterns don't count.
+    #[must_use]
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        fn set<T: ToString>(items: &[T]) -> BTreeSet<String> {
+            items.iter().map(ToString::to_string).collect()
+        }
+        let plain = |site: &Self| Self {
+            scope: Scope {
+                spiffe_ids: Vec::new(),
+                dns_names: Vec::new(),
+                labels: Vec::new(),
+                ..site.scope.clone()
+            },
+            created_at: UnixTime::from_secs(0),
+            revision: 0,
+            ..site.clone()
+        };
+        let labels = |site: &Self| -> BTreeSet<_> {
+            site.scope.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect()
+        };
+        set(&self.scope.spiffe_ids) == set(&other.scope.spiffe_ids)
+            && set(&self.scope.dns_names) == set(&other.scope.dns_names)
+            && labels(self) == labels(other)
+            && plain(self) == plain(other)
+    }
 }
 
 impl fmt::Display for Site {

@@ -20,6 +20,7 @@ pub use self::{bundle::bundle_of, site::SiteState};
 use crate::records::{
     self, Agent, Idempotency, JoinToken, Lease, LedgerMark, Object, RecordError, Settings, SigningKey,
 };
+use crate::site::Site;
 
 /// Everything that the log says up to one revision.
 #[derive(Clone, Debug)]
@@ -110,6 +111,14 @@ impl State {
         self.sites.values().filter(|site| site.site().is_some())
     }
 
+    /// Sites in the order of their names, those after `after`.
+    pub fn sites_after(&self, after: &str) -> impl Iterator<Item = &Arc<Site>> {
+        use std::ops::Bound;
+        self.sites
+            .range::<str, _>((Bound::Excluded(after), Bound::Unbounded))
+            .filter_map(|(_, site)| site.site())
+    }
+
     /// A site with its registrations and agents.
     #[must_use]
     pub fn site(&self, name: &str) -> Option<&SiteState> {
@@ -153,6 +162,12 @@ impl State {
         self.tokens.values()
     }
 
+    /// Join tokens in the order of their IDs, those after `after`.
+    pub fn tokens_after(&self, after: &str) -> impl Iterator<Item = &Arc<JoinToken>> {
+        use std::ops::Bound;
+        self.tokens.range::<str, _>((Bound::Excluded(after), Bound::Unbounded)).map(|(_, token)| token)
+    }
+
     /// A join token by its ID.
     #[must_use]
     pub fn token(&self, id: &str) -> Option<&Arc<JoinToken>> {
@@ -168,6 +183,13 @@ impl State {
     /// All agents, by ID.
     pub fn agents(&self) -> impl Iterator<Item = &Arc<Agent>> {
         self.agents.values()
+    }
+
+    /// Agents in the order of their IDs, those after `after`.
+    pub fn agents_after(&self, after: Option<&SpiffeId>) -> impl Iterator<Item = &Arc<Agent>> {
+        use std::ops::Bound;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.agents.range::<SpiffeId, _>((from, Bound::Unbounded)).map(|(_, agent)| agent)
     }
 
     /// An agent, banned or not.

@@ -11,6 +11,9 @@ use crate::{Console, Failure, duration, progress::with_spinner, socket};
 /// A connected client.
 pub type Client = AdminClient<Channel>;
 
+/// Items of one page of a list.
+pub const PAGE: u32 = 1000;
+
 /// Connects to the admin socket.
 ///
 /// # Errors

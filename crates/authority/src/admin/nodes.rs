@@ -11,7 +11,10 @@ use bonafide_wire::admin::{
 };
 use tonic::Code;
 
-use super::{Admin, Caller, Rights, idempotency};
+use super::{
+    Admin, Caller, Rights, idempotency,
+    paging::{self, Page},
+};
 use crate::{
     convert::wire,
     records::{self, Agent, Ban, Object, RecordChange, signing_key},
@@ -21,8 +24,6 @@ use crate::{
     token,
 };
 
-/// Most agents or tokens of one answer.
-const MAX_LIST: usize = 5000;
 const MAX_REASON: usize = 256;
 const MAX_TOKEN_ID: usize = 64;
 
@@ -83,7 +84,8 @@ impl Admin {
     /// Unspent tokens of a site, or of all that the caller may see. Never the tokens themselves.
     ///
     /// # Errors
-    /// A site that is not the caller's, or more tokens than one answer holds.
+    /// A site that is not the caller's, a page token that is not one of this list, or more tokens than one answer holds
+    /// for a caller that asks for no pages.
     pub fn list_join_tokens(
         &self,
         caller: &Caller,
@@ -92,10 +94,13 @@ impl Admin {
         let (state, rights) = self.reader(caller)?;
         check_site_filter(&rights, &request.site)?;
         let now = self.clock.now();
-        let tokens: Vec<admin::JoinToken> = state
-            .tokens()
-            .filter(|token| token.expires_at > now && selected(&rights, &request.site, &token.site))
-            .take(MAX_LIST + 1)
+        let page = Page::new(request.page_size, &request.page_token)?;
+        let waiting = state
+            .tokens_after(page.after())
+            .filter(|token| token.expires_at > now && selected(&rights, &request.site, &token.site));
+        let (tokens, next_page_token) = page.take(waiting, |token| token.id.clone())?;
+        let tokens = tokens
+            .into_iter()
             .map(|token| admin::JoinToken {
                 id: token.id.clone(),
                 site: token.site.clone(),
@@ -103,8 +108,7 @@ impl Admin {
                 created_at: token.created_at.as_secs(),
             })
             .collect();
-        check_length(tokens.len())?;
-        Ok(ListJoinTokensResponse { tokens })
+        Ok(ListJoinTokensResponse { tokens, next_page_token })
     }
 
     /// Takes a token back before somebody spends it.
@@ -138,7 +142,8 @@ impl Admin {
     /// Agents of a site, or of all that the caller may see.
     ///
     /// # Errors
-    /// A site that is not the caller's, or more agents than one answer holds.
+    /// A site that is not the caller's, a page token that is not one of this list, or more agents than one answer holds
+    /// for a caller that asks for no pages.
     pub fn list_agents(
         &self,
         caller: &Caller,
@@ -146,13 +151,21 @@ impl Admin {
     ) -> Result<ListAgentsResponse, Refusal> {
         let (state, rights) = self.reader(caller)?;
         check_site_filter(&rights, &request.site)?;
-        let agents: Vec<&Arc<Agent>> = state
-            .agents()
-            .filter(|agent| selected(&rights, &request.site, &agent.site))
-            .take(MAX_LIST + 1)
-            .collect();
-        check_length(agents.len())?;
-        Ok(ListAgentsResponse { agents: agents.into_iter().map(|agent| self.describe(agent)).collect() })
+        let page = Page::new(request.page_size, &request.page_token)?;
+        let after = match page.after() {
+            "" => None,
+            text => Some(wire::to_id(text, state.trust_domain()).map_err(|_| paging::foreign_token())?),
+        };
+        let id = |agent: &&Arc<Agent>| agent.id.to_string();
+        let (agents, next_page_token) = if request.site.is_empty() {
+            page.take(state.agents_after(after.as_ref()).filter(|agent| rights.sees(&agent.site)), id)?
+        } else {
+            let own =
+                state.site(&request.site).into_iter().flat_map(|site| site.agents_after(after.as_ref()));
+            page.take(own.filter_map(|id| state.agent(id)), id)?
+        };
+        let agents = agents.into_iter().map(|agent| self.describe(agent)).collect();
+        Ok(ListAgentsResponse { agents, next_page_token })
     }
 
     /// From now on the agent gets nothing; its streams end. What its workloads have lives until it expires.
@@ -235,16 +248,4 @@ fn check_site_filter(rights: &Rights, site: &str) -> Result<(), Refusal> {
 
 fn selected(rights: &Rights, filter: &str, site: &str) -> bool {
     (filter.is_empty() || filter == site) && rights.sees(site)
-}
-
-fn check_length(count: usize) -> Result<(), Refusal> {
-    if count > MAX_LIST {
-        return Err(Refusal::new(
-            Code::OutOfRange,
-            "list.too-long",
-            "there are more than one answer holds (5000)",
-        )
-        .hint("name one site"));
-    }
-    Ok(())
 }

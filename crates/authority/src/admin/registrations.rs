@@ -9,7 +9,7 @@ use bonafide_wire::admin::{
 };
 use tonic::Code;
 
-use super::{Admin, Caller, idempotency};
+use super::{Admin, Caller, idempotency, kept_labels};
 use crate::{
     convert::wire,
     idempotency::hex,
@@ -53,10 +53,8 @@ impl Admin {
         let answer = self
             .write(caller, idempotency, move |state, rights| {
                 rights.of_site(&registration.site)?;
-                let site = state.site(&registration.site).and_then(SiteState::site).ok_or_else(|| {
-                    Refusal::not_found("site.unknown", format!("there is no site `{}`", registration.site))
-                        .hint("create the site first")
-                })?;
+                let site = state.site(&registration.site).and_then(SiteState::site);
+                let site = site.ok_or_else(|| unknown_site(&registration.site))?;
                 scope::check_registration(site, &registration)?;
                 let before = state.registration(&registration.id);
                 if let Some(before) = before
@@ -65,7 +63,11 @@ impl Admin {
                     return Err(taken(&registration.id));
                 }
                 let created_at = before.map_or(registration.created_at, |before| before.created_at);
-                let after = Registration { created_at, ..registration.clone() };
+                let management_labels = kept_labels(
+                    &registration.management_labels,
+                    before.map(|before| &before.management_labels),
+                );
+                let after = Registration { created_at, management_labels, ..registration.clone() };
                 Ok((vec![RecordChange::Put(Object::Registration(Arc::new(after)))], registration.id.clone()))
             })
             .await?;
@@ -162,8 +164,12 @@ impl Admin {
     }
 }
 
+pub(super) fn unknown_site(name: &str) -> Refusal {
+    Refusal::not_found("site.unknown", format!("there is no site `{name}`")).hint("create the site first")
+}
+
 /// Says no more when the ID is another site's.
-fn taken(id: &str) -> Refusal {
+pub(super) fn taken(id: &str) -> Refusal {
     Refusal::new(Code::AlreadyExists, "registration.exists", format!("the registration ID `{id}` is taken"))
         .hint("choose another ID, or none")
 }

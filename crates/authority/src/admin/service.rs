@@ -1,12 +1,13 @@
 //! gRPC's side of the admin API: who calls, then the call.
 
 use bonafide_wire::admin::{
-    AuthorityStatus, BanAgentRequest, CreateJoinTokenRequest, CreateJoinTokenResponse, DeleteRequest,
-    ExplainRequest, ExplainResponse, GetBundleRequest, GetBundleResponse, ListAgentsRequest,
-    ListAgentsResponse, ListAuthoritiesRequest, ListAuthoritiesResponse, ListJoinTokensRequest,
-    ListJoinTokensResponse, ListRegistrationsRequest, ListRegistrationsResponse, ListSitesRequest,
-    ListSitesResponse, PutRegistrationRequest, PutRegistrationResponse, PutSiteRequest, PutSiteResponse,
-    StatusRequest, WaitRequest, WaitResponse, WriteResponse, admin_server,
+    ApplyRequest, ApplyResponse, AuthorityStatus, BanAgentRequest, CreateJoinTokenRequest,
+    CreateJoinTokenResponse, DeleteRequest, ExplainRequest, ExplainResponse, GetBundleRequest,
+    GetBundleResponse, ListAgentsRequest, ListAgentsResponse, ListAuthoritiesRequest,
+    ListAuthoritiesResponse, ListJoinTokensRequest, ListJoinTokensResponse, ListRegistrationsRequest,
+    ListRegistrationsResponse, ListSitesRequest, ListSitesResponse, PutRegistrationRequest,
+    PutRegistrationResponse, PutSiteRequest, PutSiteResponse, StatusRequest, WaitRequest, WaitResponse,
+    WriteResponse, admin_server,
 };
 use tonic::service::Interceptor;
 use tonic::{Request, Response, Status};
@@ -70,4 +71,5 @@ calls! {
     list_authorities => list_authorities(ListAuthoritiesRequest) -> ListAuthoritiesResponse;
     explain => explain(ExplainRequest) -> ExplainResponse;
     wait => wait(WaitRequest) -> WaitResponse: waits;
+    apply => apply(ApplyRequest) -> ApplyResponse: writes;
 }

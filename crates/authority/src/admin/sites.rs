@@ -7,13 +7,13 @@ use bonafide_wire::admin::{
 };
 use tonic::Code;
 
-use super::{Admin, Caller, idempotency};
+use super::{Admin, Caller, idempotency, kept_labels, paging::Page};
 use crate::{
     convert::wire,
     records::{self, Object, RecordChange},
     refusal::Refusal,
     site::{self, Site},
-    state::SiteState,
+    state::{SiteState, State},
 };
 
 /// Most sites of a trust domain: one answer lists them all.
@@ -52,16 +52,13 @@ impl Admin {
                     )
                     .hint("choose another name, or change the site that exists"));
                 }
-                if before.is_none() && state.sites().count() >= MAX_SITES {
-                    return Err(Refusal::new(
-                        Code::ResourceExhausted,
-                        "site.too-many",
-                        "there are 1000 sites already",
-                    )
-                    .hint("delete sites that are no longer used"));
+                if before.is_none() {
+                    check_count(state.sites().count() + 1)?;
                 }
                 let created_at = before.map_or(site.created_at, |before| before.created_at);
-                let after = Site { created_at, ..site.clone() };
+                let management_labels =
+                    kept_labels(&site.management_labels, before.map(|before| &before.management_labels));
+                let after = Site { created_at, management_labels, ..site.clone() };
                 Ok((vec![RecordChange::Put(Object::Site(Arc::new(after)))], site.name.to_string()))
             })
             .await?;
@@ -91,34 +88,76 @@ impl Admin {
                 let site = state.site(&name).ok_or_else(|| {
                     Refusal::not_found("site.unknown", format!("there is no site `{name}`"))
                 })?;
-                let registrations = site.registration_count();
-                let agents: Vec<_> = site.agents().filter_map(|id| state.agent(id)).collect();
-                let admitted = agents.iter().filter(|agent| agent.ban.is_none()).count();
-                if registrations > 0 || admitted > 0 {
-                    return Err(Refusal::precondition(
-                        "site.not-empty",
-                        format!("the site `{name}` has {registrations} registrations and {admitted} agents"),
-                    )
-                    .hint("delete its registrations and ban its agents first"));
-                }
-                let mut changes: Vec<_> =
-                    agents.iter().map(|agent| RecordChange::Remove(records::agent_key(&agent.id))).collect();
-                let tokens = state.tokens().filter(|token| token.site == name);
-                changes.extend(tokens.map(|token| RecordChange::Remove(records::token_key(&token.id))));
-                changes.push(RecordChange::Remove(records::site_key(&name)));
-                Ok((changes, name.clone()))
+                check_unused(state, site, &name, site.registration_count())?;
+                Ok((deletion(state, site, &name), name.clone()))
             })
             .await?;
         Ok(WriteResponse { revision: answer.revision })
     }
 
-    /// The sites that the caller may see.
+    /// The sites that the caller may see, in the order of their names.
     ///
     /// # Errors
-    /// A caller without rights.
-    pub fn list_sites(&self, caller: &Caller, _: &ListSitesRequest) -> Result<ListSitesResponse, Refusal> {
+    /// A caller without rights, a page token that is not one of this list.
+    pub fn list_sites(
+        &self,
+        caller: &Caller,
+        request: &ListSitesRequest,
+    ) -> Result<ListSitesResponse, Refusal> {
         let (state, rights) = self.reader(caller)?;
-        let visible = state.sites().filter_map(SiteState::site).filter(|site| rights.sees(&site.name));
-        Ok(ListSitesResponse { sites: visible.map(|site| wire::from_site(site)).collect() })
+        let page = Page::new(request.page_size, &request.page_token)?;
+        let visible = state.sites_after(page.after()).filter(|site| rights.sees(&site.name));
+        let (sites, next_page_token) = page.take(visible, |site| site.name.to_string())?;
+        Ok(ListSitesResponse {
+            sites: sites.into_iter().map(|site| wire::from_site(site)).collect(),
+            next_page_token,
+        })
     }
+}
+
+/// Whether there may be so many sites.
+///
+/// # Errors
+/// `site.too-many`.
+pub(super) fn check_count(count: usize) -> Result<(), Refusal> {
+    if count > MAX_SITES {
+        return Err(Refusal::new(
+            Code::ResourceExhausted,
+            "site.too-many",
+            format!("there can't be more than {MAX_SITES} sites"),
+        )
+        .hint("delete sites that are no longer used"));
+    }
+    Ok(())
+}
+
+/// Whether a site with so many registrations may be deleted.
+///
+/// # Errors
+/// `site.not-empty`.
+pub(super) fn check_unused(
+    state: &State,
+    site: &SiteState,
+    name: &str,
+    registrations: usize,
+) -> Result<(), Refusal> {
+    let admitted = site.agents().filter_map(|id| state.agent(id)).filter(|agent| agent.ban.is_none()).count();
+    if registrations > 0 || admitted > 0 {
+        return Err(Refusal::precondition(
+            "site.not-empty",
+            format!("the site `{name}` has {registrations} registrations and {admitted} agents"),
+        )
+        .hint("delete its registrations and ban its agents first"));
+    }
+    Ok(())
+}
+
+/// The site, its banned agents and its join tokens.
+pub(super) fn deletion(state: &State, site: &SiteState, name: &str) -> Vec<RecordChange> {
+    let agents = site.agents().map(|id| RecordChange::Remove(records::agent_key(id)));
+    let tokens = state.tokens().filter(|token| token.site == *name);
+    let mut changes: Vec<_> =
+        agents.chain(tokens.map(|token| RecordChange::Remove(records::token_key(&token.id)))).collect();
+    changes.push(RecordChange::Remove(records::site_key(name)));
+    changes
 }

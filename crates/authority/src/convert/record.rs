@@ -34,6 +34,7 @@ pub(crate) fn from_registration(registration: &Registration) -> proto::Registrat
         labels: registration.labels.clone(),
         expires_at: registration.expires_at.map_or(0, UnixTime::as_secs),
         created_at: registration.created_at.as_secs(),
+        management_labels: registration.management_labels.clone(),
     }
 }
 
@@ -59,6 +60,7 @@ pub(crate) fn to_registration(record: &proto::Registration, revision: u64) -> Op
         expires_at: (record.expires_at != 0).then(|| UnixTime::from_secs(record.expires_at)),
         revision,
         created_at: UnixTime::from_secs(record.created_at),
+        management_labels: record.management_labels.clone(),
     })
 }
 
@@ -86,6 +88,7 @@ pub(crate) fn from_site(site: &Site) -> proto::Site {
         default_x509_ttl: seconds(Some(site.default_x509_ttl)),
         default_jwt_ttl: seconds(Some(site.default_jwt_ttl)),
         created_at: site.created_at.as_secs(),
+        management_labels: site.management_labels.clone(),
     }
 }
 
@@ -113,6 +116,7 @@ pub(crate) fn to_site(record: &proto::Site, revision: u64) -> Option<Site> {
         default_x509_ttl: duration(record.default_x509_ttl)?,
         default_jwt_ttl: duration(record.default_jwt_ttl)?,
         created_at: UnixTime::from_secs(record.created_at),
+        management_labels: record.management_labels.clone(),
         revision,
     })
 }

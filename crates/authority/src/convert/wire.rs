@@ -99,6 +99,7 @@ pub(crate) fn to_registration(
         expires_at,
         revision: 0,
         created_at: now,
+        management_labels: to_management_labels(&wire.management_labels)?,
     })
 }
 
@@ -125,7 +126,13 @@ pub(crate) fn from_registration(registration: &Registration) -> types::Registrat
         expires_at: registration.expires_at.map_or(0, UnixTime::as_secs),
         revision: registration.revision,
         created_at: registration.created_at.as_secs(),
+        management_labels: registration.management_labels.clone(),
     }
+}
+
+/// For agents: what operators note beside it is none of theirs.
+pub(crate) fn for_agents(registration: &Registration) -> types::Registration {
+    types::Registration { management_labels: BTreeMap::new(), ..from_registration(registration) }
 }
 
 /// A site as a caller writes it, its defaults filled in and its scope checked.
@@ -150,6 +157,7 @@ pub(crate) fn to_site(
         scope,
         default_x509_ttl,
         default_jwt_ttl,
+        management_labels: to_management_labels(&wire.management_labels)?,
         created_at: now,
         revision: 0,
     })
@@ -182,6 +190,7 @@ pub(crate) fn from_site(site: &Site) -> types::Site {
         default_jwt_ttl: seconds(Some(site.default_jwt_ttl)),
         revision: site.revision,
         created_at: site.created_at.as_secs(),
+        management_labels: site.management_labels.clone(),
     }
 }
 
@@ -226,6 +235,20 @@ pub(crate) fn check_registration_id(id: &str) -> Result<(), Refusal> {
             .hint("choose another ID, or none"));
     }
     Ok(())
+}
+
+/// Labels by which operators find what they manage.
+///
+/// # Errors
+/// More than 16, or a malformed one.
+pub(crate) fn to_management_labels(
+    wire: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Refusal> {
+    bound("management.labels", wire.len(), MAX_OF_REGISTRATION)?;
+    for (key, value) in wire {
+        check_label(key, value)?;
+    }
+    Ok(wire.clone())
 }
 
 fn to_template(text: &str, trust_domain: &TrustDomain) -> Result<IdTemplate, Refusal> {

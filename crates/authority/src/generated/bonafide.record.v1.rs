@@ -86,6 +86,11 @@ pub struct Site {
     pub default_jwt_ttl: u32,
     #[prost(int64, tag = "5")]
     pub created_at: i64,
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub management_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Registration {
@@ -120,6 +125,11 @@ pub struct Registration {
     pub expires_at: i64,
     #[prost(int64, tag = "14")]
     pub created_at: i64,
+    #[prost(btree_map = "string, string", tag = "15")]
+    pub management_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinToken {

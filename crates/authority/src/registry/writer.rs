@@ -16,7 +16,7 @@ use crate::{
 /// Mutations of one group.
 const GROUP: usize = 256;
 /// Changes of one mutation.
-const MAX_OF_ONE: usize = MAX_CHANGES / 10;
+const MAX_OF_ONE: usize = MAX_CHANGES / 2;
 /// Changes of others that are read at once.
 const PAGE: usize = 1000;
 /// How long one look at the store for others' changes waits.

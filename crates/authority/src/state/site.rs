@@ -52,6 +52,13 @@ impl SiteState {
         self.agents.iter()
     }
 
+    /// Its agents in the order of their IDs, those after `after`.
+    pub fn agents_after(&self, after: Option<&SpiffeId>) -> impl Iterator<Item = &SpiffeId> {
+        use std::ops::Bound;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.agents.range::<SpiffeId, _>((from, Bound::Unbounded))
+    }
+
     /// How many agents it has, banned ones too.
     #[must_use]
     pub fn agent_count(&self) -> usize {

@@ -199,7 +199,7 @@ impl AgentView for View<'_> {
 
     fn hosted(&self) -> Vec<types::Registration> {
         let hosted = self.state.registrations_of(self.agent);
-        hosted.map(|registration| convert::wire::from_registration(registration)).collect()
+        hosted.map(|registration| convert::wire::for_agents(registration)).collect()
     }
 
     fn changes(&self, since: u64) -> Option<Changes> {
@@ -250,7 +250,7 @@ impl Rings {
             return;
         };
         let after = after.map(|after| {
-            let wire = Arc::new(convert::wire::from_registration(&after));
+            let wire = Arc::new(convert::wire::for_agents(&after));
             (after, wire)
         });
         let site = after.as_ref().map(|(after, _)| after.site.clone());

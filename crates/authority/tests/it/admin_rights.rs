@@ -5,15 +5,17 @@ use std::{collections::BTreeMap, time::Duration};
 use bonafide_net::{tls_listener::PeerSvid, unix};
 use bonafide_wire::{
     admin::{
-        BanAgentRequest, CreateJoinTokenRequest, DeleteRequest, ExplainRequest, GetBundleRequest,
-        ListAgentsRequest, ListAuthoritiesRequest, ListJoinTokensRequest, ListRegistrationsRequest,
-        ListSitesRequest, PutSiteRequest, StatusRequest, WaitRequest, admin_server,
+        ApplyRequest, BanAgentRequest, CreateJoinTokenRequest, DeleteRequest, ExplainRequest,
+        GetBundleRequest, ListAgentsRequest, ListAuthoritiesRequest, ListJoinTokensRequest,
+        ListRegistrationsRequest, ListSitesRequest, PutSiteRequest, StatusRequest, WaitRequest, admin_server,
     },
     problem_of, types,
 };
 use tonic::{Request, Status};
 
-use crate::support::{ADMINS_AGENT, LOCAL, Server, agent_id, entry, peers::Issuer, put, scope, site_admin};
+use crate::support::{
+    ADMINS_AGENT, LOCAL, Server, agent_id, entry, peers::Issuer, put, resource, scope, site_admin,
+};
 
 /// The sites `edge` (with the admin's own workload) and `core`; the admin may administer `edge`.
 async fn server() -> Server {
@@ -80,7 +82,7 @@ async fn outcomes_of(
     let mut all = BTreeMap::new();
     let mut note = |call: String, outcome: String| assert!(all.insert(call, outcome).is_none());
     note("status".into(), said(admin.status(request(who, StatusRequest {})).await));
-    note("list sites".into(), said(admin.list_sites(request(who, ListSitesRequest {})).await));
+    note("list sites".into(), said(admin.list_sites(request(who, ListSitesRequest::default())).await));
     note("bundle".into(), said(admin.get_bundle(request(who, GetBundleRequest {})).await));
     note("authorities".into(), said(admin.list_authorities(request(who, ListAuthoritiesRequest {})).await));
     note("wait".into(), said(admin.wait(request(who, WaitRequest { revision: 1, timeout: 1 })).await));
@@ -92,11 +94,22 @@ async fn outcomes_of(
         note(name("list registrations"), said(admin.list_registrations(request(who, list)).await));
         note(
             name("list tokens"),
-            said(admin.list_join_tokens(request(who, ListJoinTokensRequest { site: site.into() })).await),
+            said(
+                admin
+                    .list_join_tokens(request(
+                        who,
+                        ListJoinTokensRequest { site: site.into(), ..Default::default() },
+                    ))
+                    .await,
+            ),
         );
         note(
             name("list agents"),
-            said(admin.list_agents(request(who, ListAgentsRequest { site: site.into() })).await),
+            said(
+                admin
+                    .list_agents(request(who, ListAgentsRequest { site: site.into(), ..Default::default() }))
+                    .await,
+            ),
         );
         let explain = ExplainRequest { agent: agent.clone(), selectors: Vec::new() };
         note(name("explain"), said(admin.explain(request(who, explain)).await));
@@ -117,6 +130,16 @@ async fn outcomes_of(
         note(name("put registration"), said(admin.put_registration(request(who, put(fresh))).await));
         let delete = DeleteRequest { name: format!("{site}-web"), ..DeleteRequest::default() };
         note(name("delete registration"), said(admin.delete_registration(request(who, delete)).await));
+        let described = entry(
+            site,
+            &format!("{site}-applied"),
+            &format!("spiffe://example.org/{site}/applied"),
+            &[("unix.uid", "9")],
+        );
+        let apply = ApplyRequest { resources: vec![resource(described)], ..ApplyRequest::default() };
+        let answer = admin.apply(request(who, apply)).await;
+        let refused = answer.as_ref().ok().and_then(|answer| answer.get_ref().results[0].problem.clone());
+        note(name("apply"), refused.map_or_else(|| said(answer), |problem| problem.code));
         let ban = BanAgentRequest { id: agent, reason: "test".into(), ..BanAgentRequest::default() };
         note(name("ban agent"), said(admin.ban_agent(request(who, ban)).await));
         let delete = DeleteRequest { name: site.into(), ..DeleteRequest::default() };
@@ -220,7 +243,7 @@ async fn lists_show_a_sites_admin_that_site_alone() {
     let token = CreateJoinTokenRequest { site: "core".into(), ..CreateJoinTokenRequest::default() };
     server.admin.create_join_token(&LOCAL, token).await.unwrap();
     let admin = &server.admin;
-    let sites = admin.list_sites(&caller, &ListSitesRequest {}).unwrap().sites;
+    let sites = admin.list_sites(&caller, &ListSitesRequest::default()).unwrap().sites;
     assert_eq!(sites.iter().map(|site| site.name.as_str()).collect::<Vec<_>>(), ["edge"]);
     let registrations =
         admin.list_registrations(&caller, &ListRegistrationsRequest::default()).unwrap().registrations;
@@ -238,7 +261,7 @@ async fn lists_show_a_sites_admin_that_site_alone() {
 #[tokio::test]
 async fn rights_end_with_the_registration_the_scope_or_the_time() {
     let caller = site_admin("spiffe://example.org/edge/admin", "edge", "edge-admin", &["edge"]);
-    let may = |server: &Server| server.admin.list_sites(&caller, &ListSitesRequest {}).is_ok();
+    let may = |server: &Server| server.admin.list_sites(&caller, &ListSitesRequest::default()).is_ok();
 
     let narrowed = server().await;
     assert!(may(&narrowed));

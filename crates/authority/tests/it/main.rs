@@ -14,6 +14,7 @@
 mod admin;
 mod admin_rights;
 mod agents;
+mod apply;
 mod attacks;
 mod issuance;
 mod records;

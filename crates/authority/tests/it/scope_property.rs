@@ -25,12 +25,15 @@ use bonafide_authority::{
 };
 use bonafide_identity::{SpiffeId, time::Clock};
 use bonafide_wire::{
-    admin::{BanAgentRequest, CreateJoinTokenRequest, DeleteRequest, PutRegistrationRequest, PutSiteRequest},
+    admin::{
+        Applied, ApplyRequest, ApplyResponse, BanAgentRequest, CreateJoinTokenRequest, DeleteRequest,
+        PutRegistrationRequest, PutSiteRequest, Resource, applied::Action,
+    },
     types,
 };
 use proptest::{prelude::*, sample::select, test_runner::TestRunner};
 
-use crate::support::{LOCAL, Server, agent_id, entry, put, selectors, site_admin};
+use crate::support::{LOCAL, Server, agent_id, entry, put, resource, selectors, site_admin, site_resource};
 
 const SITES: [&str; 3] = ["edge", "core", "lab"];
 /// The last three start as registrations of admins.
@@ -46,6 +49,7 @@ enum Step {
     DeleteSite(Who, String),
     Token(Who, String),
     Ban(Who, String),
+    Apply(Who, Vec<Resource>, bool),
 }
 
 /// What a caller's certificate says; it may be outdated, or have been true never.
@@ -210,7 +214,28 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (who(), site_name()).prop_map(|(who, site)| Step::DeleteSite(who, site)),
         1 => (who(), site_name()).prop_map(|(who, site)| Step::Token(who, site)),
         1 => (who(), site_name()).prop_map(|(who, site)| Step::Ban(who, site)),
+        9 => (who(), described(), any::<bool>())
+            .prop_map(|(who, resources, prune)| Step::Apply(who, resources, prune)),
     ]
+}
+
+/// Sites and registrations that share one apply. Some have the management label that others prune by.
+fn described() -> impl Strategy<Value = Vec<Resource>> {
+    let labels =
+        || any::<bool>().prop_map(|managed| if managed { managed_labels() } else { BTreeMap::new() });
+    let one = prop_oneof![
+        1 => (site(), labels()).prop_map(|(site, management_labels)| {
+            site_resource(types::Site { management_labels, ..site })
+        }),
+        4 => (registration(), labels()).prop_map(|(registration, management_labels)| {
+            resource(types::Registration { management_labels, ..registration })
+        }),
+    ];
+    prop::collection::vec(one, 1..3)
+}
+
+fn managed_labels() -> BTreeMap<String, String> {
+    BTreeMap::from([("by".to_owned(), "test".to_owned())])
 }
 
 /// How often something was earned, and something was written by a site's admin: the property must not hold for want
@@ -221,6 +246,9 @@ struct Reach {
     by_rules: AtomicUsize,
     written_by_admins: AtomicUsize,
     stranded: AtomicUsize,
+    applied: AtomicUsize,
+    applied_by_admins: AtomicUsize,
+    refused_in_part: AtomicUsize,
 }
 
 #[test]
@@ -240,6 +268,9 @@ fn nothing_is_ever_earned_or_written_outside_the_scope() {
     assert!(reach.by_rules.into_inner() > 100);
     assert!(reach.written_by_admins.into_inner() > 50);
     assert!(reach.stranded.into_inner() > 20);
+    assert!(reach.applied.into_inner() > 30);
+    assert!(reach.applied_by_admins.into_inner() > 8);
+    assert!(reach.refused_in_part.into_inner() > 20);
 }
 
 async fn run(sites: Vec<types::Site>, steps: Vec<Step>, reach: &Reach) {
@@ -267,7 +298,7 @@ async fn run(sites: Vec<types::Site>, steps: Vec<Step>, reach: &Reach) {
     }
     for step in steps {
         let before = server.registry.state();
-        let by = apply(&server, step.clone()).await;
+        let by = apply(&server, step.clone(), reach).await;
         let after = server.registry.state();
         check_writes(&before, &after, &by, &step);
         if matches!(by, Who::Admin { .. }) && after.revision() > before.revision() {
@@ -278,7 +309,7 @@ async fn run(sites: Vec<types::Site>, steps: Vec<Step>, reach: &Reach) {
 }
 
 /// Makes the call, and tells by whom. Whether it was refused is not the point.
-async fn apply(server: &Server, step: Step) -> Who {
+async fn apply(server: &Server, step: Step, reach: &Reach) -> Who {
     let admin = &server.admin;
     match step {
         Step::PutSite(site) => {
@@ -318,6 +349,49 @@ async fn apply(server: &Server, step: Step) -> Who {
             let _ = admin.ban_agent(&who.caller(), request).await;
             who
         }
+        Step::Apply(who, resources, prune) => {
+            let who = realistic(server, who);
+            check_apply(server, &who, resources, prune, reach).await;
+            who
+        }
+    }
+}
+
+/// An apply is all or nothing, and does what its dry run said.
+async fn check_apply(server: &Server, who: &Who, resources: Vec<Resource>, prune: bool, reach: &Reach) {
+    let prune = if prune { managed_labels() } else { BTreeMap::new() };
+    let request = ApplyRequest { resources, prune, ..ApplyRequest::default() };
+    let before = server.registry.state().revision();
+    let dry = ApplyRequest { dry_run: true, ..request.clone() };
+    let told = server.admin.apply(&who.caller(), dry).await;
+    assert_eq!(server.registry.state().revision(), before, "a dry run wrote");
+    let done = server.admin.apply(&who.caller(), request).await;
+    let after = server.registry.state().revision();
+    let (told, done) = match (told, done) {
+        (Ok(told), Ok(done)) => (told, done),
+        (Err(told), Err(done)) => {
+            assert_eq!((told, after), (done, before));
+            return;
+        }
+        (told, done) => panic!("{told:?} became {done:?}"),
+    };
+    let short = |answer: &ApplyResponse| -> Vec<_> {
+        let result =
+            |result: &Applied| (result.kind, result.name.clone(), result.action, result.problem.clone());
+        answer.results.iter().map(result).collect()
+    };
+    assert_eq!(short(&told), short(&done));
+    let refused = done.results.iter().filter(|result| result.problem.is_some()).count();
+    let differ = done.results.iter().any(|result| result.action() != Action::Unchanged);
+    assert_eq!(done.committed, refused == 0 && differ);
+    assert_eq!(done.committed, after > before, "{done:?}");
+    if done.committed {
+        reach.applied.fetch_add(1, Ordering::Relaxed);
+        if matches!(who, Who::Admin { .. }) {
+            reach.applied_by_admins.fetch_add(1, Ordering::Relaxed);
+        }
+    } else if refused > 0 && refused < done.results.len() {
+        reach.refused_in_part.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -27,7 +27,7 @@ use bonafide_store::{
     Batch, BoxFuture, Change, Head, Incarnation, Object as Stored, Revision, Snapshot, Store, StoreError,
 };
 use bonafide_wire::{
-    admin::{PutRegistrationRequest, PutSiteRequest},
+    admin::{PutRegistrationRequest, PutSiteRequest, Resource, resource},
     types,
 };
 use tokio::sync::watch;
@@ -307,6 +307,16 @@ pub(crate) fn rule(site: &str, id: &str, template: &str, own: &[(&str, &str)]) -
 
 pub(crate) fn put(registration: types::Registration) -> PutRegistrationRequest {
     PutRegistrationRequest { registration: Some(registration), ..PutRegistrationRequest::default() }
+}
+
+/// A registration, for an apply.
+pub(crate) fn resource(registration: types::Registration) -> Resource {
+    Resource { resource: Some(resource::Resource::Registration(registration)) }
+}
+
+/// A site, for an apply.
+pub(crate) fn site_resource(site: types::Site) -> Resource {
+    Resource { resource: Some(resource::Resource::Site(site)) }
 }
 
 /// Number of the agent under which admins run.

@@ -8,12 +8,12 @@ use std::{
 
 use bonafide_agent::AgentConfig;
 use bonafide_attest::join::{JoinError, JoinLine};
-use bonafide_wire::admin::{BanAgentRequest, ListAgentsRequest};
+use bonafide_wire::admin::{Agent, BanAgentRequest, ListAgentsRequest};
 use zeroize::Zeroizing;
 
 use crate::{
     Console, Failure,
-    admin::{self, WaitArgs, idempotency_key},
+    admin::{self, Client, WaitArgs, idempotency_key},
     roles,
     socket::AdminSocket,
     view::agent::AgentList,
@@ -168,8 +168,7 @@ pub async fn run(command: AgentsCommand, console: &Console) -> Result<(), Failur
         AgentsCommand::Run(arguments) => serve(*arguments, console).await,
         AgentsCommand::List { site, socket } => {
             let mut client = admin::connect(&socket.path).await?;
-            let request = ListAgentsRequest { site: site.unwrap_or_default() };
-            let agents = client.list_agents(request).await?.into_inner().agents;
+            let agents = all(&mut client, site.unwrap_or_default()).await?;
             console.show(&AgentList(agents.into_iter().map(Into::into).collect()))
         }
         AgentsCommand::Ban { id, reason, wait, socket } => {
@@ -178,6 +177,21 @@ pub async fn run(command: AgentsCommand, console: &Console) -> Result<(), Failur
             let revision = client.ban_agent(request).await?.into_inner().revision;
             console.note(format!("banned {id}"));
             wait.finish(console, &mut client, revision).await
+        }
+    }
+}
+
+/// Every agent that the caller may see, page by page.
+async fn all(client: &mut Client, site: String) -> Result<Vec<Agent>, Failure> {
+    let mut found = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListAgentsRequest { site: site.clone(), page_size: admin::PAGE, page_token };
+        let page = client.list_agents(request).await?.into_inner();
+        found.extend(page.agents);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(found);
         }
     }
 }

@@ -192,14 +192,18 @@ async fn create(arguments: CreateArgs, console: &Console) -> Result<(), Failure>
 }
 
 /// Every registration that the caller may see, page by page.
-async fn all(client: &mut Client, site: String, spiffe_id: String) -> Result<Vec<Registration>, Failure> {
+pub(super) async fn all(
+    client: &mut Client,
+    site: String,
+    spiffe_id: String,
+) -> Result<Vec<Registration>, Failure> {
     let mut found = Vec::new();
     let mut page_token = String::new();
     loop {
         let request = ListRegistrationsRequest {
             site: site.clone(),
             spiffe_id: spiffe_id.clone(),
-            page_size: 1_000,
+            page_size: admin::PAGE,
             page_token: std::mem::take(&mut page_token),
         };
         let page = client.list_registrations(request).await?.into_inner();

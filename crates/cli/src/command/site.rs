@@ -134,7 +134,17 @@ pub async fn run(command: SiteCommand, console: &Console) -> Result<(), Failure>
 /// # Errors
 /// What the authority refuses.
 pub async fn all(client: &mut Client) -> Result<Vec<Site>, Failure> {
-    Ok(client.list_sites(ListSitesRequest {}).await?.into_inner().sites)
+    let mut found = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListSitesRequest { page_size: admin::PAGE, page_token };
+        let page = client.list_sites(request).await?.into_inner();
+        found.extend(page.sites);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(found);
+        }
+    }
 }
 
 /// The site that was named, or the only one there is.

@@ -1,7 +1,7 @@
 //! `token create|list|delete`: join tokens.
 
 use bonafide_wire::admin::{
-    CreateJoinTokenRequest, CreateJoinTokenResponse, DeleteRequest, ListJoinTokensRequest,
+    CreateJoinTokenRequest, CreateJoinTokenResponse, DeleteRequest, JoinToken, ListJoinTokensRequest,
 };
 
 use super::site;
@@ -63,8 +63,7 @@ pub async fn run(command: TokenCommand, console: &Console) -> Result<(), Failure
         }
         TokenCommand::List { site, socket } => {
             let mut client = admin::connect(&socket.path).await?;
-            let request = ListJoinTokensRequest { site: site.unwrap_or_default() };
-            let tokens = client.list_join_tokens(request).await?.into_inner().tokens;
+            let tokens = all(&mut client, site.unwrap_or_default()).await?;
             console.show(&TokenList(tokens.into_iter().map(Into::into).collect()))
         }
         TokenCommand::Delete { ids, socket } => {
@@ -75,6 +74,21 @@ pub async fn run(command: TokenCommand, console: &Console) -> Result<(), Failure
                 console.note(format!("deleted token `{id}`"));
             }
             Ok(())
+        }
+    }
+}
+
+/// Every token that the caller may see, page by page.
+async fn all(client: &mut Client, site: String) -> Result<Vec<JoinToken>, Failure> {
+    let mut found = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListJoinTokensRequest { site: site.clone(), page_size: admin::PAGE, page_token };
+        let page = client.list_join_tokens(request).await?.into_inner();
+        found.extend(page.tokens);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(found);
         }
     }
 }

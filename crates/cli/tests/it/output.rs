@@ -46,6 +46,7 @@ fn site() -> types::Site {
         default_jwt_ttl: 300,
         revision: 7,
         created_at: NOW - 2 * HOUR,
+        ..types::Site::default()
     }
 }
 

@@ -59,12 +59,22 @@ pub struct PutSiteResponse {
     #[prost(uint64, tag = "2")]
     pub revision: u64,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListSitesRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSitesRequest {
+    /// At most 1000. 0: all of them, or a refusal if they are more than one answer holds.
+    #[prost(uint32, tag = "1")]
+    pub page_size: u32,
+    /// Of the answer before; empty for the first page.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListSitesResponse {
     #[prost(message, repeated, tag = "1")]
     pub sites: ::prost::alloc::vec::Vec<super::super::types::v1::Site>,
+    /// Empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PutRegistrationRequest {
@@ -143,11 +153,20 @@ pub struct JoinToken {
 pub struct ListJoinTokensRequest {
     #[prost(string, tag = "1")]
     pub site: ::prost::alloc::string::String,
+    /// At most 1000. 0: all of them, or a refusal if they are more than one answer holds.
+    #[prost(uint32, tag = "2")]
+    pub page_size: u32,
+    /// Of the answer before; empty for the first page.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListJoinTokensResponse {
     #[prost(message, repeated, tag = "1")]
     pub tokens: ::prost::alloc::vec::Vec<JoinToken>,
+    /// Empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Agent {
@@ -176,11 +195,20 @@ pub struct Agent {
 pub struct ListAgentsRequest {
     #[prost(string, tag = "1")]
     pub site: ::prost::alloc::string::String,
+    /// At most 1000. 0: all of them, or a refusal if they are more than one answer holds.
+    #[prost(uint32, tag = "2")]
+    pub page_size: u32,
+    /// Of the answer before; empty for the first page.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListAgentsResponse {
     #[prost(message, repeated, tag = "1")]
     pub agents: ::prost::alloc::vec::Vec<Agent>,
+    /// Empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BanAgentRequest {
@@ -325,6 +353,170 @@ pub struct WaitResponse {
     /// Agents that have not acknowledged when the time was up.
     #[prost(string, repeated, tag = "1")]
     pub behind: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// What an apply describes. Revision and creation are the authority's, and not read.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Resource {
+    #[prost(oneof = "resource::Resource", tags = "1, 2")]
+    pub resource: ::core::option::Option<resource::Resource>,
+}
+/// Nested message and enum types in `Resource`.
+pub mod resource {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Resource {
+        #[prost(message, tag = "1")]
+        Site(super::super::super::types::v1::Site),
+        #[prost(message, tag = "2")]
+        Registration(super::super::super::types::v1::Registration),
+    }
+}
+/// A resource, and the revision at which its difference was looked at; 0: there was none.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Compared {
+    #[prost(enumeration = "ResourceKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ApplyRequest {
+    /// At most 4000, in any order.
+    #[prost(message, repeated, tag = "1")]
+    pub resources: ::prost::alloc::vec::Vec<Resource>,
+    /// Delete what has all of these management labels and is not among `resources`. Empty: delete nothing.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub prune: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Evaluate, and commit nothing.
+    #[prost(bool, tag = "3")]
+    pub dry_run: bool,
+    /// If not empty: refuse unless each resource that is to be written or deleted is listed, and is at that revision
+    /// still.
+    #[prost(message, repeated, tag = "4")]
+    pub compared: ::prost::alloc::vec::Vec<Compared>,
+    #[prost(string, tag = "5")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ApplyResponse {
+    /// In the order of `resources`; then what is pruned. Empty for a repeated idempotency key.
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<Applied>,
+    /// Of the commit; without one, of the state that was looked at.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// False with `dry_run`, when anything is refused, and when nothing differs.
+    #[prost(bool, tag = "3")]
+    pub committed: bool,
+    /// The idempotency key was answered before, with this revision.
+    #[prost(bool, tag = "4")]
+    pub replayed: bool,
+}
+/// What becomes of one resource.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Applied {
+    #[prost(enumeration = "ResourceKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "applied::Action", tag = "3")]
+    pub action: i32,
+    /// With `dry_run`, for what differs: as it stands, and as it would be.
+    #[prost(message, optional, tag = "4")]
+    pub before: ::core::option::Option<Resource>,
+    #[prost(message, optional, tag = "5")]
+    pub after: ::core::option::Option<Resource>,
+    #[prost(message, optional, tag = "6")]
+    pub problem: ::core::option::Option<super::super::types::v1::Problem>,
+    /// What is allowed, and probably not meant.
+    #[prost(message, repeated, tag = "7")]
+    pub warnings: ::prost::alloc::vec::Vec<super::super::types::v1::Problem>,
+}
+/// Nested message and enum types in `Applied`.
+pub mod applied {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Action {
+        Unspecified = 0,
+        Created = 1,
+        Changed = 2,
+        Unchanged = 3,
+        Deleted = 4,
+        /// See `problem`. Nothing at all is committed.
+        Refused = 5,
+    }
+    impl Action {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "ACTION_UNSPECIFIED",
+                Self::Created => "ACTION_CREATED",
+                Self::Changed => "ACTION_CHANGED",
+                Self::Unchanged => "ACTION_UNCHANGED",
+                Self::Deleted => "ACTION_DELETED",
+                Self::Refused => "ACTION_REFUSED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+                "ACTION_CREATED" => Some(Self::Created),
+                "ACTION_CHANGED" => Some(Self::Changed),
+                "ACTION_UNCHANGED" => Some(Self::Unchanged),
+                "ACTION_DELETED" => Some(Self::Deleted),
+                "ACTION_REFUSED" => Some(Self::Refused),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ResourceKind {
+    Unspecified = 0,
+    Site = 1,
+    /// Entries and rules: they share their IDs.
+    Registration = 2,
+}
+impl ResourceKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "RESOURCE_KIND_UNSPECIFIED",
+            Self::Site => "RESOURCE_KIND_SITE",
+            Self::Registration => "RESOURCE_KIND_REGISTRATION",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RESOURCE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "RESOURCE_KIND_SITE" => Some(Self::Site),
+            "RESOURCE_KIND_REGISTRATION" => Some(Self::Registration),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod admin_client {
@@ -780,6 +972,28 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "Wait"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes sites and registrations as they are described, all in one commit or none at all.
+        pub async fn apply(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ApplyRequest>,
+        ) -> std::result::Result<tonic::Response<super::ApplyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/Apply",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "Apply"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -886,6 +1100,11 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::WaitRequest>,
         ) -> std::result::Result<tonic::Response<super::WaitResponse>, tonic::Status>;
+        /// Makes sites and registrations as they are described, all in one commit or none at all.
+        async fn apply(
+            &self,
+            request: tonic::Request<super::ApplyRequest>,
+        ) -> std::result::Result<tonic::Response<super::ApplyResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -1646,6 +1865,49 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WaitSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/Apply" => {
+                    #[allow(non_camel_case_types)]
+                    struct ApplySvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ApplyRequest>
+                    for ApplySvc<T> {
+                        type Response = super::ApplyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ApplyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::apply(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ApplySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -68,6 +68,13 @@ pub struct Registration {
     /// Unix seconds, set by the authority.
     #[prost(int64, tag = "15")]
     pub created_at: i64,
+    /// By these, operators find and prune what they manage; never certified, never told to agents. A put without any
+    /// leaves those that stand; an apply sets them.
+    #[prost(btree_map = "string, string", tag = "16")]
+    pub management_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 /// Nested message and enum types in `Registration`.
 pub mod registration {
@@ -152,4 +159,10 @@ pub struct Site {
     pub revision: u64,
     #[prost(int64, tag = "6")]
     pub created_at: i64,
+    /// As those of a registration.
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub management_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }

@@ -1,0 +1,240 @@
+//! Apply: many sites and registrations at once, all of them or none.
+//!
+//! What is described is planned against the state that the commit is made to, so that a dry run (the same plan, against
+//! the state of now) tells exactly what the commit does. There is no ownership of fields: a resource becomes what is
+//! described, whoever wrote it before. That nobody's change is lost unseen is the callers' part: they list what they
+//! compared, and whatever has another revision by then refuses the whole.
+
+mod plan;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bonafide_wire::{
+    admin::{
+        Applied, ApplyRequest, ApplyResponse, Compared, Resource, ResourceKind, applied::Action,
+        resource::Resource as Described,
+    },
+    types,
+};
+
+use self::plan::{Item, Outcome, Plan, Record, Request};
+use super::{Admin, Caller, idempotency};
+use crate::{convert::wire, refusal::Refusal, state::State};
+
+/// Resources of one apply; with what they entail, they fit one commit.
+const MAX_RESOURCES: usize = 4000;
+/// What an idempotency key remembers of an apply.
+const NAME: &str = "apply";
+
+/// What a resource is called.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    kind: ResourceKind,
+    name: String,
+}
+
+impl Admin {
+    /// Makes sites and registrations as they are described, in one commit. If anything is refused, nothing is written:
+    /// the answer then says what is refused, and is not `committed`.
+    ///
+    /// # Errors
+    /// A caller without rights, a request beyond its bounds, and what keeps the commit itself from happening.
+    pub async fn apply(&self, caller: &Caller, request: ApplyRequest) -> Result<ApplyResponse, Refusal> {
+        let count = request.resources.len().max(request.compared.len());
+        if count > MAX_RESOURCES {
+            return Err(Refusal::invalid(
+                "apply.too-many",
+                format!("{count} resources are more than {MAX_RESOURCES}"),
+            )
+            .hint("apply them in parts, or write a rule in place of many entries"));
+        }
+        let key = request.idempotency_key.clone();
+        let own = ApplyRequest { idempotency_key: String::new(), ..request };
+        let idempotency = idempotency(caller, "Apply", &key, &own)?;
+        let units = u32::try_from(count).unwrap_or(u32::MAX);
+        self.quota.charge(caller, if own.dry_run { 1 + units / 100 } else { 1 + units / 20 })?;
+        let now = self.clock.now();
+        let (state, rights) = self.reader(caller)?;
+        let wanted = Request {
+            items: items(&own.resources, &state, now),
+            pruned: prune_candidates(&own, &state, &rights)?,
+            prune: own.prune.clone(),
+            compared: compared(&own.compared)?,
+        };
+        if own.dry_run {
+            let plan = Plan::of(&wanted, &state, &rights);
+            let plan = plan.warned(&state);
+            return Ok(answer(&plan, Some(&state), state.revision(), false));
+        }
+        drop(state);
+        let caller = caller.clone();
+        let (_, told) = self
+            .registry
+            .write_with(move |state| {
+                let rights = caller.rights(state, now)?;
+                if let Some(replay) = idempotency.replay(state, now)? {
+                    let revision = replay.revision;
+                    return Ok((
+                        Vec::new(),
+                        ApplyResponse { revision, replayed: true, ..ApplyResponse::default() },
+                    ));
+                }
+                let mut plan = Plan::of(&wanted, state, &rights);
+                let mut changes = std::mem::take(&mut plan.changes);
+                if plan.is_refused() || changes.is_empty() {
+                    return Ok((Vec::new(), answer(&plan, None, state.revision(), false)));
+                }
+                let revision = state.revision() + changes.len() as u64;
+                changes.extend(idempotency.remember(revision, NAME, now));
+                Ok((changes, answer(&plan, None, revision, true)))
+            })
+            .await?;
+        Ok(told)
+    }
+}
+
+impl Key {
+    fn site(name: &str) -> Self {
+        Self { kind: ResourceKind::Site, name: name.to_owned() }
+    }
+
+    fn registration(id: &str) -> Self {
+        Self { kind: ResourceKind::Registration, name: id.to_owned() }
+    }
+}
+
+/// Each resource in its typed form, or why it has none.
+fn items(
+    resources: &[Resource],
+    state: &State,
+    now: bonafide_identity::time::UnixTime,
+) -> Vec<(Key, Result<Item, Refusal>)> {
+    let mut seen = BTreeSet::new();
+    resources
+        .iter()
+        .map(|resource| {
+            let (key, item) = match &resource.resource {
+                Some(Described::Site(site)) => {
+                    let item = wire::to_site(site, state.trust_domain(), now).map(Arc::new).map(Item::Site);
+                    (Key::site(&bounded(&site.name)), item)
+                }
+                Some(Described::Registration(registration)) => {
+                    // There is no ID to draw: to apply the same again must not make another one.
+                    let item = wire::to_registration(registration, state.trust_domain(), "", now);
+                    let item = item.map(Arc::new).map(Item::Registration);
+                    (Key::registration(&bounded(&registration.id)), item)
+                }
+                None => (
+                    Key { kind: ResourceKind::Unspecified, name: String::new() },
+                    Err(Refusal::invalid(
+                        "apply.kind",
+                        "a resource of a kind that this server does not know",
+                    )
+                    .hint("upgrade the server")),
+                ),
+            };
+            let item = item.and_then(|item| match seen.insert(key.clone()) {
+                true => Ok(item),
+                false => Err(Refusal::invalid("apply.twice", format!("`{}` is described twice", key.name))
+                    .hint("keep one of the two")),
+            });
+            (key, item)
+        })
+        .collect()
+}
+
+/// A name that is echoed before it was checked.
+fn bounded(name: &str) -> String {
+    name.chars().take(80).collect()
+}
+
+fn compared(wire: &[Compared]) -> Result<BTreeMap<Key, u64>, Refusal> {
+    wire.iter()
+        .map(|compared| {
+            if compared.name.len() > 64 {
+                return Err(Refusal::invalid("apply.compared", "a compared name is longer than 64 bytes"));
+            }
+            Ok((Key { kind: compared.kind(), name: compared.name.clone() }, compared.revision))
+        })
+        .collect()
+}
+
+/// What has the labels now, looked for before the writer's turn: others must not wait for that.
+fn prune_candidates(
+    request: &ApplyRequest,
+    state: &State,
+    rights: &super::Rights,
+) -> Result<Vec<Key>, Refusal> {
+    if request.prune.is_empty() {
+        return Ok(Vec::new());
+    }
+    let labels = wire::to_management_labels(&request.prune)?;
+    let described: BTreeSet<Key> = request
+        .resources
+        .iter()
+        .filter_map(|resource| match &resource.resource {
+            Some(Described::Site(site)) => Some(Key::site(&site.name)),
+            Some(Described::Registration(registration)) => Some(Key::registration(&registration.id)),
+            None => None,
+        })
+        .collect();
+    let registrations = state
+        .registrations_after("")
+        .filter(|registration| rights.sees(&registration.site))
+        .filter(|registration| plan::has_labels(&registration.management_labels, &labels))
+        .map(|registration| Key::registration(&registration.id));
+    // Sites are not a site admin's to delete.
+    let sites = state
+        .sites_after("")
+        .filter(|_| rights.everything().is_ok())
+        .filter(|site| plan::has_labels(&site.management_labels, &labels))
+        .map(|site| Key::site(&site.name));
+    let found: Vec<Key> = registrations
+        .chain(sites)
+        .filter(|key| !described.contains(key))
+        .take(MAX_RESOURCES + 1 - request.resources.len().min(MAX_RESOURCES))
+        .collect();
+    if found.len() + request.resources.len() > MAX_RESOURCES {
+        return Err(Refusal::invalid(
+            "apply.too-many",
+            format!("with what would be pruned, these are more than {MAX_RESOURCES} resources"),
+        )
+        .hint("prune by a narrower label, or delete some of them first"));
+    }
+    Ok(found)
+}
+
+/// The plan on the wire; with the state that it was made for, also what stands and what would stand.
+fn answer(plan: &Plan, state: Option<&State>, revision: u64, committed: bool) -> ApplyResponse {
+    let results = plan.outcomes.iter().map(|outcome| applied(outcome, state.is_some())).collect();
+    ApplyResponse { results, revision, committed, replayed: false }
+}
+
+fn applied(outcome: &Outcome, with_records: bool) -> Applied {
+    let shown = |record: &Option<Record>| {
+        record.as_ref().filter(|_| with_records && outcome.action != Action::Unchanged).map(to_resource)
+    };
+    Applied {
+        kind: outcome.key.kind.into(),
+        name: outcome.key.name.clone(),
+        action: outcome.action.into(),
+        before: shown(&outcome.before),
+        after: shown(&outcome.after),
+        problem: outcome.refusal.as_ref().map(Refusal::to_problem),
+        warnings: outcome.warnings.iter().map(Refusal::to_problem).collect(),
+    }
+}
+
+fn to_resource(record: &Record) -> Resource {
+    let resource = match record {
+        Record::Site(site) => Described::Site(wire::from_site(site)),
+        Record::Registration(registration) => {
+            let wire: types::Registration = wire::from_registration(registration);
+            Described::Registration(wire)
+        }
+    };
+    Resource { resource: Some(resource) }
+}

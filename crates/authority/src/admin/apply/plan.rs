@@ -1,0 +1,366 @@
+//! What a described set of resources comes to in one state: a pure function, for dry runs and commits alike.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bonafide_attest::registration::Registration;
+use bonafide_wire::admin::{ResourceKind, applied::Action};
+
+use super::Key;
+use crate::{
+    admin::{
+        Rights,
+        registrations::{taken, unknown_site},
+        sites::{self, check_count, deletion},
+    },
+    records::{self, Object, RecordChange},
+    refusal::Refusal,
+    scope,
+    site::Site,
+    state::{SiteState, State},
+};
+
+/// Registrations of a site that a narrower scope is tried on, for a warning.
+const MAX_TRIED: usize = 10_000;
+
+/// What is wanted: checked in itself, not yet against any state.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) items: Vec<(Key, Result<Item, Refusal>)>,
+    /// What had the labels of `prune`, and is not described.
+    pub(super) pruned: Vec<Key>,
+    pub(super) prune: BTreeMap<String, String>,
+    /// Empty: nothing was compared, and nothing is checked.
+    pub(super) compared: BTreeMap<Key, u64>,
+}
+
+/// One described resource.
+#[derive(Clone, Debug)]
+pub(super) enum Record {
+    Site(Arc<Site>),
+    Registration(Arc<Registration>),
+}
+
+/// As it was described.
+pub(super) type Item = Record;
+
+/// What becomes of one resource.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    pub(super) key: Key,
+    pub(super) action: Action,
+    pub(super) before: Option<Record>,
+    pub(super) after: Option<Record>,
+    pub(super) refusal: Option<Refusal>,
+    pub(super) warnings: Vec<Refusal>,
+}
+
+/// What becomes of all of them.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// In the order of the request, then what is pruned.
+    pub(super) outcomes: Vec<Outcome>,
+    /// Only to be committed if nothing is refused.
+    pub(super) changes: Vec<RecordChange>,
+}
+
+/// Whether all of `wanted` are among `labels`.
+pub(super) fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+impl Plan {
+    /// Sites first, because registrations are judged by the scopes that they bring; then registrations; then what is
+    /// pruned.
+    pub(super) fn of(request: &Request, state: &State, rights: &Rights) -> Self {
+        let mut planner = Planner { request, state, rights, sites: BTreeMap::new() };
+        let mut outcomes: Vec<Option<Outcome>> = request.items.iter().map(|_| None).collect();
+        for sites_turn in [true, false] {
+            for ((key, item), slot) in request.items.iter().zip(&mut outcomes) {
+                if (key.kind == ResourceKind::Site) == sites_turn {
+                    *slot = Some(match item {
+                        Ok(Record::Site(site)) => planner.site(key, site),
+                        Ok(Record::Registration(registration)) => planner.registration(key, registration),
+                        Err(refusal) => Outcome::refused(key, refusal.clone()),
+                    });
+                }
+            }
+        }
+        let mut outcomes: Vec<Outcome> = outcomes.into_iter().flatten().collect();
+        let pruned: Vec<Outcome> = [ResourceKind::Registration, ResourceKind::Site]
+            .into_iter()
+            .flat_map(|kind| request.pruned.iter().filter(move |key| key.kind == kind))
+            .filter_map(|key| planner.deletion(key, &outcomes))
+            .collect();
+        outcomes.extend(pruned);
+        planner.count_sites(&mut outcomes);
+        let changes = changes(&outcomes, state);
+        Self { outcomes, changes }
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.outcomes.iter().any(|outcome| outcome.refusal.is_some())
+    }
+
+    /// With what is allowed, and probably not meant.
+    pub(super) fn warned(mut self, state: &State) -> Self {
+        let described: BTreeSet<String> = self
+            .outcomes
+            .iter()
+            .filter(|outcome| outcome.key.kind == ResourceKind::Registration)
+            .map(|outcome| outcome.key.name.clone())
+            .collect();
+        for outcome in &mut self.outcomes {
+            match (&outcome.after, outcome.action) {
+                (Some(Record::Site(site)), Action::Changed) => {
+                    outcome.warnings.extend(stranded(site, state, &described));
+                }
+                (Some(Record::Registration(registration)), Action::Created | Action::Changed) => {
+                    outcome.warnings.extend(absent_parent(registration, state));
+                }
+                _ => (),
+            }
+        }
+        self
+    }
+}
+
+struct Planner<'a> {
+    request: &'a Request,
+    state: &'a State,
+    rights: &'a Rights,
+    /// Those that the apply brings or changes.
+    sites: BTreeMap<Arc<str>, Arc<Site>>,
+}
+
+impl Planner<'_> {
+    fn site(&mut self, key: &Key, wanted: &Arc<Site>) -> Outcome {
+        if let Err(refusal) = self.rights.of_site(&wanted.name) {
+            return Outcome::refused(key, refusal);
+        }
+        let before = self.state.site(&wanted.name).and_then(SiteState::site);
+        let created_at = before.map_or(wanted.created_at, |before| before.created_at);
+        let after = Arc::new(Site { created_at, ..(**wanted).clone() });
+        let outcome = Outcome {
+            key: key.clone(),
+            action: if before.is_some() { Action::Changed } else { Action::Created },
+            before: before.cloned().map(Record::Site),
+            after: Some(Record::Site(after.clone())),
+            refusal: None,
+            warnings: Vec::new(),
+        };
+        if before.is_some_and(|before| before.says_the_same_as(wanted)) {
+            return Outcome { action: Action::Unchanged, ..outcome };
+        }
+        let checked = self
+            .rights
+            .everything()
+            .and_then(|()| self.compared(key, before.map_or(0, |before| before.revision)));
+        if checked.is_ok() {
+            self.sites.insert(after.name.clone(), after);
+        }
+        outcome.unless(checked)
+    }
+
+    fn registration(&self, key: &Key, wanted: &Arc<Registration>) -> Outcome {
+        if let Err(refusal) = self.rights.of_site(&wanted.site) {
+            return Outcome::refused(key, refusal);
+        }
+        let before = match self.state.registration(&wanted.id) {
+            // Says no more about what is another site's.
+            Some(before) if before.site != wanted.site => return Outcome::refused(key, taken(&wanted.id)),
+            before => before,
+        };
+        let created_at = before.map_or(wanted.created_at, |before| before.created_at);
+        let after = Registration { created_at, ..(**wanted).clone() };
+        let same = before.is_some_and(|before| {
+            let revision = before.revision;
+            **before == Registration { revision, ..after.clone() }
+        });
+        let outcome = Outcome {
+            key: key.clone(),
+            action: if before.is_some() { Action::Changed } else { Action::Created },
+            before: before.cloned().map(Record::Registration),
+            after: Some(Record::Registration(Arc::new(after))),
+            refusal: None,
+            warnings: Vec::new(),
+        };
+        if same {
+            return Outcome { action: Action::Unchanged, ..outcome };
+        }
+        let known = self.state.site(&wanted.site).and_then(SiteState::site);
+        let checked = match self.sites.get(wanted.site.as_str()).or(known) {
+            None => Err(unknown_site(&wanted.site)),
+            Some(site) => scope::check_registration(site, wanted)
+                .and_then(|()| self.compared(key, before.map_or(0, |before| before.revision))),
+        };
+        outcome.unless(checked)
+    }
+
+    /// `None`: it has gone by itself, or has other labels by now.
+    fn deletion(&self, key: &Key, outcomes: &[Outcome]) -> Option<Outcome> {
+        let prune = &self.request.prune;
+        let (before, revision, checked) = if key.kind == ResourceKind::Site {
+            let site = self.state.site(&key.name)?;
+            let record = site.site().filter(|site| has_labels(&site.management_labels, prune))?;
+            let checked = self.rights.everything().and_then(|()| self.is_empty(site, key, outcomes));
+            (Record::Site(record.clone()), record.revision, checked)
+        } else {
+            let registration = self.state.registration(&key.name)?;
+            if !has_labels(&registration.management_labels, prune) {
+                return None;
+            }
+            let checked = self.rights.of_site(&registration.site);
+            (Record::Registration(registration.clone()), registration.revision, checked)
+        };
+        let outcome = Outcome {
+            key: key.clone(),
+            action: Action::Deleted,
+            before: Some(before),
+            after: None,
+            refusal: None,
+            warnings: Vec::new(),
+        };
+        Some(outcome.unless(checked.and_then(|()| self.compared(key, revision))))
+    }
+
+    /// Whether the site may go: after what this very apply does to its registrations.
+    fn is_empty(&self, site: &SiteState, key: &Key, outcomes: &[Outcome]) -> Result<(), Refusal> {
+        let pruned: BTreeSet<&str> = self
+            .request
+            .pruned
+            .iter()
+            .filter(|pruned| pruned.kind == ResourceKind::Registration)
+            .map(|pruned| pruned.name.as_str())
+            .collect();
+        let stays = |id: &&Arc<str>| {
+            let labelled = self
+                .state
+                .registration(id)
+                .is_some_and(|own| has_labels(&own.management_labels, &self.request.prune));
+            !(labelled && pruned.contains(&***id))
+        };
+        let come = outcomes.iter().filter(|outcome| match (&outcome.after, outcome.action) {
+            (Some(Record::Registration(own)), Action::Created) => own.site == key.name,
+            _ => false,
+        });
+        let registrations = site.registration_ids_after("").filter(stays).count() + come.count();
+        sites::check_unused(self.state, site, &key.name, registrations)
+    }
+
+    fn compared(&self, key: &Key, revision: u64) -> Result<(), Refusal> {
+        let compared = &self.request.compared;
+        if compared.is_empty() || compared.get(key) == Some(&revision) {
+            return Ok(());
+        }
+        let name = &key.name;
+        let message = match (compared.get(key), revision) {
+            (None, _) => format!("`{name}` was as it should be when it was compared, and is not any more"),
+            (Some(0), _) => format!("`{name}` did not exist when it was compared, and does now"),
+            (Some(_), 0) => format!("`{name}` was deleted since it was compared"),
+            (Some(then), _) => {
+                format!("`{name}` was compared at revision {then}, and is at {revision} by now")
+            }
+        };
+        Err(Refusal::new(tonic::Code::Aborted, "apply.changed-meanwhile", message)
+            .hint("somebody else wrote it: run it again, and look at the difference"))
+    }
+
+    /// Refuses the new sites if there would be too many.
+    fn count_sites(&self, outcomes: &mut [Outcome]) {
+        let sites = |outcome: &Outcome, action: Action| {
+            outcome.key.kind == ResourceKind::Site && outcome.action == action
+        };
+        let created = outcomes.iter().filter(|outcome| sites(outcome, Action::Created)).count();
+        if created == 0 {
+            return;
+        }
+        let deleted = outcomes.iter().filter(|outcome| sites(outcome, Action::Deleted)).count();
+        let count = self.state.sites().count() + created - deleted;
+        if let Err(refusal) = check_count(count) {
+            for outcome in outcomes.iter_mut().filter(|outcome| sites(outcome, Action::Created)) {
+                outcome.action = Action::Refused;
+                outcome.refusal = Some(refusal.clone());
+            }
+        }
+    }
+}
+
+impl Outcome {
+    fn refused(key: &Key, refusal: Refusal) -> Self {
+        Self {
+            key: key.clone(),
+            action: Action::Refused,
+            before: None,
+            after: None,
+            refusal: Some(refusal),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn unless(self, checked: Result<(), Refusal>) -> Self {
+        match checked {
+            Ok(()) => self,
+            Err(refusal) => Self { action: Action::Refused, refusal: Some(refusal), ..self },
+        }
+    }
+}
+
+/// Registrations go before their site, and sites come before theirs.
+fn changes(outcomes: &[Outcome], state: &State) -> Vec<RecordChange> {
+    let mut sites = Vec::new();
+    let mut registrations = Vec::new();
+    let mut gone = Vec::new();
+    for outcome in outcomes {
+        match (outcome.action, &outcome.before, &outcome.after) {
+            (Action::Created | Action::Changed, _, Some(Record::Site(site))) => {
+                sites.push(RecordChange::Put(Object::Site(site.clone())));
+            }
+            (Action::Created | Action::Changed, _, Some(Record::Registration(registration))) => {
+                registrations.push(RecordChange::Put(Object::Registration(registration.clone())));
+            }
+            (Action::Deleted, Some(Record::Site(site)), _) => {
+                if let Some(own) = state.site(&site.name) {
+                    gone.extend(deletion(state, own, &site.name));
+                }
+            }
+            (Action::Deleted, Some(Record::Registration(registration)), _) => {
+                registrations.push(RecordChange::Remove(records::registration_key(&registration.id)));
+            }
+            _ => (),
+        }
+    }
+    sites.into_iter().chain(registrations).chain(gone).collect()
+}
+
+/// What a narrower scope leaves outside, of what is not described anew.
+fn stranded(site: &Site, state: &State, described: &BTreeSet<String>) -> Option<Refusal> {
+    let own = state.site(&site.name)?;
+    let before = own.site()?;
+    let outside = own
+        .registration_ids_after("")
+        .take(MAX_TRIED)
+        .filter(|id| !described.contains(&***id))
+        .filter_map(|id| state.registration(id))
+        .filter(|registration| scope::check_registration(before, registration).is_ok())
+        .filter(|registration| scope::check_registration(site, registration).is_err());
+    let (mut count, mut first) = (0_usize, None);
+    for registration in outside {
+        count += 1;
+        first.get_or_insert_with(|| registration.id.clone());
+    }
+    let first = first?;
+    let message = format!("the narrower scope leaves {count} registrations outside, `{first}` among them");
+    Some(Refusal::precondition("site.strands", message).hint("they stay, and earn nothing from then on"))
+}
+
+fn absent_parent(registration: &Registration, state: &State) -> Option<Refusal> {
+    let parent = registration.parent.as_ref().filter(|parent| state.agent(parent).is_none())?;
+    let message = format!("no agent `{parent}` has joined yet");
+    Some(
+        Refusal::precondition("registration.parent-unknown", message)
+            .hint("until it joins, nobody earns this; `bonafide agent list` names the agents"),
+    )
+}
