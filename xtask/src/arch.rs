@@ -37,6 +37,7 @@ const SOLE_OWNERS: &[(&str, &[&str])] = &[
     ("rusqlite", &["store"]),
     ("rustls", &["tls"]),
     ("rustls-webpki", &["identity"]),
+    ("tokio-postgres", &["store"]),
     ("tokio-rustls", &["tls"]),
 ];
 

@@ -9,7 +9,7 @@
 
 use bonafide_crypto::{digest::SetDigest, mac::MacKey};
 
-use crate::{Incarnation, Place, Revision, StoreError};
+use crate::{Head, Incarnation, Place, Revision, StoreError};
 
 /// The MAC keys of a store, one for each purpose.
 #[derive(Clone, Debug)]
@@ -34,6 +34,40 @@ pub(crate) struct HeadRow {
     pub(crate) objects: u64,
     /// Tag of the digest of their set.
     pub(crate) set_tag: [u8; 32],
+}
+
+impl HeadRow {
+    pub(crate) const fn head(&self) -> Head {
+        Head { incarnation: self.incarnation, revision: self.revision, floor: self.floor }
+    }
+
+    /// Of a new store.
+    pub(crate) fn empty(incarnation: Incarnation, keys: &Keys) -> Self {
+        let genesis = keys.genesis(&incarnation);
+        Self {
+            incarnation,
+            revision: Revision(0),
+            floor: Revision(0),
+            anchor: genesis,
+            tip: genesis,
+            objects: 0,
+            set_tag: keys.set(&SetDigest::default()),
+        }
+    }
+
+    /// Of a new incarnation with the same objects, of which `digest` is the set. Its log begins after the last
+    /// revision.
+    pub(crate) fn renewed(&self, incarnation: Incarnation, keys: &Keys, digest: &SetDigest) -> Self {
+        let genesis = keys.genesis(&incarnation);
+        Self {
+            incarnation,
+            floor: self.revision,
+            anchor: genesis,
+            tip: genesis,
+            set_tag: keys.set(digest),
+            ..self.clone()
+        }
+    }
 }
 
 impl Keys {

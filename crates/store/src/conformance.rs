@@ -49,6 +49,99 @@ pub async fn run(backend: &impl Backend) {
     keys_are_kept_apart(backend).await;
 }
 
+/// Runs what is promised of several stores over one database, as several servers have them.
+///
+/// # Panics
+/// When one of them breaks a promise of [`Store`].
+pub async fn run_shared(backend: &impl Backend) {
+    revisions_are_dense_under_writers_of_several_stores(backend).await;
+    one_store_of_several_wins(backend).await;
+    a_store_sees_what_another_one_commits(backend).await;
+}
+
+async fn several<B: Backend>(backend: &B) -> Vec<Arc<B::Store>> {
+    backend.reset();
+    let mut stores = Vec::new();
+    for _ in 0..4 {
+        stores.push(Arc::new(backend.open().await));
+    }
+    stores
+}
+
+async fn revisions_are_dense_under_writers_of_several_stores(backend: &impl Backend) {
+    const WRITERS: usize = 16;
+    const COMMITS: usize = 8;
+    let stores = several(backend).await;
+    let halfway = {
+        let store = Arc::clone(&stores[3]);
+        tokio::spawn(async move {
+            store.wait(Revision(100), Duration::MAX).await.unwrap();
+            store.snapshot().await.unwrap()
+        })
+    };
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let store = Arc::clone(&stores[writer % stores.len()]);
+        writers.spawn(write_batches(store, writer, COMMITS));
+    }
+    let mut acknowledged: Vec<_> = writers.join_all().await.into_iter().flatten().collect();
+    acknowledged.sort();
+    let halfway = halfway.await.unwrap();
+    let last = objects(stores[0].snapshot().await.unwrap().objects);
+    for store in &stores {
+        let changes = read_all(&**store, Revision(0), 7).await;
+        let read: Vec<_> = changes.iter().map(|change| (change.revision.0, change.key.clone())).collect();
+        assert_eq!(read, acknowledged);
+        assert!(read.iter().map(|(revision, _)| *revision).eq(1..=read.len() as u64));
+        let mut from_halfway = objects(halfway.objects.clone());
+        fold(&mut from_halfway, read_all(&**store, halfway.head.revision, 1000).await);
+        assert_eq!(from_halfway, last);
+        let mut from_nothing = Fold::new();
+        fold(&mut from_nothing, changes);
+        assert_eq!(from_nothing, last);
+    }
+}
+
+async fn one_store_of_several_wins(backend: &impl Backend) {
+    let stores = several(backend).await;
+    for round in 0..10 {
+        let expect = stores[0].head().await.unwrap().revision;
+        let mut writers = JoinSet::new();
+        for writer in 0..16_u8 {
+            let store = Arc::clone(&stores[usize::from(writer) % stores.len()]);
+            let token = Batch::default().put("token", vec![writer]);
+            writers.spawn(async move { store.commit(expect, token).await });
+        }
+        let (won, lost): (Vec<_>, Vec<_>) = writers.join_all().await.into_iter().partition(Result::is_ok);
+        assert_eq!(won.len(), 1, "round {round}");
+        for error in lost {
+            let Err(StoreError::Conflict { head }) = error else { panic!("{error:?}") };
+            assert_eq!(head, expect.next());
+        }
+    }
+}
+
+async fn a_store_sees_what_another_one_commits(backend: &impl Backend) {
+    let stores = several(backend).await;
+    let waiting = {
+        let store = Arc::clone(&stores[1]);
+        tokio::spawn(async move { store.wait(Revision(0), Duration::MAX).await })
+    };
+    tokio::task::yield_now().await;
+    stores[0].commit(Revision(0), Batch::default().put("a", "1").put("b", "1")).await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), Revision(2));
+    // It may write on top of it although it never read it.
+    assert_eq!(stores[2].commit(Revision(2), Batch::default().remove("a")).await.unwrap(), Revision(3));
+    // What one has forgotten, the others still have behind them.
+    backend.compact(&stores[2], Revision(3)).await.unwrap();
+    assert!(matches!(stores[3].changes(Revision(0), 9).await, Err(StoreError::Compacted { .. })));
+    assert_eq!(stores[3].commit(Revision(3), Batch::default().put("c", "1")).await.unwrap(), Revision(4));
+    for store in &stores {
+        let snapshot = store.snapshot().await.unwrap();
+        assert_eq!(snapshot.objects.iter().map(|object| &object.key).collect::<Vec<_>>(), ["b", "c"]);
+    }
+}
+
 type Fold = BTreeMap<String, (Revision, Vec<u8>)>;
 
 async fn fresh<B: Backend>(backend: &B) -> B::Store {
@@ -103,30 +196,7 @@ async fn revisions_are_dense_under_many_writers(backend: &impl Backend) {
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         let store = Arc::clone(&store);
-        writers.spawn(async move {
-            let mut acknowledged = Vec::new();
-            for commit in 0..COMMITS {
-                // Batches of different sizes, so that a revision that is handed out twice or never would show.
-                let changes: Vec<_> = (0..=(writer + commit) % 3)
-                    .map(|part| (format!("{writer}/{commit}/{part}"), Some(vec![part as u8])))
-                    .collect();
-                let mut expect = store.head().await.unwrap().revision;
-                loop {
-                    let batch = Batch { changes: changes.clone() };
-                    match store.commit(expect, batch).await {
-                        Ok(last) => {
-                            for ((key, _), back) in changes.iter().rev().zip(0..) {
-                                acknowledged.push((last.0 - back, key.clone()));
-                            }
-                            break;
-                        }
-                        Err(StoreError::Conflict { head }) => expect = head,
-                        Err(error) => panic!("{error}"),
-                    }
-                }
-            }
-            acknowledged
-        });
+        writers.spawn(write_batches(store, writer, COMMITS));
     }
     let mut acknowledged: Vec<_> = writers.join_all().await.into_iter().flatten().collect();
     acknowledged.sort();
@@ -134,6 +204,31 @@ async fn revisions_are_dense_under_many_writers(backend: &impl Backend) {
     let read: Vec<_> = changes.iter().map(|change| (change.revision.0, change.key.clone())).collect();
     assert_eq!(read, acknowledged);
     assert!(read.iter().map(|(revision, _)| *revision).eq(1..=read.len() as u64));
+}
+
+/// Batches of different sizes, so that a revision that is handed out twice or never would show. What was acknowledged.
+async fn write_batches(store: Arc<impl Store>, writer: usize, commits: usize) -> Vec<(u64, String)> {
+    let mut acknowledged = Vec::new();
+    for commit in 0..commits {
+        let changes: Vec<_> = (0..=(writer + commit) % 3)
+            .map(|part| (format!("{writer}/{commit}/{part}"), Some(vec![part as u8])))
+            .collect();
+        let mut expect = store.head().await.unwrap().revision;
+        loop {
+            let batch = Batch { changes: changes.clone() };
+            match store.commit(expect, batch).await {
+                Ok(last) => {
+                    for ((key, _), back) in changes.iter().rev().zip(0..) {
+                        acknowledged.push((last.0 - back, key.clone()));
+                    }
+                    break;
+                }
+                Err(StoreError::Conflict { head }) => expect = head,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    acknowledged
 }
 
 async fn one_of_several_wins(backend: &impl Backend) {

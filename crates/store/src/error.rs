@@ -81,8 +81,27 @@ pub enum StoreError {
     #[error("the store `{}` is in use", .0.display())]
     Locked(PathBuf),
     /// There is no database there.
-    #[error("there is no store at `{}`", .0.display())]
-    Missing(PathBuf),
+    #[error("there is no store at `{0}`")]
+    Missing(String),
+    /// The database server may forget what it has acknowledged.
+    #[error("the database has `{setting}` off: it would lose what it has acknowledged")]
+    NotDurable {
+        /// Of PostgreSQL.
+        setting: String,
+    },
+    /// The connection was lost in a commit, and the database can't be asked what became of it. It was committed as a
+    /// whole or not at all.
+    #[error("it is not known whether the store was written: {0}")]
+    Unknown(String),
+    /// What the store holds is authentic, but it does not continue what this server has seen: it was restored, or has
+    /// failed over to a server that lacked the end.
+    #[error("the store was followed to revision {known}, but now {what}")]
+    WentBack {
+        /// How far this server has followed it.
+        known: Revision,
+        /// What is found instead, and where.
+        what: String,
+    },
 }
 
 impl StoreError {
@@ -100,6 +119,9 @@ impl StoreError {
             Self::Io(_) => "store.io",
             Self::Locked(_) => "store.locked",
             Self::Missing(_) => "store.missing",
+            Self::NotDurable { .. } => "store.not-durable",
+            Self::Unknown(_) => "store.unknown",
+            Self::WentBack { .. } => "store.went-back",
         }
     }
 
@@ -111,10 +133,19 @@ impl StoreError {
                 "restore a backup, or the keyring that belongs to this store; \
                  find out who can write to the data directory",
             ),
-            Self::Failed(_) | Self::Io(_) => Some("look after the disk, then start the server again"),
+            Self::Failed(_) => Some("look after the disk, then start the server again"),
+            Self::Io(_) => Some("look after the disk or the database server of the store"),
             Self::Full => Some("make room on the disk of the data directory; no restart is needed"),
             Self::Locked(_) => Some("stop the other server that uses this data directory"),
             Self::Missing(_) => Some("restore the store, or remove the keyring to start anew"),
+            Self::NotDurable { .. } => {
+                Some("turn it on for the server, the database and the role: `SHOW` tells what applies")
+            }
+            Self::Unknown(_) => Some("look whether it was written before you try again"),
+            Self::WentBack { .. } => Some(
+                "what was changed since is lost, bans and spent tokens too. Find out why; if a backup was restored on \
+                 purpose, start one server once with `--accept-restore`, then the others",
+            ),
             Self::Closed | Self::Compacted { .. } | Self::Conflict { .. } | Self::Invalid { .. } => None,
         }
     }
@@ -122,7 +153,7 @@ impl StoreError {
     /// Whether a commit that failed with this surely left nothing behind.
     #[must_use]
     pub const fn is_clean(&self) -> bool {
-        !matches!(self, Self::Closed | Self::Failed(_))
+        !matches!(self, Self::Closed | Self::Failed(_) | Self::Unknown(_))
     }
 
     pub(crate) const fn broken(place: Place, what: &'static str) -> Self {

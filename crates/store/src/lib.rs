@@ -15,15 +15,19 @@ mod authentication;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
+mod follower;
+mod postgres;
 mod record;
 mod sql;
 mod sqlite;
+mod walk;
 mod worker;
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 pub use self::{
     error::{Place, StoreError},
+    postgres::{PostgresAddress, PostgresStore},
     record::{Batch, Change, Head, Incarnation, MAX_CHANGES, MAX_KEY, MAX_VALUE, Object, Revision, Snapshot},
     sqlite::SqliteStore,
 };

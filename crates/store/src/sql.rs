@@ -43,6 +43,69 @@ pub(crate) const SQLITE_SCHEMA: [(&str, &str); 3] = [
 /// What the schema is in fact.
 pub(crate) const SQLITE_SCHEMA_OBJECTS: &str = "SELECT type, name, sql FROM sqlite_master ORDER BY name";
 
+/// PostgreSQL's schema. Keys are ordered by their bytes, as in SQLite, whatever the language of the database.
+pub(crate) const POSTGRES_SCHEMA: [&str; 3] = [
+    "CREATE TABLE change (\
+     revision BIGINT PRIMARY KEY, \
+     key TEXT COLLATE \"C\" NOT NULL, \
+     value BYTEA, \
+     mac BYTEA NOT NULL)",
+    "CREATE TABLE head (\
+     id BIGINT PRIMARY KEY, \
+     incarnation BYTEA NOT NULL, \
+     revision BIGINT NOT NULL, \
+     floor BIGINT NOT NULL, \
+     anchor BYTEA NOT NULL, \
+     tip BYTEA NOT NULL, \
+     objects BIGINT NOT NULL, \
+     set_tag BYTEA NOT NULL, \
+     mac BYTEA NOT NULL)",
+    "CREATE TABLE object (\
+     key TEXT COLLATE \"C\" NOT NULL PRIMARY KEY, \
+     revision BIGINT NOT NULL, \
+     value BYTEA NOT NULL, \
+     mac BYTEA NOT NULL)",
+];
+
+/// What the schema is in fact: the tables and their columns, and all that could be hung onto them.
+pub(crate) const POSTGRES_SCHEMA_OBJECTS: &str = "\
+     WITH ours AS (SELECT c.* FROM pg_catalog.pg_class c \
+       WHERE c.relnamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident(current_schema())) \
+       AND c.relname IN ('change', 'head', 'object')), \
+     parts (name, definition) AS ( \
+     SELECT o.relname::text, concat_ws(' ', o.relkind, o.relpersistence, o.relrowsecurity, o.relhassubclass, \
+       string_agg(concat_ws(' ', a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), l.collname, \
+         a.attnotnull, a.atthasdef, a.attidentity, a.attgenerated), ', ' ORDER BY a.attnum)) \
+       FROM ours o LEFT JOIN pg_catalog.pg_attribute a \
+         ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped \
+       LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation AND l.collname <> 'default' \
+       GROUP BY o.relname, o.relkind, o.relpersistence, o.relrowsecurity, o.relhassubclass \
+     UNION ALL SELECT i.relname::text, pg_catalog.pg_get_indexdef(i.oid, 0, true) FROM ours o \
+       JOIN pg_catalog.pg_index x ON x.indrelid = o.oid JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid \
+       WHERE NOT (x.indisprimary AND x.indisvalid AND x.indnatts = 1 AND x.indexprs IS NULL) \
+     UNION ALL SELECT t.tgname::text, 'trigger' FROM ours o JOIN pg_catalog.pg_trigger t ON t.tgrelid = o.oid \
+     UNION ALL SELECT r.rulename::text, 'rule' FROM ours o \
+       JOIN pg_catalog.pg_rewrite r ON r.ev_class = o.oid WHERE o.relkind = 'r' \
+     UNION ALL SELECT p.polname::text, 'policy' FROM ours o JOIN pg_catalog.pg_policy p ON p.polrelid = o.oid \
+     UNION ALL SELECT n.conname::text, 'constraint' FROM ours o \
+       JOIN pg_catalog.pg_constraint n ON n.conrelid = o.oid WHERE n.contype NOT IN ('p', 'n') \
+     ) SELECT name, definition FROM parts ORDER BY name COLLATE \"C\"";
+
+/// What [`POSTGRES_SCHEMA_OBJECTS`] says about [`POSTGRES_SCHEMA`].
+pub(crate) const POSTGRES_SCHEMA_EXPECTED: [(&str, &str); 3] = [
+    ("change", "r p f f revision bigint t f  , key text C t f  , value bytea f f  , mac bytea t f  "),
+    (
+        "head",
+        "r p f f id bigint t f  , incarnation bytea t f  , revision bigint t f  , floor bigint t f  , \
+         anchor bytea t f  , tip bytea t f  , objects bigint t f  , set_tag bytea t f  , mac bytea t f  ",
+    ),
+    ("object", "r p f f key text C t f  , revision bigint t f  , value bytea t f  , mac bytea t f  "),
+];
+
+/// The settings that decide whether what PostgreSQL acknowledges is on the disk.
+pub(crate) const POSTGRES_SETTINGS: &str = "SELECT name, setting FROM pg_catalog.pg_settings \
+     WHERE name IN ('fsync', 'full_page_writes', 'server_encoding', 'synchronous_commit')";
+
 pub(crate) const HEAD: &str =
     "SELECT id, incarnation, revision, floor, anchor, tip, objects, set_tag, mac FROM head ORDER BY id";
 

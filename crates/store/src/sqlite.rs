@@ -20,8 +20,8 @@ use tokio::{sync::watch, time::Instant};
 
 use self::writer::Writer;
 use crate::{
-    Batch, BoxFuture, Change, Head, Incarnation, Object, Revision, Snapshot, Store, StoreError,
-    authentication::Keys, worker::Worker,
+    Batch, BoxFuture, Change, Head, Incarnation, Revision, Snapshot, Store, StoreError, authentication::Keys,
+    worker::Worker,
 };
 
 /// How often [`Store::wait`] looks at the database although nobody told it to.
@@ -68,7 +68,7 @@ impl SqliteStore {
     /// [`StoreError::Missing`] when there is none, and those of [`open`](Self::open).
     pub fn open_existing(path: impl AsRef<Path>, key: MacKey) -> Result<Self, StoreError> {
         if !path.as_ref().exists() {
-            return Err(StoreError::Missing(path.as_ref().to_owned()));
+            return Err(StoreError::Missing(path.as_ref().display().to_string()));
         }
         let lock = database::lock(path.as_ref())?;
         Self::start(path.as_ref(), &key, lock)
@@ -192,13 +192,8 @@ impl Reader {
             return Ok(changes);
         }
         let previous = if since == head.floor { head.anchor } else { rows::change_mac(&transaction, since)? };
-        rows::each_change(&transaction, &self.keys, &head, (since, previous), max, |change, _| {
-            changes.push(Change {
-                revision: change.revision,
-                key: change.key.to_owned(),
-                value: change.value.map(<[u8]>::to_vec),
-            });
-            Ok(())
+        rows::each_change(&transaction, &self.keys, &head, (since, previous), max, |change| {
+            changes.push(change.to_owned());
         })?;
         Ok(changes)
     }
@@ -207,33 +202,11 @@ impl Reader {
         let transaction = self.connection.transaction().map_err(database::error)?;
         let row = rows::head(&transaction, &self.keys)?;
         let mut objects = Vec::new();
-        let digest = rows::each_object(&transaction, &self.keys, &row, |object, _| {
-            objects.push(Object {
-                key: object.key.to_owned(),
-                revision: object.revision,
-                value: object.value.to_vec(),
-            });
+        let walk = rows::each_object(&transaction, &self.keys, &row, |object| {
+            objects.push(object.to_owned());
             Ok(())
         })?;
-        self.keys.verify_set(&digest, &row, objects.len() as u64)?;
+        walk.finish()?;
         Ok(Snapshot { head: row.head(), objects })
-    }
-}
-
-impl crate::authentication::HeadRow {
-    const fn head(&self) -> Head {
-        Head { incarnation: self.incarnation, revision: self.revision, floor: self.floor }
-    }
-
-    const fn empty(incarnation: Incarnation, genesis: [u8; 32], set_tag: [u8; 32]) -> Self {
-        Self {
-            incarnation,
-            revision: Revision(0),
-            floor: Revision(0),
-            anchor: genesis,
-            tip: genesis,
-            objects: 0,
-            set_tag,
-        }
     }
 }

@@ -1,9 +1,11 @@
-//! Fakes, clocks and throw-away trust domains for tests.
+//! Fakes, clocks, throw-away trust domains and databases for tests.
 #![allow(clippy::expect_used, reason = "only tests use it, and a failed test is a panic")]
 
 mod clock;
 mod domain;
+mod postgres;
 
 pub use bonafide_ca::Validity;
 pub use clock::TestClock;
 pub use domain::TestDomain;
+pub use postgres::{Database, Postgres};

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bonafide_crypto::{digest::SetDigest, random::Random};
+use bonafide_crypto::random::Random;
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, params};
 
 use super::rows::integer;
@@ -69,7 +69,7 @@ pub(super) fn create(path: &Path, keys: &Keys, random: &dyn Random) -> Result<()
         .open(&unfinished)
         .map_err(|error| io(&error))?;
     let incarnation = Incarnation::from_bytes(random.array());
-    let row = HeadRow::empty(incarnation, keys.genesis(&incarnation), keys.set(&SetDigest::default()));
+    let row = HeadRow::empty(incarnation, keys);
     let mut connection = Connection::open_with_flags(&unfinished, flags()).map_err(error)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(error)?;
     let transaction = connection.transaction().map_err(error)?;

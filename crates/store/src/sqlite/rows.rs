@@ -1,6 +1,5 @@
 //! Rows, read with suspicion: a type, a length or a MAC that does not fit names the row.
 
-use bonafide_crypto::digest::SetDigest;
 use rusqlite::{Connection, OptionalExtension, Row, types::ValueRef};
 
 use super::database::error;
@@ -8,23 +7,8 @@ use crate::{
     Incarnation, Place, Revision, StoreError,
     authentication::{HeadRow, Keys},
     sql,
+    walk::{ChangeRow, ChangeWalk, ObjectRow, ObjectWalk},
 };
-
-/// A row of table `change` whose MAC has been verified.
-pub(super) struct ChangeRow<'a> {
-    pub(super) revision: Revision,
-    pub(super) key: &'a str,
-    pub(super) value: Option<&'a [u8]>,
-    pub(super) mac: [u8; 32],
-}
-
-/// A row of table `object` whose MAC has been verified.
-pub(super) struct ObjectRow<'a> {
-    pub(super) key: &'a str,
-    pub(super) revision: Revision,
-    pub(super) value: &'a [u8],
-    pub(super) mac: [u8; 32],
-}
 
 /// The head, verified.
 pub(super) fn head(connection: &Connection, keys: &Keys) -> Result<HeadRow, StoreError> {
@@ -51,31 +35,23 @@ pub(super) fn head(connection: &Connection, keys: &Keys) -> Result<HeadRow, Stor
     Ok(head)
 }
 
-/// Goes through at most `max` changes after the one at `after.0`, whose MAC is `after.1`. Verifies each, that none
-/// is missing, and, if it comes that far, that the last one is the one that the head knows.
+/// Goes through at most `max` changes after the one at `after.0`, whose MAC is `after.1`, as [`ChangeWalk`] does.
 pub(super) fn each_change(
     connection: &Connection,
     keys: &Keys,
     head: &HeadRow,
     after: (Revision, [u8; 32]),
     max: usize,
-    mut visit: impl FnMut(&ChangeRow<'_>, &HeadRow) -> Result<(), StoreError>,
+    mut visit: impl FnMut(&ChangeRow<'_>),
 ) -> Result<(Revision, [u8; 32]), StoreError> {
-    let (mut last, mut previous) = after;
+    let mut walk = ChangeWalk::new(keys, head, after);
     let limit = i64::try_from(max).unwrap_or(i64::MAX);
     let mut statement = connection.prepare_cached(sql::CHANGES).map_err(error)?;
-    let mut rows = statement.query((integer(last.0)?, limit)).map_err(error)?;
+    let mut rows = statement.query((integer(after.0.0)?, limit)).map_err(error)?;
     while let Some(row) = rows.next().map_err(error)? {
-        let expected = last.next();
+        let expected = walk.expected();
         let broken = |what| StoreError::broken(Place::Change(expected), what);
-        let revision = number(row, 0, &broken)?;
-        if expected > head.revision {
-            let place = Place::Change(Revision(revision));
-            return Err(StoreError::broken(place, "the row is newer than the head"));
-        }
-        if revision != expected.0 {
-            return Err(broken("the row is missing"));
-        }
+        walk.arrive(number(row, 0, &broken)?)?;
         let change = ChangeRow {
             revision: expected,
             key: text(row, 1, &broken)?,
@@ -86,45 +62,28 @@ pub(super) fn each_change(
             },
             mac: bytes(row, 3, &broken)?,
         };
-        keys.verify_change(&head.incarnation, expected, &previous, (change.key, change.value), &change.mac)?;
-        visit(&change, head)?;
-        previous = change.mac;
-        last = expected;
+        walk.step(&change)?;
+        visit(&change);
     }
-    let wanted = head.revision.0.min(after.0.0.saturating_add(max as u64));
-    if last.0 < wanted {
-        return Err(StoreError::broken(Place::Change(last.next()), "the row is missing"));
-    }
-    if last == head.revision && previous != head.tip {
-        return Err(StoreError::broken(Place::Change(last), "it is not the change that the head knows"));
-    }
-    Ok((last, previous))
+    walk.finish(max)
 }
 
-/// Goes through all objects, verifies each, and returns the digest of their set.
-pub(super) fn each_object(
+/// Goes through all objects, as [`ObjectWalk`] does, which it returns: their set is yet to be verified.
+pub(super) fn each_object<'a>(
     connection: &Connection,
-    keys: &Keys,
-    head: &HeadRow,
-    mut visit: impl FnMut(&ObjectRow<'_>, &HeadRow) -> Result<(), StoreError>,
-) -> Result<SetDigest, StoreError> {
-    let mut digest = SetDigest::default();
-    let mut last: Option<String> = None;
+    keys: &'a Keys,
+    head: &'a HeadRow,
+    mut visit: impl FnMut(&ObjectRow<'_>) -> Result<(), StoreError>,
+) -> Result<ObjectWalk<'a>, StoreError> {
+    let mut walk = ObjectWalk::new(keys, head);
     let mut statement = connection.prepare_cached(sql::OBJECTS).map_err(error)?;
     let mut rows = statement.query([]).map_err(error)?;
     while let Some(row) = rows.next().map_err(error)? {
-        let object = object_row(row, keys, head)?;
-        if last.as_deref().is_some_and(|last| last >= object.key) {
-            return Err(StoreError::broken(Place::Object(object.key.to_owned()), "the row is out of order"));
-        }
-        visit(&object, head)?;
-        digest.insert(&keys.element(&object.mac));
-        match &mut last {
-            Some(last) => object.key.clone_into(last),
-            None => last = Some(object.key.to_owned()),
-        }
+        let object = object_row(row)?;
+        walk.step(&object)?;
+        visit(&object)?;
     }
-    Ok(digest)
+    Ok(walk)
 }
 
 /// The MAC of one object, if there is one by this key. Its row has been verified.
@@ -137,7 +96,8 @@ pub(super) fn object_mac(
     let mut statement = connection.prepare_cached(sql::OBJECT).map_err(error)?;
     let mut rows = statement.query([key]).map_err(error)?;
     let Some(row) = rows.next().map_err(error)? else { return Ok(None) };
-    let object = object_row(row, keys, head)?;
+    let object = object_row(row)?;
+    keys.verify_object(&head.incarnation, object.key, object.revision, object.value, &object.mac)?;
     if object.key != key {
         return Err(StoreError::broken(Place::Object(key.to_owned()), "another row answers to its key"));
     }
@@ -161,13 +121,13 @@ pub(super) fn integer(number: u64) -> Result<i64, StoreError> {
     i64::try_from(number).map_err(|_| StoreError::Invalid { what: "a revision is below 2^63" })
 }
 
-fn object_row<'a>(row: &'a Row<'_>, keys: &Keys, head: &HeadRow) -> Result<ObjectRow<'a>, StoreError> {
+fn object_row<'a>(row: &'a Row<'_>) -> Result<ObjectRow<'a>, StoreError> {
     let nameless = |what| {
         StoreError::broken(Place::Database("table `object`, a row without a readable key".into()), what)
     };
     let key = text(row, 0, &nameless)?;
     let broken = |what| StoreError::broken(Place::Object(key.to_owned()), what);
-    let object = ObjectRow {
+    Ok(ObjectRow {
         key,
         revision: Revision(number(row, 1, &broken)?),
         value: match row.get_ref(2).map_err(error)? {
@@ -175,9 +135,7 @@ fn object_row<'a>(row: &'a Row<'_>, keys: &Keys, head: &HeadRow) -> Result<Objec
             _ => return Err(broken("its value has the wrong type")),
         },
         mac: bytes(row, 3, &broken)?,
-    };
-    keys.verify_object(&head.incarnation, key, object.revision, object.value, &object.mac)?;
-    Ok(object)
+    })
 }
 
 fn number(

@@ -66,7 +66,7 @@ impl Writer {
         self.transact(|writer| {
             let mut digest = SetDigest::default();
             let mut objects = Vec::new();
-            rows::each_object(&writer.connection, &writer.keys, &writer.head, |object, _| {
+            rows::each_object(&writer.connection, &writer.keys, &writer.head, |object| {
                 let mac = writer.keys.object(&incarnation, object.key, object.revision, object.value);
                 digest.insert(&writer.keys.element(&mac));
                 objects.push((object.key.to_owned(), mac));
@@ -84,15 +84,7 @@ impl Writer {
             }
             run(sql::DELETE_CHANGES, &[&integer(writer.head.revision.0)?])?;
             run(sql::RENEW, &[incarnation.as_bytes()])?;
-            let genesis = writer.keys.genesis(&incarnation);
-            let head = HeadRow {
-                incarnation,
-                floor: writer.head.revision,
-                anchor: genesis,
-                tip: genesis,
-                set_tag: writer.keys.set(&digest),
-                ..writer.head.clone()
-            };
+            let head = writer.head.renewed(incarnation, &writer.keys, &digest);
             Ok((head, digest))
         })
     }
@@ -187,8 +179,7 @@ impl Writer {
     fn forget(&self, floor: Revision) -> Result<(HeadRow, SetDigest), StoreError> {
         let count = usize::try_from(floor.0.saturating_sub(self.head.floor.0)).unwrap_or(usize::MAX);
         let start = (self.head.floor, self.head.anchor);
-        let (_, anchor) =
-            rows::each_change(&self.connection, &self.keys, &self.head, start, count, |_, _| Ok(()))?;
+        let (_, anchor) = rows::each_change(&self.connection, &self.keys, &self.head, start, count, |_| ())?;
         self.connection
             .prepare_cached(sql::DELETE_CHANGES)
             .and_then(|mut statement| statement.execute([integer(floor.0).ok()]))
