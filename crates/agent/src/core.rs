@@ -35,6 +35,7 @@ mod conversation;
 mod launches;
 mod renewal;
 mod restore;
+mod tainted;
 #[cfg(test)]
 mod tests;
 
@@ -129,6 +130,7 @@ pub(crate) struct Core {
     pooled: usize,
     conversation: conversation::Conversation,
     node: Option<renewal::Node>,
+    tainted: tainted::Tainted,
     timers: BTreeSet<(UnixTime, Timer)>,
     /// When something last happened, by the clock of that moment.
     latest: UnixTime,
@@ -158,6 +160,7 @@ impl Core {
             pooled: 0,
             conversation: conversation::Conversation::default(),
             node: None,
+            tainted: tainted::Tainted::default(),
             timers: BTreeSet::new(),
             latest: UnixTime::EPOCH,
             banned: None,
@@ -274,6 +277,7 @@ impl Core {
         }
         if changes.bundle {
             self.effects.push(Effect::Trust);
+            self.look_for_tainted(now);
         }
         self.effects.push(Effect::SaveView);
     }
@@ -281,6 +285,7 @@ impl Core {
     /// Ends an instance. One that the authority has not been told of counts as launched and ended.
     fn retire(&mut self, id: InstanceId, now: UnixTime) {
         let Some(instance) = self.instances.remove(&id) else { return };
+        self.tainted.forget(id);
         if instance.binding.is_none() {
             self.pooled = self.pooled.saturating_sub(1);
         }

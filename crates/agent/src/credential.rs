@@ -77,6 +77,9 @@ pub trait ReadLeaf: std::fmt::Debug + Send + Sync {
     ///
     /// [`CredentialError::Malformed`].
     fn read(&self, der: &[u8]) -> Result<LeafFacts, CredentialError>;
+
+    /// The subject key identifiers of all authorities above a leaf, the root's included, as the chain names them.
+    fn issuers(&self, chain: &[Bytes]) -> Vec<Vec<u8>>;
 }
 
 /// Reads certificates with `identity`.
@@ -92,6 +95,11 @@ impl ReadLeaf for StrictLeaf {
             public_key: leaf.public_key().clone(),
             not_after: leaf.not_after(),
         })
+    }
+
+    fn issuers(&self, chain: &[Bytes]) -> Vec<Vec<u8>> {
+        let parsed = chain.iter().filter_map(|der| Certificate::from_der(der).ok());
+        parsed.filter_map(|certificate| certificate.authority_key_id().map(<[u8]>::to_vec)).collect()
     }
 }
 

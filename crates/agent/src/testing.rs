@@ -7,7 +7,11 @@ use std::{
 
 use bonafide_attest::{SelectorSet, registration::digest_item};
 use bonafide_crypto::{csr, digest::SetDigest, key::PublicKey, random::SystemRandom};
-use bonafide_identity::{InstanceId, time::UnixTime};
+use bonafide_identity::{
+    InstanceId,
+    bundle::{TaintedKey, TrustBundle},
+    time::UnixTime,
+};
 use bonafide_testkit::TestDomain;
 use bonafide_wire::{
     node::{
@@ -39,6 +43,11 @@ impl ReadLeaf for FakeLeaf {
             public_key: PublicKey::from_spki_der(spki).unwrap(),
             not_after: UnixTime::from_secs(text(end).parse().unwrap()),
         })
+    }
+
+    /// Whatever stands behind the leaf.
+    fn issuers(&self, chain: &[Bytes]) -> Vec<Vec<u8>> {
+        chain.iter().skip(1).map(|issuer| issuer.to_vec()).collect()
     }
 }
 
@@ -99,6 +108,10 @@ pub(crate) struct FakeAuthority {
     pub(crate) refuse: Option<(String, u32)>,
     pub(crate) bundle: Bytes,
     pub(crate) jwts: u32,
+    /// Key ID of what signs.
+    pub(crate) issuer: Bytes,
+    /// What the agent has told of renewals.
+    pub(crate) remaining: Vec<u32>,
 }
 
 impl FakeAuthority {
@@ -116,6 +129,8 @@ impl FakeAuthority {
             refuse: None,
             bundle: bundle(),
             jwts: 0,
+            issuer: Bytes::from_static(b"issuer 1"),
+            remaining: Vec::new(),
         }
     }
 
@@ -124,6 +139,16 @@ impl FakeAuthority {
         let id = registration.id.clone();
         self.changed.insert(id.clone(), self.revision);
         self.registrations.insert(id, types::Registration { revision: self.revision, ..registration });
+    }
+
+    /// The key that signs is stolen, and another one has taken its place.
+    pub(crate) fn stolen(&mut self, renew_within: u32) {
+        let key_id = self.issuer.to_vec().into();
+        self.issuer = Bytes::from_static(b"issuer 2");
+        let bundle = TrustBundle::parse(&"example.org".parse().unwrap(), &self.bundle).unwrap();
+        self.bundle =
+            bundle.with_tainted(TaintedKey { key_id, is_jwt: false, renew_within }).to_json().into();
+        self.revision += 1;
     }
 
     pub(crate) fn remove(&mut self, id: &str) {
@@ -233,6 +258,10 @@ impl FakeAuthority {
                 vec![message(Kind::JwtIssued(JwtIssued { request: asked.request, token, expires_at }))]
             }
             Asked::RenewAgent(asked) => refused(asked.request, &("test.unsupported".into(), 60)),
+            Asked::Renewals(renewals) => {
+                self.remaining.push(renewals.remaining);
+                Vec::new()
+            }
             Asked::Report(report) => {
                 let id = |bytes: &Bytes| InstanceId::from_bytes(bytes.as_ref().try_into().unwrap());
                 self.launched.extend(report.launches.iter().map(|launch| id(&launch.instance)));
@@ -288,7 +317,7 @@ impl FakeAuthority {
         self.newest.insert(instance, newest);
         message(Kind::X509Issued(X509Issued {
             request,
-            chain: vec![fake_leaf(id, Some(instance), not_after, spki)],
+            chain: vec![fake_leaf(id, Some(instance), not_after, spki), self.issuer.clone()],
             instance: Bytes::copy_from_slice(instance.as_bytes()),
             generation,
             renew_after: now.as_secs() + LIFE / 2,

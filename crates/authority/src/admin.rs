@@ -1,6 +1,7 @@
 //! The admin API. Each call first asks who calls, then what that caller may do in the very state that it changes.
 
 mod apply;
+mod authorities;
 mod caller;
 mod insight;
 mod nodes;
@@ -21,7 +22,7 @@ use tonic::service::interceptor::InterceptedService;
 pub use self::caller::{Caller, CertifiedAdmin, LocalAdmins};
 use self::{caller::Rights, quota::Quota};
 use crate::{
-    idempotency::Idempotency, presence::Presence, records::RecordChange, refusal::Refusal,
+    idempotency::Idempotency, keys::Rotation, presence::Presence, records::RecordChange, refusal::Refusal,
     registry::Registry, state::State,
 };
 
@@ -56,6 +57,8 @@ pub struct Admin {
     random: Arc<dyn Random>,
     info: Arc<ServerInfo>,
     quota: Arc<Quota>,
+    /// None where there are no keys to change.
+    rotation: Option<Rotation>,
 }
 
 impl Admin {
@@ -68,7 +71,13 @@ impl Admin {
         random: Arc<dyn Random>,
         info: ServerInfo,
     ) -> Self {
-        Self { registry, presence, clock, random, info: Arc::new(info), quota: Arc::default() }
+        let (info, quota) = (Arc::new(info), Arc::default());
+        Self { registry, presence, clock, random, info, quota, rotation: None }
+    }
+
+    /// Lets operators change what signs.
+    pub(crate) fn with_rotation(self, rotation: Rotation) -> Self {
+        Self { rotation: Some(rotation), ..self }
     }
 
     /// The service of gRPC. Who may not administer is refused before his message is read: nobody else may make the

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use bonafide_crypto::asn1::{Reader, SEQUENCE};
-use bonafide_crypto::digest::sha256;
 use bonafide_identity::Certificate;
 use bonafide_ledger::{LedgerError, Report, VerifierKey};
 use bytes::Bytes;
@@ -96,12 +94,7 @@ pub fn find_certificate(
     key: &VerifierKey,
     certificate: &Certificate,
 ) -> Result<Option<u64>, AuditError> {
-    let Some(tbs) =
-        Reader::new(certificate.der()).nested(SEQUENCE).and_then(|mut parts| parts.element(SEQUENCE))
-    else {
-        return Ok(None);
-    };
-    let wanted = sha256(tbs.encoded);
+    let wanted = certificate.tbs_sha256();
     let mut found = None;
     bonafide_ledger::verify_entries(directory, key, &mut |index, entry| {
         let kind = Entry::decode(entry).ok().and_then(|entry| entry.kind);
@@ -154,7 +147,7 @@ impl Walk {
             Some(Kind::Attestation(_)) => self.contents.attestations += 1,
             Some(Kind::Refusal(_)) => self.contents.refusals += 1,
             Some(Kind::Restore(_)) => self.contents.restores += 1,
-            Some(Kind::Launch(_) | Kind::End(_)) => {}
+            Some(Kind::Launch(_) | Kind::End(_) | Kind::AuthorityChange(_)) => {}
             None => self.contents.unknown += 1,
         }
     }

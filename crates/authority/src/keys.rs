@@ -3,6 +3,7 @@
 //! Private keys lie in the store as PKCS#8 under the keyring, bound to the name of their record. They are opened when
 //! the server starts, and when a key is activated; what is open is published as one [`KeySet`].
 
+mod orders;
 mod rotation;
 mod set;
 
@@ -21,7 +22,8 @@ use bonafide_tls::Trust;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-pub(crate) use self::rotation::Rotation;
+pub(crate) use self::orders::Ordered;
+pub(crate) use self::rotation::{Family, Rotation, state_of};
 pub(crate) use self::set::KeySet;
 use crate::config::Lifetimes;
 use crate::entry;
@@ -149,10 +151,10 @@ impl Vault {
         Ok(key)
     }
 
-    /// Forgets opened keys that have no record any more.
+    /// Forgets opened keys that have no record any more, or only one without the key.
     fn retain(&self, state: &State) {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.retain(|id, _| state.signing_key(id).is_some());
+        opened.retain(|id, _| state.signing_key(id).is_some_and(|record| !record.wrapped_key.is_empty()));
     }
 
     /// A new root.

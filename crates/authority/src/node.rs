@@ -108,7 +108,7 @@ impl Node for NodeService {
             .hint("it is tried again by itself")
         })?;
         let (sender, outbound) = outbound::channel(self.0.limits.in_flight_per_stream);
-        let driver = Driver { shared: Arc::clone(&self.0), agent, expires_at: svid.not_after(), sender };
+        let driver = Driver { shared: Arc::clone(&self.0), agent, svid, sender };
         self.0.tasks.spawn(driver.run(request.into_inner()));
         Ok(Response::new(outbound))
     }

@@ -37,6 +37,8 @@ pub struct AgentPresence {
     pub acknowledged: u64,
     /// End of the SVID that it connected or was renewed with.
     pub svid_expires_at: Option<UnixTime>,
+    /// Highest revision of a bundle of whose tainted authorities it uses nothing any more, nor do its workloads.
+    pub renewed: u64,
     /// What it says of itself.
     pub version: String,
     /// Which stream may still move `acknowledged`.
@@ -66,6 +68,7 @@ impl Presence {
             presence.streams += 1;
             presence.newest += 1;
             presence.acknowledged = 0;
+            presence.renewed = 0;
             presence.svid_expires_at = Some(svid_expires_at);
             version.clone_into(&mut presence.version);
             stream = presence.newest;
@@ -93,6 +96,17 @@ impl Presence {
             })
             .map(|(id, _)| id.clone())
             .collect()
+    }
+
+    /// Agents of which something that is in use may not be as `done` says: those that are connected, and those that were,
+    /// until what they went away with has expired. After that nobody believes them, so they can't be harmed.
+    pub fn missing(&self, now: UnixTime, done: impl Fn(&AgentPresence) -> bool) -> Vec<SpiffeId> {
+        let counts = |presence: &AgentPresence| {
+            presence.is_connected() || presence.svid_expires_at.is_some_and(|end| end > now)
+        };
+        let agents = self.agents();
+        let missing = agents.iter().filter(|(_, presence)| counts(presence) && !done(presence));
+        missing.map(|(id, _)| id.clone()).collect()
     }
 
     /// Waits until no agent is behind, or the time is up; returns those that still are.
@@ -153,6 +167,15 @@ impl Connection {
         self.presence.update(&self.agent, |presence| {
             if presence.newest == self.stream {
                 presence.acknowledged = presence.acknowledged.max(revision);
+            }
+        });
+    }
+
+    /// What the agent still uses of the authorities that were tainted up to `revision`.
+    pub fn renewals(&self, revision: u64, remaining: u32) {
+        self.presence.update(&self.agent, |presence| {
+            if presence.newest == self.stream {
+                presence.renewed = if remaining == 0 { presence.renewed.max(revision) } else { 0 };
             }
         });
     }

@@ -16,7 +16,7 @@ use crate::{
 pub use crate::generated::record::{Idempotency, Lease, LedgerMark, SigningKey, signing_key};
 
 /// The version of records that this server writes and reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// One record, `settings`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,8 +148,19 @@ impl Object {
             Self::Site(site) => Kind::Site(convert::from_site(site)),
         };
         let record = proto::Record { kind: Some(kind) };
-        // Every kind of this version decides who gets what: a server that can't read one must not go on.
-        proto::Envelope { min_reader: VERSION, critical: true, record: Some(record) }.encode_to_vec()
+        // Every kind decides who gets what: a server that can't read one must not go on.
+        proto::Envelope { min_reader: self.min_reader(), critical: true, record: Some(record) }
+            .encode_to_vec()
+    }
+
+    /// The first version that knew all that this record says.
+    fn min_reader(&self) -> u32 {
+        use signing_key::State;
+        match self {
+            // An older server would go on publishing what was revoked.
+            Self::SigningKey(key) if matches!(key.state(), State::Tainted | State::Revoked) => 2,
+            _ => 1,
+        }
     }
 
     /// From the store. `None`: a record of a newer kind that this server may ignore.

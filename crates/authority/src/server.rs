@@ -167,12 +167,13 @@ async fn assemble(
         trust_domain: config.trust_domain.clone(),
         server: config.server.clone(),
         lifetimes: config.lifetimes,
+        started_at: clock.now(),
     };
     rotation.catch_up().await?;
     let trust = Trust::default();
     let keys = Keys::open(&registry, vault, config.server.clone(), Arc::clone(&trust), clock.now())?;
     let keys = Arc::new(keys);
-    tasks.spawn(rotation.run(Arc::clone(&keys), shutdown.clone()));
+    tasks.spawn(rotation.clone().run(Arc::clone(&keys), shutdown.clone()));
 
     let slot = IdentitySlot::new();
     let identity = ServerIdentity {
@@ -268,7 +269,8 @@ async fn assemble(
             local: LocalAdmins { own_uid: boot::own_uid(), gid: config.admin_gid },
             ledger_size: Arc::new(move || sized.size()),
         },
-    );
+    )
+    .with_rotation(rotation);
     let admin_socket = config.admin_socket_path();
     let mode = if config.admin_gid.is_some() { 0o660 } else { 0o600 };
     let local = unix::Listener::bind(&admin_socket, mode, config.admin_gid)?;

@@ -13,10 +13,11 @@ use std::{
 
 use bonafide_attest::registration::Registration;
 use bonafide_crypto::digest::SetDigest;
-use bonafide_identity::{SpiffeId, TrustDomain, bundle::TrustBundle, time::UnixTime};
+use bonafide_identity::{Certificate, SpiffeId, TrustDomain, bundle::TrustBundle, time::UnixTime};
 use bonafide_store::Incarnation;
 
 pub use self::{bundle::bundle_of, site::SiteState};
+use crate::journal::hex;
 use crate::records::{
     self, Agent, Idempotency, JoinToken, Lease, LedgerMark, Object, RecordError, Settings, SigningKey,
 };
@@ -201,6 +202,16 @@ impl State {
     /// All signing keys, by ID.
     pub fn signing_keys(&self) -> impl Iterator<Item = &Arc<SigningKey>> {
         self.signing_keys.values()
+    }
+
+    /// Whether these authorities may vouch for a peer that was verified a while ago: none of them was revoked since. A
+    /// revoked key's record stays as long as its certificate is valid.
+    #[must_use]
+    pub fn vouches(&self, authorities: &[Certificate]) -> bool {
+        !authorities.iter().any(|authority| {
+            let key = authority.subject_key_id().and_then(|id| self.signing_keys.get(&hex(id)));
+            key.is_some_and(|key| key.state() == records::signing_key::State::Revoked)
+        })
     }
 
     /// One signing key.
@@ -424,9 +435,10 @@ impl AppliedChange {
     }
 }
 
-/// Whether it is a key of the bundle. A server's intermediate and its ledger key are not: they come and go with the
-/// server, and no agent is told.
+/// Whether the bundle tells of it. Of a server's intermediate it does once that is tainted; otherwise intermediates and
+/// ledger keys come and go with the server, and no agent is told.
 fn is_published(object: &Object) -> bool {
-    use records::signing_key::Use;
-    matches!(object, Object::SigningKey(key) if matches!(key.r#use(), Use::Root | Use::Jwt))
+    use records::signing_key::{State, Use};
+    matches!(object, Object::SigningKey(key) if matches!(key.r#use(), Use::Root | Use::Jwt)
+        || matches!(key.state(), State::Tainted | State::Revoked))
 }

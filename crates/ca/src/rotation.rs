@@ -18,11 +18,24 @@
 //! - **An agent that never answers can't stop the world.** Late in the active key's life activation is forced, and
 //!   says so.
 //!
+//! - **Operators give [`Order`]s** to the same machine. What an operator has prepared waits for his word to activate it,
+//!   until the active key is at half of its life: then automatic rotation needs a key, and takes that one.
+//! - **A stolen key is tainted**: it stays in the bundle and never signs again, and whatever it signed is renewed now.
+//!   Then it is revoked: it leaves the bundle, and stays on the list of distrusted keys until its certificate ends.
+//!
+//! ```text
+//! prepared, old, (active: by force, or if it is not published) ---> tainted ---> revoked ---> (gone)
+//! ```
+//!
 //! Intermediates are not in the bundle: a prepared one is active at once.
+
+mod order;
 
 use std::time::Duration;
 
 use bonafide_identity::time::UnixTime;
+
+pub use self::order::{Known, MAX_PUBLISHED, Order, OrderError, order};
 
 /// What state a key is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +46,10 @@ pub enum State {
     Active,
     /// In the bundle until what it signed has expired; signs nothing any more.
     Old,
+    /// In the bundle, but whatever it signed is to be renewed at once; never signs again.
+    Tainted,
+    /// Out of the bundle, and distrusted until its certificate ends.
+    Revoked,
 }
 
 /// A key, as far as its rotation goes.
@@ -50,6 +67,8 @@ pub struct Slot {
     pub not_after: UnixTime,
     /// The revision that put it into the bundle.
     pub published_revision: u64,
+    /// An operator has prepared it, and will say when it is to be active.
+    pub held: bool,
 }
 
 /// The times of one kind of key.
@@ -72,7 +91,7 @@ pub struct Policy {
 pub enum Acknowledged {
     /// Nobody is connected.
     NobodyConnected,
-    /// Every connected agent has applied at least this revision.
+    /// Every agent that counts has applied at least this revision.
     Through(u64),
 }
 
@@ -97,6 +116,16 @@ pub enum Effect {
     },
     /// Remove a key that nothing valid was signed with.
     Retire {
+        /// The key.
+        id: String,
+    },
+    /// Commit `id` as tainted.
+    Taint {
+        /// The key.
+        id: String,
+    },
+    /// Commit `id` as revoked: what it signed was renewed, or has expired, or an operator insists.
+    Revoke {
         /// The key.
         id: String,
     },
@@ -177,11 +206,11 @@ pub fn plan(policy: &Policy, slots: &[Slot], acknowledged: Acknowledged, now: Un
 
     let active = slots.iter().filter(|slot| slot.state == State::Active);
     let demote = active.map(|slot| slot.id.clone()).collect();
-    // The oldest that can still live: it has been published for longest.
+    // The oldest that can still live: it has been published for longest. What waits for an operator comes last.
     let prepared = slots
         .iter()
         .filter(|slot| slot.state == State::Prepared && slot.not_after > now)
-        .min_by_key(|slot| (slot.state_since, slot.published_revision));
+        .min_by_key(|slot| (slot.held, slot.state_since, slot.published_revision));
     let signing = signing(slots, now);
 
     match (prepared, signing) {
@@ -193,6 +222,9 @@ pub fn plan(policy: &Policy, slots: &[Slot], acknowledged: Acknowledged, now: Un
             } else {
                 plan.wake(prepare_at);
             }
+        }
+        (Some(prepared), Some(signing)) if prepared.held && now < signing.eighths(4) => {
+            plan.wake(signing.eighths(4));
         }
         (Some(prepared), signing) => match decide(policy, prepared, signing, acknowledged, now) {
             Decision::Wait(until) => plan.wake(until),
@@ -234,18 +266,24 @@ fn decide(
     Decision::Wait(next)
 }
 
-/// Old keys whose signatures have expired, and prepared keys that ended before they ever signed.
+/// Old and tainted keys whose signatures have expired, prepared keys that ended before they ever signed, and revoked
+/// ones that nobody would believe any more.
 fn retire(policy: &Policy, slots: &[Slot], now: UnixTime, plan: &mut Plan) {
     for slot in slots {
         let retire_at = match slot.state {
             State::Active => continue,
             State::Prepared => slot.not_after,
-            State::Old => {
+            State::Old | State::Tainted => {
                 slot.state_since.saturating_add(policy.signature_lifetime).saturating_add(policy.margin)
             }
+            State::Revoked => slot.not_after.saturating_add(policy.margin),
         };
         if now >= retire_at {
-            plan.effects.push(Effect::Retire { id: slot.id.clone() });
+            let id = slot.id.clone();
+            // Whoever has stolen it can sign until its certificate ends.
+            let effect =
+                if slot.state == State::Tainted { Effect::Revoke { id } } else { Effect::Retire { id } };
+            plan.effects.push(effect);
         } else {
             plan.wake(retire_at);
         }

@@ -34,6 +34,11 @@ pub struct WaitArgs {
 }
 
 impl WaitArgs {
+    /// How long the authority is to wait for agents before it does or refuses what they are not ready for; 0: not at all.
+    pub fn seconds(&self) -> u32 {
+        if self.wait { self.timeout } else { 0 }
+    }
+
     /// Waits, if that was asked for.
     ///
     /// # Errors

@@ -110,7 +110,7 @@ pub enum Command {
     /// Run the agent of this node; list and ban agents
     #[command(subcommand)]
     Agent(AgentsCommand),
-    /// Show what signs: roots, intermediates, JWT keys
+    /// Show and change what signs: roots, intermediates, JWT keys; replace what was stolen
     #[command(subcommand)]
     Ca(CaCommand),
     /// Show and verify the issuance ledger

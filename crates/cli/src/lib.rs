@@ -16,6 +16,8 @@
 //! | `bonafide agent run` | the agent of this node; `--join -` lets a new node join |
 //! | `bonafide agent list\|ban` | agents, as the authority knows them |
 //! | `bonafide ca show` | what signs, in which state, until when |
+//! | `bonafide ca prepare`, `activate`, `taint`, `revoke` | change what signs |
+//! | `bonafide ca drill` | replace a stolen key, renew everything, distrust it everywhere |
 //! | `bonafide bundle show` | the trust bundle, as SPIFFE document or PEM |
 //! | `bonafide log show\|verify` | the issuance ledger, from its files alone |
 //! | `bonafide completion SHELL` | a completion script |

@@ -40,11 +40,26 @@ pub struct TrustBundle {
     trust_domain: TrustDomain,
     x509_authorities: Vec<Certificate>,
     jwt_authorities: BTreeMap<String, PublicKey>,
+    tainted: Vec<TaintedKey>,
     skipped: Vec<BundleError>,
     /// `spiffe_sequence`: grows with each change of the content.
     pub sequence: Option<u64>,
     /// `spiffe_refresh_hint`: how often consumers should look for a newer one, in seconds.
     pub refresh_hint: Option<u64>,
+}
+
+/// A key of an authority that is believed still, but not for long: whoever holds what it signed shall get it renewed now.
+///
+/// A member of our own in the document, `bonafide_tainted`, which other consumers ignore. Beside roots and JWT keys it
+/// names intermediates, which no bundle holds.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TaintedKey {
+    /// Subject key identifier of an X.509 authority, or the key ID of a JWT key.
+    pub key_id: Box<[u8]>,
+    /// Whether it signs JWT-SVIDs.
+    pub is_jwt: bool,
+    /// Over how many seconds the renewals are to be spread.
+    pub renew_within: u32,
 }
 
 impl TrustBundle {
@@ -54,6 +69,7 @@ impl TrustBundle {
             trust_domain,
             x509_authorities: Vec::new(),
             jwt_authorities: BTreeMap::new(),
+            tainted: Vec::new(),
             skipped: Vec::new(),
             sequence: None,
             refresh_hint: None,
@@ -114,6 +130,18 @@ impl TrustBundle {
     /// Elements of the document that were left out because they are malformed: to be told to a person.
     pub fn skipped(&self) -> &[BundleError] {
         &self.skipped
+    }
+
+    /// Keys whose signatures are to be renewed now.
+    pub fn tainted(&self) -> &[TaintedKey] {
+        &self.tainted
+    }
+
+    /// Adds a tainted key.
+    #[must_use]
+    pub fn with_tainted(mut self, key: TaintedKey) -> Self {
+        self.tainted.push(key);
+        self
     }
 
     /// Adds a root, unless it is there already.

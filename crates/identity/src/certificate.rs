@@ -111,6 +111,14 @@ impl Certificate {
         &self.0.der
     }
 
+    /// SHA-256 of what was signed, the TBSCertificate: all that the certificate says, without the signature.
+    pub fn tbs_sha256(&self) -> [u8; 32] {
+        let tbs = Reader::new(self.der())
+            .nested(asn1::SEQUENCE)
+            .and_then(|mut parts| parts.element(asn1::SEQUENCE));
+        bonafide_crypto::digest::sha256(tbs.map_or(&[][..], |tbs| tbs.encoded))
+    }
+
     /// The serial number: a positive number, big-endian, without leading zeros.
     pub fn serial(&self) -> &[u8] {
         self.at(&self.0.serial)

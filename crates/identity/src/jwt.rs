@@ -160,6 +160,11 @@ pub fn issue(claims: &JwtClaims, signer: &dyn Signer, kid: &str) -> Result<Strin
     if token.len() > MAX_TOKEN_LENGTH { Err(JwtError::TooLong) } else { Ok(token) }
 }
 
+/// The ID of the key that a token names, without looking at anything else of it.
+pub fn key_id(token: &str) -> Option<String> {
+    parse(token).ok()?.header().kid.clone()
+}
+
 fn parse(token: &str) -> Result<CompactJws<'_>, JwtError> {
     let limits = Limits { token_bytes: MAX_TOKEN_LENGTH, key_id_bytes: MAX_KEY_ID_LENGTH };
     CompactJws::parse(token, limits).map_err(JwtError::from)

@@ -52,6 +52,18 @@ impl TestDomain {
         Self { trust_domain, root, authority, jwt_key: key() }
     }
 
+    /// A trust domain whose keys are known: what a thief has who stole them.
+    pub fn with_keys(
+        trust_domain: TrustDomain,
+        root: Certificate,
+        intermediate: Certificate,
+        signer: Arc<dyn Signer>,
+        jwt_key: PrivateKey,
+    ) -> Self {
+        let authority = CertificateAuthority::new(vec![intermediate], signer).expect("an authority");
+        Self { trust_domain, root, authority, jwt_key }
+    }
+
     /// Its name.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain

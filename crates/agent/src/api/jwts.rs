@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use bonafide_identity::{InstanceId, SpiffeId, time::UnixTime};
+use bonafide_identity::{InstanceId, SpiffeId, jwt, time::UnixTime};
 
 use super::{Api, Caller};
 use crate::{core::IdentityState, refusal::Refusal};
@@ -45,6 +45,8 @@ struct Entry {
     token: String,
     fresh_until: UnixTime,
     expires_at: UnixTime,
+    /// Of the key that has signed it.
+    key_id: Option<String>,
 }
 
 impl std::fmt::Debug for Entry {
@@ -126,7 +128,11 @@ impl Api {
             audience: audience.to_vec(),
         };
         let now = self.engine().now();
-        let remembered = self.0.jwts.get(&key, now);
+        // What a stolen key has signed is not given out again.
+        let remembered = self.0.jwts.get(&key, now).filter(|entry| {
+            let key_id = entry.key_id.as_deref();
+            !key_id.is_some_and(|key_id| self.engine().read(|core| core.is_tainted_jwt(key_id)))
+        });
         if let Some(entry) = remembered.as_ref().filter(|entry| entry.fresh_until > now) {
             return Ok(entry.token.clone());
         }
@@ -145,7 +151,7 @@ impl Api {
                 self.0.jwts.put(
                     caller.attested.uid,
                     key,
-                    Entry { token: token.clone(), fresh_until, expires_at },
+                    Entry { key_id: jwt::key_id(&token), token: token.clone(), fresh_until, expires_at },
                 );
                 Ok(token)
             }
@@ -181,7 +187,7 @@ mod tests {
         let now = UnixTime::from_secs(0);
         let end = UnixTime::from_secs(9);
         let put = |uid, audience| {
-            let entry = Entry { token: String::new(), fresh_until: end, expires_at: end };
+            let entry = Entry { token: String::new(), fresh_until: end, expires_at: end, key_id: None };
             cache.put(uid, key(audience), entry);
         };
         let kept =

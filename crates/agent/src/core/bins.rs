@@ -178,10 +178,9 @@ impl Core {
         if !bin.waiting.contains(&launch) {
             bin.waiting.push_back(launch);
         }
-        if let Some(asked) = bin.last_asked
-            && let Some(retry_at) = bin.retry_at
-        {
-            bin.retry_at = Some(retry_at.min(asked.saturating_add(ASK_AGAIN)));
+        if let Some(retry_at) = bin.retry_at {
+            let soon = bin.last_asked.map_or(now, |asked| asked.saturating_add(ASK_AGAIN));
+            bin.retry_at = Some(retry_at.min(soon));
         }
         self.demand(number, now);
     }
@@ -218,6 +217,18 @@ impl Core {
         }
         let jobs = &mut self.conversation.jobs;
         if urgent { jobs.urgent.push_back(number) } else { jobs.pool.push_back(number) }
+    }
+
+    /// A bin has lost what it had, together with those of many other agents: it draws again when it is its turn, or when a
+    /// launch needs it.
+    pub(super) fn draw_later(&mut self, number: u64, at: UnixTime, now: UnixTime) {
+        if let Some(bin) = self.bins.get_mut(&number)
+            && bin.waiting.is_empty()
+        {
+            bin.retry_at = bin.retry_at.max(Some(at));
+            bin.last_asked = None;
+        }
+        self.demand(number, now);
     }
 
     /// All bins may ask again: there is a new stream.
@@ -293,6 +304,7 @@ impl Core {
         bin.ready.push_back(id);
         self.instances.insert(id, instance);
         self.pooled += 1;
+        self.tainted_again(id, now);
         self.save(id);
         self.schedule(id, now);
         self.serve_waiting(number, now);

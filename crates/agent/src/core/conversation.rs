@@ -107,6 +107,7 @@ impl Core {
 
     /// The stream is gone, and every answer with it.
     pub(crate) fn disconnected(&mut self, now: UnixTime) {
+        self.tainted.disconnected();
         let conversation = &mut self.conversation;
         conversation.connected = false;
         conversation.synced = false;
@@ -291,6 +292,7 @@ impl Core {
         if !self.conversation.synced {
             return;
         }
+        self.tell_renewals();
         self.report(now);
         while self.conversation.in_flight() < WINDOW {
             let jobs = &mut self.conversation.jobs;

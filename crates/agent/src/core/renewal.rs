@@ -127,6 +127,7 @@ impl Core {
         instance.successor = None;
         instance.renewal = Renewal::default();
         let launch = instance.binding.as_ref().map(|binding| binding.launch);
+        self.tainted_again(id, now);
         self.save(id);
         self.schedule(id, now);
         self.effects.extend(launch.map(Effect::Launch));
@@ -171,6 +172,15 @@ impl Core {
         }
     }
 
+    /// The agent's own SVID is to be renewed earlier than it would be.
+    pub(super) fn renew_node_by(&mut self, at: UnixTime, now: UnixTime) {
+        if let Some(node) = &mut self.node {
+            node.renew_after = node.renew_after.min(at);
+            node.retry_at = None;
+        }
+        self.node_is_due(now);
+    }
+
     pub(super) fn node_is_due(&mut self, now: UnixTime) {
         let synced = self.conversation.synced;
         let Some(node) = self.node.as_mut().filter(|node| !node.in_flight) else { return };
@@ -208,6 +218,7 @@ impl Core {
                     UnixTime::from_secs(issued.renew_after).max(now.saturating_add(RENEWAL_GAP));
                 let credential = Arc::new(credential);
                 self.set_node(Arc::clone(&credential), renew_after);
+                self.node_tainted_again(now);
                 self.effects.push(Effect::Node(credential, renew_after));
             }
             Err(error) => self.node_failed(issued_unfit(&error), None, now),

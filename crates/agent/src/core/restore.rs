@@ -119,6 +119,7 @@ impl Core {
         for launch in self.launches.keys().copied().collect::<Vec<_>>() {
             self.reconcile(launch, now);
         }
+        self.look_for_tainted(now);
     }
 
     fn restore_instance(&mut self, saved: Saved, lives: &impl Fn(&LaunchKey) -> bool, now: UnixTime) {

@@ -487,6 +487,68 @@ fn a_rule_fills_its_pool_after_the_first_launch() {
 }
 
 #[test]
+fn what_a_stolen_key_has_signed_is_replaced_in_the_time_that_was_given() {
+    let mut world = one_registration();
+    for pid in 1..=20 {
+        world.launch(pid, 1);
+        world.settle();
+    }
+    let before: Vec<_> = (1..=20).map(|pid| held(&world, pid)[0].held.clone().unwrap()).collect();
+    let pool: BTreeSet<InstanceId> =
+        world.core.bins.values().flat_map(|bin| bin.ready.iter().copied()).collect();
+    assert!(!pool.is_empty());
+
+    world.authority.stolen(40);
+    world.publish();
+    world.settle();
+    assert!(world.authority.remaining.first().is_some_and(|remaining| *remaining > 0));
+    let drawn: BTreeSet<InstanceId> =
+        world.core.bins.values().flat_map(|bin| bin.ready.iter().copied()).collect();
+    assert!(pool.is_disjoint(&drawn), "the pool is thrown away");
+    let renewed = |world: &World| {
+        let now: Vec<_> = (1..=20).map(|pid| held(world, pid)[0].held.clone().unwrap()).collect();
+        now.iter().zip(&before).filter(|(now, before)| now.generation > before.generation).count()
+    };
+    let mut seen = BTreeSet::new();
+    for _ in 0..45 {
+        world.advance(1);
+        world.settle();
+        seen.insert(renewed(&world));
+    }
+    assert!(seen.len() > 5, "they come one after the other: {seen:?}");
+    assert_eq!(renewed(&world), 20);
+    for (pid, before) in (1..=20).zip(&before) {
+        let now = held(&world, pid)[0].held.clone().unwrap();
+        assert_eq!(now.instance, before.instance, "the lineage goes on");
+        assert_eq!(now.credential.chain()[1], "issuer 2".as_bytes());
+    }
+    assert_eq!(world.authority.remaining.last(), Some(&0));
+    world.launch(30, 1);
+    world.settle();
+    assert_eq!(held(&world, 30)[0].held.as_ref().unwrap().credential.chain()[1], "issuer 2".as_bytes());
+    assert_eq!(world.authority.alarms, Vec::<String>::new());
+}
+
+#[test]
+fn an_agent_that_was_away_learns_of_a_stolen_key_when_it_comes_back() {
+    let mut world = one_registration();
+    world.launch(1, 1);
+    world.settle();
+    world.disconnect();
+    world.authority.stolen(0);
+    world.restart();
+    world.connect();
+    world.settle();
+    world.advance(1);
+    world.settle();
+    assert_eq!(held(&world, 1)[0].held.as_ref().unwrap().credential.chain()[1], "issuer 2".as_bytes());
+    assert_eq!(world.authority.remaining.last(), Some(&0));
+    // What it knows survives its own restart, too.
+    world.restart();
+    assert_eq!(world.core.tainted_keys(), 1);
+}
+
+#[test]
 fn a_ban_leaves_nothing() {
     let mut world = one_registration();
     world.launch(10, 1);

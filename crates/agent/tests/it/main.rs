@@ -9,4 +9,5 @@
 )]
 
 mod restart;
+mod rotation;
 mod world;

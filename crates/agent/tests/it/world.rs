@@ -26,8 +26,8 @@ use tonic::{
 pub(crate) struct World {
     pub(crate) clock: Arc<TestClock>,
     pub(crate) socket: PathBuf,
-    directory: tempfile::TempDir,
-    config: AuthorityConfig,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) config: AuthorityConfig,
     authority: Option<bonafide_authority::Running>,
     agent: Option<Running>,
 }
@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    async fn admin(&self) -> AdminClient<Channel> {
+    pub(crate) async fn admin(&self) -> AdminClient<Channel> {
         AdminClient::new(local(self.authority.as_ref().unwrap().admin_socket()).await)
     }
 
@@ -105,6 +105,19 @@ impl World {
         };
         self.agent = Some(Agent::start(config, self.clock.clone(), Arc::new(SystemRandom)).await?);
         Ok(())
+    }
+
+    /// One more agent, of a node of its own, and where it serves.
+    pub(crate) async fn another_agent(&self, name: &str) -> (Running, PathBuf) {
+        let socket = self.directory.path().join(format!("{name}.sock"));
+        let config = AgentConfig {
+            socket: socket.clone(),
+            data_dir: self.directory.path().join(name),
+            join_line: Some(self.join_line().await.parse().unwrap()),
+            ..AgentConfig::default()
+        };
+        let running = Agent::start(config, self.clock.clone(), Arc::new(SystemRandom)).await.unwrap();
+        (running, socket)
     }
 
     pub(crate) async fn stop_agent(&mut self) {
@@ -146,7 +159,7 @@ impl World {
     }
 }
 
-async fn local(path: &Path) -> Channel {
+pub(crate) async fn local(path: &Path) -> Channel {
     let path = path.to_owned();
     Endpoint::from_static("http://local")
         .connect_with_connector(tower::service_fn(move |_| {

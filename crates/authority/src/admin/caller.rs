@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bonafide_attest::SelectorSet;
-use bonafide_identity::{SpiffeId, reserved, time::UnixTime, x509::VerifiedX509Svid};
+use bonafide_identity::{Certificate, SpiffeId, reserved, time::UnixTime, x509::VerifiedX509Svid};
 use bonafide_net::{tls_listener::PeerSvid, unix};
 use tonic::{Code, Extensions};
 
@@ -50,6 +50,8 @@ pub struct CertifiedAdmin {
     pub selectors: SelectorSet,
     /// The sites that it says may be administered.
     pub admin: BTreeSet<String>,
+    /// What it was verified by, the leaf's issuer first and the root last: one may be revoked since.
+    pub authorities: Vec<Certificate>,
     /// Its end: a connection may outlive it.
     pub expires_at: UnixTime,
 }
@@ -136,6 +138,7 @@ impl CertifiedAdmin {
             agent: SpiffeId::new(svid.id().trust_domain(), std::str::from_utf8(agent).ok()?).ok()?,
             selectors: SelectorSet::from_pairs(selectors.collect::<Option<Vec<_>>>()?).ok()?,
             admin,
+            authorities: svid.authorities().to_vec(),
             expires_at: svid.not_after(),
         })
     }
@@ -147,6 +150,7 @@ impl CertifiedAdmin {
             let site = state.site(&self.site).and_then(SiteState::site)?;
             let agent = admitted_agent(state, &self.agent).ok()?;
             let stands = now < self.expires_at
+                && state.vouches(&self.authorities)
                 && registration.site == self.site
                 && agent.site == self.site
                 && registration.parent.as_ref().is_none_or(|parent| *parent == self.agent)

@@ -3,18 +3,16 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bonafide_attest::{Selector, SelectorSet, registration::Registration};
-use bonafide_crypto::key::{PublicKey, PublicKeyAlgorithm};
 use bonafide_identity::{SpiffeId, reserved};
 use bonafide_wire::admin::{
-    AuthorityStatus, ExplainRequest, ExplainResponse, GetBundleRequest, GetBundleResponse,
-    ListAuthoritiesRequest, ListAuthoritiesResponse, NearMiss, Outcome, SigningAuthority, StatusRequest,
-    WaitRequest, WaitResponse, signing_authority::Kind,
+    AuthorityStatus, ExplainRequest, ExplainResponse, GetBundleRequest, GetBundleResponse, NearMiss, Outcome,
+    StatusRequest, WaitRequest, WaitResponse,
 };
 
 use super::{Admin, Caller, Rights};
 use crate::{
     convert::wire,
-    records::{Agent, SigningKey, signing_key},
+    records::Agent,
     refusal::Refusal,
     registration,
     state::{SiteState, State},
@@ -60,20 +58,6 @@ impl Admin {
     pub fn bundle(&self, caller: &Caller, _: &GetBundleRequest) -> Result<GetBundleResponse, Refusal> {
         let (state, _) = self.reader(caller)?;
         Ok(GetBundleResponse { bundle: state.bundle().to_json().into() })
-    }
-
-    /// Roots, intermediates and JWT keys, without anything private.
-    ///
-    /// # Errors
-    /// A caller without rights.
-    pub fn list_authorities(
-        &self,
-        caller: &Caller,
-        _: &ListAuthoritiesRequest,
-    ) -> Result<ListAuthoritiesResponse, Refusal> {
-        let (state, _) = self.reader(caller)?;
-        let authorities = state.signing_keys().filter_map(|key| describe_key(key)).collect();
-        Ok(ListAuthoritiesResponse { authorities })
     }
 
     /// What an agent that attests these selectors would get, and why not more.
@@ -215,40 +199,4 @@ fn is_hosted(registration: &Registration, agent: &SpiffeId) -> bool {
 
 fn sees_agent(rights: &Rights, agent: &SpiffeId) -> bool {
     reserved::agent_site(agent).is_some_and(|site| rights.sees(site))
-}
-
-/// `None` for the ledger's own key, which vouches for no identity.
-fn describe_key(key: &SigningKey) -> Option<SigningAuthority> {
-    let kind = match key.r#use() {
-        signing_key::Use::Root => Kind::Root,
-        signing_key::Use::Intermediate => Kind::Intermediate,
-        signing_key::Use::Jwt => Kind::Jwt,
-        signing_key::Use::Ledger | signing_key::Use::Unspecified => return None,
-    };
-    let state = match key.state() {
-        signing_key::State::Prepared => "prepared",
-        signing_key::State::Active => "active",
-        signing_key::State::Old => "old",
-        signing_key::State::Unspecified => "unknown",
-    };
-    let algorithm = PublicKey::from_spki_der(&key.public_key).map(|key| algorithm_name(key.algorithm()));
-    Some(SigningAuthority {
-        kind: kind.into(),
-        id: key.id.clone(),
-        state: state.to_owned(),
-        not_before: key.not_before,
-        not_after: key.not_after,
-        algorithm: algorithm.unwrap_or_default(),
-        certificate: key.certificate.clone(),
-    })
-}
-
-fn algorithm_name(algorithm: PublicKeyAlgorithm) -> String {
-    match algorithm {
-        PublicKeyAlgorithm::EcP256 => "ec-p256".to_owned(),
-        PublicKeyAlgorithm::EcP384 => "ec-p384".to_owned(),
-        PublicKeyAlgorithm::EcP521 => "ec-p521".to_owned(),
-        PublicKeyAlgorithm::Ed25519 => "ed25519".to_owned(),
-        PublicKeyAlgorithm::Rsa { bits } => format!("rsa-{bits}"),
-    }
 }

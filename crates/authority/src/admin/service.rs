@@ -1,13 +1,13 @@
 //! gRPC's side of the admin API: who calls, then the call.
 
 use bonafide_wire::admin::{
-    ApplyRequest, ApplyResponse, AuthorityStatus, BanAgentRequest, CreateJoinTokenRequest,
-    CreateJoinTokenResponse, DeleteRequest, ExplainRequest, ExplainResponse, GetBundleRequest,
-    GetBundleResponse, ListAgentsRequest, ListAgentsResponse, ListAuthoritiesRequest,
-    ListAuthoritiesResponse, ListJoinTokensRequest, ListJoinTokensResponse, ListRegistrationsRequest,
-    ListRegistrationsResponse, ListSitesRequest, ListSitesResponse, PutRegistrationRequest,
-    PutRegistrationResponse, PutSiteRequest, PutSiteResponse, StatusRequest, WaitRequest, WaitResponse,
-    WriteResponse, admin_server,
+    ApplyRequest, ApplyResponse, AuthorityStatus, BanAgentRequest, ChangeAuthorityRequest,
+    ChangeAuthorityResponse, CreateJoinTokenRequest, CreateJoinTokenResponse, DeleteRequest, ExplainRequest,
+    ExplainResponse, GetBundleRequest, GetBundleResponse, ListAgentsRequest, ListAgentsResponse,
+    ListAuthoritiesRequest, ListAuthoritiesResponse, ListJoinTokensRequest, ListJoinTokensResponse,
+    ListRegistrationsRequest, ListRegistrationsResponse, ListSitesRequest, ListSitesResponse,
+    PrepareAuthorityRequest, PutRegistrationRequest, PutRegistrationResponse, PutSiteRequest,
+    PutSiteResponse, StatusRequest, WaitRequest, WaitResponse, WriteResponse, admin_server,
 };
 use tonic::service::Interceptor;
 use tonic::{Request, Response, Status};
@@ -72,4 +72,8 @@ calls! {
     explain => explain(ExplainRequest) -> ExplainResponse;
     wait => wait(WaitRequest) -> WaitResponse: waits;
     apply => apply(ApplyRequest) -> ApplyResponse: writes;
+    prepare_authority => prepare_authority(PrepareAuthorityRequest) -> ChangeAuthorityResponse: writes;
+    activate_authority => activate_authority(ChangeAuthorityRequest) -> ChangeAuthorityResponse: writes;
+    taint_authority => taint_authority(ChangeAuthorityRequest) -> ChangeAuthorityResponse: writes;
+    revoke_authority => revoke_authority(ChangeAuthorityRequest) -> ChangeAuthorityResponse: writes;
 }

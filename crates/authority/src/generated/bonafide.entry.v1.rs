@@ -4,7 +4,7 @@ pub struct Entry {
     /// Unix seconds.
     #[prost(int64, tag = "1")]
     pub at: i64,
-    #[prost(oneof = "entry::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "entry::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20")]
     pub kind: ::core::option::Option<entry::Kind>,
 }
 /// Nested message and enum types in `Entry`.
@@ -31,6 +31,8 @@ pub mod entry {
         End(super::End),
         #[prost(message, tag = "11")]
         Restore(super::Restore),
+        #[prost(message, tag = "20")]
+        AuthorityChange(super::AuthorityChange),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -210,4 +212,29 @@ pub struct Restore {
     pub expected_incarnation: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "4")]
     pub expected_revision: u64,
+}
+/// A root, an intermediate or a JWT key came into another state.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthorityChange {
+    /// `prepared`, `active`, `old`, `tainted`, `revoked`, `retired`.
+    #[prost(string, tag = "1")]
+    pub state: ::prost::alloc::string::String,
+    /// `root`, `intermediate`, `jwt`.
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    /// Subject key ID in hex, or the JWT `kid`.
+    #[prost(string, tag = "3")]
+    pub authority: ::prost::alloc::string::String,
+    /// Owner of an intermediate.
+    #[prost(string, tag = "4")]
+    pub server: ::prost::alloc::string::String,
+    /// Who asked for it: `local uid 0`, or `rotation` for what the server did by itself.
+    #[prost(string, tag = "5")]
+    pub actor: ::prost::alloc::string::String,
+    /// Although agents did not know it yet, or still used what it signed.
+    #[prost(bool, tag = "6")]
+    pub forced: bool,
+    /// Of the change in the store. Zero: an operator is about to try it.
+    #[prost(uint64, tag = "7")]
+    pub revision: u64,
 }

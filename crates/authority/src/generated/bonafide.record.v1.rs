@@ -194,6 +194,18 @@ pub struct SigningKey {
     pub published_revision: u64,
     #[prost(int64, tag = "11")]
     pub state_since: i64,
+    /// Prepared by an operator, who says when it is to be active.
+    #[prost(bool, tag = "12")]
+    pub held: bool,
+    /// Servers whose agents have all acknowledged it while it was prepared.
+    #[prost(string, repeated, tag = "13")]
+    pub acknowledged_by: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Revision that brought it into its state, if that is tainted or revoked.
+    #[prost(uint64, tag = "14")]
+    pub state_revision: u64,
+    /// Of a tainted key: seconds over which agents spread their renewals.
+    #[prost(uint32, tag = "15")]
+    pub renew_within: u32,
 }
 /// Nested message and enum types in `SigningKey`.
 pub mod signing_key {
@@ -259,6 +271,10 @@ pub mod signing_key {
         Prepared = 1,
         Active = 2,
         Old = 3,
+        /// Stolen, or taken for stolen: published, and never signs again. Its private key is gone.
+        Tainted = 4,
+        /// Not published any more; distrusted until its certificate ends.
+        Revoked = 5,
     }
     impl State {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -271,6 +287,8 @@ pub mod signing_key {
                 Self::Prepared => "STATE_PREPARED",
                 Self::Active => "STATE_ACTIVE",
                 Self::Old => "STATE_OLD",
+                Self::Tainted => "STATE_TAINTED",
+                Self::Revoked => "STATE_REVOKED",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -280,6 +298,8 @@ pub mod signing_key {
                 "STATE_PREPARED" => Some(Self::Prepared),
                 "STATE_ACTIVE" => Some(Self::Active),
                 "STATE_OLD" => Some(Self::Old),
+                "STATE_TAINTED" => Some(Self::Tainted),
+                "STATE_REVOKED" => Some(Self::Revoked),
                 _ => None,
             }
         }

@@ -358,7 +358,7 @@ fn sign(job: Job, unsigned: Unsigned, keys: &KeySet) -> Signed {
     let request = job.ticket.request;
     match unsigned {
         Unsigned::Jwt(claims) => {
-            let token = keys.jwt().and_then(|key| {
+            let token = keys.jwt_key().and_then(|key| {
                 jwt::issue(&claims, key.signer(), key.id())
                     .map_err(|error| Refusal::invalid(error.code(), error.to_string()).hint(error.hint()))
             });

@@ -29,6 +29,8 @@ pub(crate) struct Lineage {
     pub(crate) generation: u64,
     /// Of the newest certificate: tells two attempts at the same successor apart.
     pub(crate) serial: [u8; 16],
+    /// SHA-256 of the newest certificate's TBSCertificate: it is that very certificate, or none of ours.
+    pub(crate) tbs_sha256: [u8; 32],
     /// Subject key ID of the newest certificate.
     pub(crate) key_id: [u8; 20],
     pub(crate) registration: Arc<str>,
@@ -142,6 +144,7 @@ mod tests {
         Lineage {
             generation,
             serial: [key; 16],
+            tbs_sha256: [key; 32],
             key_id: [key; 20],
             registration: "web".into(),
             agent: Arc::new("spiffe://example.org/bonafide/agent/x".parse().unwrap()),

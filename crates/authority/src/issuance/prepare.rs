@@ -14,7 +14,7 @@ use bonafide_crypto::random::Random;
 use bonafide_identity::attributes::{Attribute, Attributes};
 use bonafide_identity::jwt::JwtClaims;
 use bonafide_identity::time::UnixTime;
-use bonafide_identity::{InstanceId, SpiffeId, x509};
+use bonafide_identity::{Certificate, InstanceId, SpiffeId, x509};
 use bonafide_wire::node::{IssueJwt, IssueX509, RenewAgent, RenewX509};
 
 use super::certified::AGENT_KEY;
@@ -90,11 +90,7 @@ impl Context<'_> {
         let nonce: &[u8; 16] = (*ask.nonce).try_into().map_err(|_| malformed("nonce"))?;
         let earning = self.earnings.of(self.agent, &ask.registration, &ask.selectors)?;
 
-        let chain: Vec<&[u8]> = ask.previous_chain.iter().map(|der| &**der).collect();
-        let previous = x509::verify(&chain, self.keys.bundles(), self.now).map_err(|error| {
-            Refusal::denied("lineage.previous", format!("the SVID to be renewed is not valid: {error}"))
-                .hint(FRESH)
-        })?;
+        let previous = self.previous(ask, instance)?;
         let attributes = previous.attributes();
         let continues = attributes.is_some_and(|attributes| {
             attributes.instance == Some(instance)
@@ -112,7 +108,7 @@ impl Context<'_> {
             )
             .hint(FRESH));
         }
-        let previous_key = previous.leaf().public_key();
+        let previous_key = previous.public_key();
         let public_key = PublicKey::from_spki_der(&ask.public_key)
             .map_err(|error| Refusal::invalid(error.code(), error.to_string()).hint(error.hint()))?;
         acceptable(&public_key)?;
@@ -143,6 +139,52 @@ impl Context<'_> {
         self.workload(&earning, public_key, instance, ask.generation)
     }
 
+    /// The certificate that a renewal continues, proved to be one that this trust domain has issued and that is valid.
+    ///
+    /// What this server issued last it need not verify again, which would cost four signature checks: it remembers the
+    /// hash of what it signed. That is as safe as the chain, and in one case safer:
+    ///
+    /// - The hash is over everything that the certificate says (key, ID, instance, generation, attributes, dates), so the
+    ///   certificate that is shown says what this server has put there itself. Whether its signature is good is of no
+    ///   interest: nothing is taken from it. The renewal must still be signed with the key that it names.
+    /// - Its dates, and revocations of what it names, are checked here as the verifier would.
+    /// - Whoever has stolen the key of an authority can make chains that verify, but none that is remembered. And of an
+    ///   authority that was revoked since, what this server issued itself may still be renewed.
+    ///
+    /// What is not remembered (another server issued it, or the answer to the last renewal was lost) is verified.
+    fn previous(&self, ask: &RenewX509, instance: InstanceId) -> Result<Certificate, Refusal> {
+        let invalid = |why: &dyn std::fmt::Display| {
+            Refusal::denied("lineage.previous", format!("the SVID to be renewed is not valid: {why}"))
+                .hint(FRESH)
+        };
+        let newest = self.lineages.newest(instance, self.now).filter(|newest| {
+            newest.generation.checked_add(1) == Some(ask.generation)
+                && *newest.agent == *self.agent
+                && *newest.registration == *ask.registration
+        });
+        if let (Some(newest), Some(der)) = (newest, ask.previous_chain.first()) {
+            let leaf = Certificate::from_der(der).map_err(|error| invalid(&error))?;
+            // Of one generation there is one key. Another one is a copy's, or a thief's.
+            if leaf.public_key().key_id() != newest.key_id {
+                return Err(forked(instance, newest.generation));
+            }
+            if leaf.tbs_sha256() == newest.tbs_sha256 {
+                if !leaf.is_valid_at(self.now) {
+                    return Err(invalid(&"it has expired"));
+                }
+                let revocations = self.keys.bundles().revocations(self.state.trust_domain());
+                if let Some(subject) = revocations.and_then(|revoked| revoked.of_certificate(&leaf)) {
+                    return Err(invalid(&format!("it is revoked, by its {subject}")));
+                }
+                return Ok(leaf);
+            }
+        }
+        let chain: Vec<&[u8]> = ask.previous_chain.iter().map(|der| &**der).collect();
+        let verified =
+            x509::verify(&chain, self.keys.bundles(), self.now).map_err(|error| invalid(&error))?;
+        Ok(verified.leaf().clone())
+    }
+
     /// A JWT-SVID.
     pub(crate) fn jwt(&self, ask: &IssueJwt) -> Result<(Unsigned, EntryKind), Refusal> {
         let earning = self.earnings.of(self.agent, &ask.registration, &ask.selectors)?;
@@ -152,7 +194,7 @@ impl Context<'_> {
             bytes => Some(self.own_instance(bytes, &ask.registration)?),
         };
         check_audience(&ask.audience)?;
-        let key = self.keys.jwt()?;
+        let key = self.keys.jwt(self.state)?;
         let lifetime = earned.grant.jwt_ttl();
         let id: [u8; 16] = self.random.array();
         let jti = InstanceId::from_bytes(id).to_string();
@@ -247,9 +289,11 @@ impl Context<'_> {
         };
         let tbs = template::workload(leaf, self.keys.issuer().certificate()).map_err(unfit)?;
         let linted = self.linted(&tbs)?;
+        let tbs_sha256 = sha256(linted.der());
         let next = Lineage {
             generation,
             serial: *serial.as_bytes(),
+            tbs_sha256,
             key_id,
             registration: Arc::from(earned.registration.id.as_str()),
             agent: Arc::new(self.agent.clone()),
@@ -257,17 +301,17 @@ impl Context<'_> {
             ended: false,
         };
         // Last, for it can't be refused any more after this.
-        let before = self.lineages.note(instance, next.clone(), self.now).map_err(|discord| match discord {
-            Discord::Ended => Refusal::denied("lineage.ended", format!("the instance `{instance}` has ended")).hint(FRESH),
-            Discord::Forked { newest } => Refusal::denied(
-                "lineage.forked",
-                format!("the instance `{instance}` has had a successor of that SVID, with another key (generation {newest})"),
-            )
-            .hint("two processes hold the key of one instance: find out which of them is a copy"),
-        })?;
+        let before =
+            self.lineages.note(instance, next.clone(), self.now).map_err(|discord| match discord {
+                Discord::Ended => {
+                    Refusal::denied("lineage.ended", format!("the instance `{instance}` has ended"))
+                        .hint(FRESH)
+                }
+                Discord::Forked { newest } => forked(instance, newest),
+            })?;
         let entry = entry::X509Svid {
             serial: copy(serial.as_bytes()),
-            tbs_sha256: copy(&sha256(linted.der())),
+            tbs_sha256: copy(&tbs_sha256),
             spiffe_id: grant.id().to_string(),
             registration: earned.registration.id.clone(),
             registration_revision: earned.registration.revision,
@@ -305,6 +349,14 @@ impl Context<'_> {
     }
 
     fn linted(&self, tbs: &Tbs) -> Result<LintedTbs, Refusal> {
+        // The keys are those of a moment ago; the state says whether one was stolen since.
+        if !self.keys.may_issue(self.state) {
+            return Err(Refusal::unavailable(
+                "issuance.authority-tainted",
+                "the authority is changing its keys",
+            )
+            .hint("it is tried again by itself"));
+        }
         lint(tbs, self.keys.issuer().certificate()).map_err(|error| {
             tracing::error!(code = error.code(), "the linter refused a certificate that the template made");
             Refusal::new(tonic::Code::Internal, error.code(), error.to_string())
@@ -314,6 +366,16 @@ impl Context<'_> {
     fn dates(&self, lifetime: Duration) -> Result<Dates, Refusal> {
         dates(self.keys, self.random, self.backdate, lifetime, self.now)
     }
+}
+
+fn forked(instance: InstanceId, newest: u64) -> Refusal {
+    Refusal::denied(
+        "lineage.forked",
+        format!(
+            "the instance `{instance}` has had a successor of that SVID, with another key (generation {newest})"
+        ),
+    )
+    .hint("two processes hold the key of one instance: find out which of them is a copy")
 }
 
 /// Of one certificate.

@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use bonafide_ca::rotation::{self, Acknowledged, Effect, Plan, Policy, Slot};
 use bonafide_identity::time::{Clock, UnixTime};
-use bonafide_identity::{Certificate, TrustDomain};
+use bonafide_identity::{Certificate, SpiffeId, TrustDomain};
 use bonafide_net::drain::Shutdown;
+use bytes::Bytes;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::set::{in_force, of_use, slot};
 use super::{Fresh, Keys, KeysError, Vault};
 use crate::config::Lifetimes;
+use crate::entry;
 use crate::entry::entry::Kind as EntryKind;
 use crate::journal::Journal;
-use crate::presence::Presence;
-use crate::records::{self, Object, RecordChange, signing_key};
+use crate::presence::{AgentPresence, Presence};
+use crate::records::{self, Object, RecordChange, SigningKey, signing_key};
+use crate::refusal::Refusal;
 use crate::registry::Registry;
 use crate::scope::MAX_JWT_TTL;
 use crate::state::{AppliedChange, State};
@@ -39,15 +42,20 @@ pub(crate) struct Rotation {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) server: String,
     pub(crate) lifetimes: Lifetimes,
+    /// When this server began to see agents.
+    pub(crate) started_at: UnixTime,
 }
 
 /// One of the three kinds of keys that rotate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
+pub(crate) enum Family {
     Root,
     Intermediate,
     Jwt,
 }
+
+/// Whom the servers themselves act for.
+const ACTOR: &str = "rotation";
 
 impl Rotation {
     /// Does all that is due now; says when to look again. The first time it makes root, intermediate and JWT key.
@@ -55,6 +63,7 @@ impl Rotation {
         let mut wake_at: Option<UnixTime> = None;
         // In this order: an intermediate needs its root.
         for family in [Family::Root, Family::Intermediate, Family::Jwt] {
+            self.confirm(family).await?;
             for step in 0.. {
                 let plan = self.plan(family, &self.registry.state(), self.clock.now());
                 let Some(effect) = plan.effects.first().filter(|_| step < MAX_STEPS) else {
@@ -124,12 +133,39 @@ impl Rotation {
                 let key = records::signing_key_key(id);
                 self.commit(family, effect, move |_, _| vec![RecordChange::Remove(key.clone())]).await
             }
+            Effect::Taint { id } | Effect::Revoke { id } => {
+                let id = id.clone();
+                let next = rest_of(&effect);
+                self.commit(family, effect, move |state, now| {
+                    restated(state, &id, next, now).into_iter().collect()
+                })
+                .await
+            }
         }
     }
 
     async fn make(&self, family: Family, effect: Effect) -> Result<(), KeysError> {
+        let mut record = self.draw(family).await?;
         let now = self.clock.now();
-        let Fresh { mut record, entry } = match family {
+        let (next, demote) = match &effect {
+            Effect::Start { demote } => (signing_key::State::Active, demote.clone()),
+            _ => (signing_key::State::Prepared, Vec::new()),
+        };
+        record.set_state(next);
+        record.state_since = now.as_secs();
+        tracing::info!(key = record.id, family = ?family, state = ?record.state(), "a signing key was made");
+        self.commit(family, effect, move |state, now| {
+            let mut changes = vec![published(&record, state)];
+            changes.extend(demote.iter().filter_map(|id| restated(state, id, signing_key::State::Old, now)));
+            changes
+        })
+        .await
+    }
+
+    /// A new key, and its certificate on the ledger.
+    pub(super) async fn draw(&self, family: Family) -> Result<SigningKey, KeysError> {
+        let now = self.clock.now();
+        let Fresh { record, entry } = match family {
             Family::Root => self.vault.root(&self.trust_domain, &self.lifetimes, now)?,
             Family::Jwt => self.vault.jwt(&self.lifetimes, now)?,
             Family::Intermediate => {
@@ -141,22 +177,7 @@ impl Rotation {
         if let Some(entry) = entry {
             self.journal.append(now, vec![EntryKind::SigningCertificate(entry)]).await?;
         }
-        let (next, demote) = match &effect {
-            Effect::Start { demote } => (signing_key::State::Active, demote.clone()),
-            _ => (signing_key::State::Prepared, Vec::new()),
-        };
-        record.set_state(next);
-        record.state_since = now.as_secs();
-        tracing::info!(key = record.id, family = ?family, state = ?record.state(), "a signing key was made");
-        self.commit(family, effect, move |state, now| {
-            let mut record = record.clone();
-            // The revision that this very change, the first one, will get: it puts the key into the bundle.
-            record.published_revision = state.revision() + 1;
-            let mut changes = vec![RecordChange::Put(Object::SigningKey(Arc::new(record)))];
-            changes.extend(demote.iter().filter_map(|id| restated(state, id, signing_key::State::Old, now)));
-            changes
-        })
-        .await
+        Ok(record)
     }
 
     /// Commits the changes of an effect, if the plan still has it.
@@ -167,19 +188,130 @@ impl Rotation {
         changes: impl Fn(&State, UnixTime) -> Vec<RecordChange> + Send + 'static,
     ) -> Result<(), KeysError> {
         let this = self.clone();
+        let wanted = effect.clone();
+        let (written, changed) = self
+            .registry
+            .write_with(move |state| {
+                let now = this.clock.now();
+                let due = this.plan(family, state, now).effects.contains(&wanted);
+                let changes = if due { changes(state, now) } else { Vec::new() };
+                let told = told(state, &changes);
+                Ok((changes, told))
+            })
+            .await?;
+        let forced = matches!(effect, Effect::Activate { forced: true, .. });
+        self.note(changed, ACTOR, forced, written.revision).await?;
+        Ok(())
+    }
+
+    /// Writes to the ledger what came of a commit.
+    pub(super) async fn note(
+        &self,
+        changes: Vec<entry::AuthorityChange>,
+        actor: &str,
+        forced: bool,
+        revision: u64,
+    ) -> Result<(), Refusal> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let told = changes.into_iter().map(|change| {
+            tracing::info!(
+                key = change.authority,
+                kind = change.kind,
+                state = change.state,
+                actor,
+                forced,
+                revision,
+                "an authority has changed"
+            );
+            EntryKind::AuthorityChange(entry::AuthorityChange {
+                actor: actor.to_owned(),
+                forced,
+                revision,
+                ..change
+            })
+        });
+        self.journal.append(self.clock.now(), told.collect()).await.map(|_| ())
+    }
+
+    /// Tells the other servers that all agents of this one know a prepared key.
+    async fn confirm(&self, family: Family) -> Result<(), KeysError> {
+        let waits = |state: &State| -> Vec<String> {
+            if family == Family::Intermediate || self.others(state).is_empty() {
+                return Vec::new();
+            }
+            let prepared = of_use(state, family.usage(), "")
+                .filter(|key| key.state() == signing_key::State::Prepared)
+                .filter(|key| !key.acknowledged_by.contains(&self.server))
+                .filter(|key| self.unaware(state, key.published_revision).is_empty());
+            prepared.map(|key| key.id.clone()).collect()
+        };
+        let ids = waits(&self.registry.state());
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let server = self.server.clone();
         self.registry
             .write(move |state| {
-                let now = this.clock.now();
-                let due = this.plan(family, state, now).effects.contains(&effect);
-                Ok(if due { changes(state, now) } else { Vec::new() })
+                let records = ids.iter().filter_map(|id| state.signing_key(id)).filter(|key| {
+                    key.state() == signing_key::State::Prepared && !key.acknowledged_by.contains(&server)
+                });
+                let confirmed = records.map(|key| {
+                    let mut key = (**key).clone();
+                    key.acknowledged_by.push(server.clone());
+                    RecordChange::Put(Object::SigningKey(Arc::new(key)))
+                });
+                Ok(confirmed.collect())
             })
             .await?;
         Ok(())
     }
 
+    /// Other servers of this trust domain that are alive: those whose intermediate is.
+    fn others<'a>(&self, state: &'a State) -> Vec<&'a str> {
+        let now = self.clock.now().as_secs();
+        let alive = state.signing_keys().filter(|key| {
+            key.r#use() == signing_key::Use::Intermediate
+                && key.state() == signing_key::State::Active
+                && key.not_after > now
+                && key.server != self.server
+        });
+        alive.map(|key| key.server.as_str()).collect()
+    }
+
+    /// Agents of this server that count and have not acknowledged a revision. One that was not seen since this server
+    /// started may have an SVID that is alive until the longest-lived one has expired; where there are other servers, it
+    /// is likelier to be at one of those, which speak for their own agents.
+    pub(super) fn unaware(&self, state: &State, revision: u64) -> Vec<SpiffeId> {
+        self.missing(state, |presence| presence.acknowledged >= revision)
+    }
+
+    /// Agents of this server that still use something that a key signed which was tainted at this revision.
+    pub(super) fn unrenewed(&self, state: &State, revision: u64) -> Vec<SpiffeId> {
+        self.missing(state, |presence| presence.renewed >= revision)
+    }
+
+    fn missing(&self, state: &State, done: impl Fn(&AgentPresence) -> bool) -> Vec<SpiffeId> {
+        let now = self.clock.now();
+        let banned = |id: &SpiffeId| state.agent(id).is_some_and(|agent| agent.ban.is_some());
+        let mut missing = self.presence.missing(now, done);
+        missing.retain(|id| !banned(id));
+        let may_live = now < self.started_at.saturating_add(self.lifetimes.agent.as_duration());
+        if may_live && self.others(state).is_empty() {
+            let unseen = state.agents().filter(|agent| {
+                agent.attested_at < self.started_at
+                    && agent.ban.is_none()
+                    && self.presence.agent(&agent.id).is_none()
+            });
+            missing.extend(unseen.map(|agent| agent.id.clone()));
+        }
+        missing
+    }
+
     fn plan(&self, family: Family, state: &State, now: UnixTime) -> Plan {
         let slots = self.slots(family, state);
-        let mut plan = rotation::plan(&self.policy(family), &slots, self.acknowledged(&slots), now);
+        let mut plan = rotation::plan(&self.policy(family), &slots, self.acknowledged(state, family), now);
         let waiting = slots.iter().any(|slot| slot.state == rotation::State::Prepared);
         if family == Family::Intermediate && plan.effects.is_empty() && !waiting && self.is_orphan(state, now)
         {
@@ -200,15 +332,11 @@ impl Rotation {
     }
 
     fn slots(&self, family: Family, state: &State) -> Vec<Slot> {
-        let (usage, server) = match family {
-            Family::Root => (signing_key::Use::Root, ""),
-            Family::Intermediate => (signing_key::Use::Intermediate, self.server.as_str()),
-            Family::Jwt => (signing_key::Use::Jwt, ""),
-        };
-        of_use(state, usage, server).filter_map(|key| slot(key)).collect()
+        let server = if family == Family::Intermediate { self.server.as_str() } else { "" };
+        of_use(state, family.usage(), server).filter_map(|key| slot(state, key)).collect()
     }
 
-    fn policy(&self, family: Family) -> Policy {
+    pub(super) fn policy(&self, family: Family) -> Policy {
         let lifetimes = &self.lifetimes;
         match family {
             Family::Root => {
@@ -219,17 +347,23 @@ impl Rotation {
         }
     }
 
-    /// All that the plan asks is whether everybody knows the key that is prepared.
-    fn acknowledged(&self, slots: &[Slot]) -> Acknowledged {
-        let prepared = slots.iter().filter(|slot| slot.state == rotation::State::Prepared);
-        let Some(published) = prepared.map(|slot| slot.published_revision).max() else {
+    /// All that plans and orders ask is whether everybody knows the key that is prepared.
+    pub(super) fn acknowledged(&self, state: &State, family: Family) -> Acknowledged {
+        let prepared =
+            of_use(state, family.usage(), "").filter(|key| key.state() == signing_key::State::Prepared);
+        let Some(newest) = prepared.max_by_key(|key| key.published_revision) else {
             return Acknowledged::NobodyConnected;
         };
-        if self.presence.connected(|_| true) == 0 {
+        let others = self.others(state);
+        if !self.unaware(state, newest.published_revision).is_empty() {
+            return Acknowledged::Through(0);
+        }
+        if others.is_empty() && self.presence.connected(|_| true) == 0 {
             return Acknowledged::NobodyConnected;
         }
-        let behind = self.presence.behind(published, |_| true);
-        Acknowledged::Through(if behind.is_empty() { published } else { 0 })
+        let confirmed =
+            others.iter().all(|other| newest.acknowledged_by.iter().any(|server| server == other));
+        Acknowledged::Through(if confirmed { newest.published_revision } else { 0 })
     }
 
     fn awaits_acknowledgement(&self) -> bool {
@@ -251,12 +385,101 @@ fn activation(
     }
 }
 
+/// A new key's record, with the revision that this very change, the first of its commit, will get: it puts the key into
+/// the bundle.
+pub(super) fn published(record: &SigningKey, state: &State) -> RecordChange {
+    let published_revision = state.revision() + 1;
+    RecordChange::Put(Object::SigningKey(Arc::new(SigningKey { published_revision, ..record.clone() })))
+}
+
+/// The state that an effect leaves its key in.
+pub(super) fn rest_of(effect: &Effect) -> signing_key::State {
+    match effect {
+        Effect::Taint { .. } => signing_key::State::Tainted,
+        _ => signing_key::State::Revoked,
+    }
+}
+
 /// The key's record in another state.
-fn restated(state: &State, id: &str, next: signing_key::State, now: UnixTime) -> Option<RecordChange> {
+pub(super) fn restated(
+    state: &State,
+    id: &str,
+    next: signing_key::State,
+    now: UnixTime,
+) -> Option<RecordChange> {
     let mut record = (**state.signing_key(id)?).clone();
     record.set_state(next);
     record.state_since = now.as_secs();
+    record.held = false;
+    if matches!(next, signing_key::State::Tainted | signing_key::State::Revoked) {
+        // It never signs again, not even by mistake.
+        record.wrapped_key = Bytes::new();
+        record.state_revision = state.revision() + 1;
+    }
     Some(RecordChange::Put(Object::SigningKey(Arc::new(record))))
+}
+
+/// What these changes do, for the ledger.
+pub(super) fn told(state: &State, changes: &[RecordChange]) -> Vec<entry::AuthorityChange> {
+    let of = |key: &SigningKey, next: &str| entry::AuthorityChange {
+        state: next.to_owned(),
+        kind: kind_of(key).to_owned(),
+        authority: key.id.clone(),
+        server: key.server.clone(),
+        ..entry::AuthorityChange::default()
+    };
+    let told = changes.iter().filter_map(|change| match change {
+        RecordChange::Put(Object::SigningKey(key)) => Some(of(key, state_of(key))),
+        RecordChange::Put(_) => None,
+        RecordChange::Remove(key) => {
+            let id = key.strip_prefix(records::signing_key_key("").as_str())?;
+            state.signing_key(id).map(|key| of(key, "retired"))
+        }
+    });
+    told.collect()
+}
+
+/// In words, as admins and the ledger read it.
+pub(crate) fn state_of(key: &SigningKey) -> &'static str {
+    match key.state() {
+        signing_key::State::Prepared => "prepared",
+        signing_key::State::Active => "active",
+        signing_key::State::Old => "old",
+        signing_key::State::Tainted => "tainted",
+        signing_key::State::Revoked => "revoked",
+        signing_key::State::Unspecified => "unknown",
+    }
+}
+
+/// In words, as admins and the ledger read it.
+pub(crate) fn kind_of(key: &SigningKey) -> &'static str {
+    match key.r#use() {
+        signing_key::Use::Root => "root",
+        signing_key::Use::Intermediate => "intermediate",
+        signing_key::Use::Jwt => "jwt",
+        signing_key::Use::Ledger => "ledger",
+        signing_key::Use::Unspecified => "unknown",
+    }
+}
+
+impl Family {
+    pub(super) fn usage(self) -> signing_key::Use {
+        match self {
+            Self::Root => signing_key::Use::Root,
+            Self::Intermediate => signing_key::Use::Intermediate,
+            Self::Jwt => signing_key::Use::Jwt,
+        }
+    }
+
+    /// None for keys that don't rotate.
+    pub(super) fn of(key: &SigningKey) -> Option<Self> {
+        match key.r#use() {
+            signing_key::Use::Root => Some(Self::Root),
+            signing_key::Use::Intermediate => Some(Self::Intermediate),
+            signing_key::Use::Jwt => Some(Self::Jwt),
+            signing_key::Use::Ledger | signing_key::Use::Unspecified => None,
+        }
+    }
 }
 
 fn touches_keys(change: &AppliedChange) -> bool {

@@ -11,6 +11,7 @@ use bonafide_identity::{BundleMap, Certificate};
 use bytes::Bytes;
 
 use super::{KeysError, Vault};
+use crate::journal::hex;
 use crate::records::{SigningKey, signing_key};
 use crate::refusal::Refusal;
 use crate::state::State;
@@ -44,6 +45,7 @@ impl KeySet {
         let issuer = CertificateAuthority::new(vec![intermediate.clone()], vault.open(record)?)?;
         // Its own root, which need not be the active one: that may be a newer one.
         let root = of_use(state, signing_key::Use::Root, "")
+            .filter(|root| root.state() != signing_key::State::Revoked)
             .filter_map(|root| Certificate::from_der(&root.certificate).ok())
             .find(|root| root.subject_key_id() == intermediate.authority_key_id())
             .ok_or(KeysError::Missing("root"))?;
@@ -72,6 +74,15 @@ impl KeySet {
         &self.issuer_key_id
     }
 
+    /// Whether what signs now may still sign in this state, which may be newer than this set.
+    pub(crate) fn may_issue(&self, state: &State) -> bool {
+        let stolen = |key: &SigningKey| {
+            matches!(key.state(), signing_key::State::Tainted | signing_key::State::Revoked)
+        };
+        let record = state.signing_key(&hex(&self.issuer_key_id));
+        record.is_some_and(|record| !stolen(record) && !is_under_stolen_root(state, record))
+    }
+
     /// The root above the issuer.
     pub(crate) fn root(&self) -> &Certificate {
         &self.root
@@ -95,13 +106,25 @@ impl KeySet {
         Ok(chain)
     }
 
-    /// Signs JWT-SVIDs.
-    pub(crate) fn jwt(&self) -> Result<&JwtKey, Refusal> {
-        self.jwt.as_ref().ok_or_else(|| {
-            Refusal::unavailable("issuance.jwt-key", "the authority has no active JWT key")
-                .hint("it is made within a moment; look at the authority's log if not")
-        })
+    /// Signs JWT-SVIDs that were decided on with this set.
+    pub(crate) fn jwt_key(&self) -> Result<&JwtKey, Refusal> {
+        self.jwt.as_ref().ok_or_else(no_jwt_key)
     }
+
+    /// Signs JWT-SVIDs, unless its key was stolen meanwhile.
+    pub(crate) fn jwt(&self, state: &State) -> Result<&JwtKey, Refusal> {
+        let may_sign = |key: &&JwtKey| {
+            state.signing_key(&key.id).is_some_and(|record| {
+                matches!(record.state(), signing_key::State::Active | signing_key::State::Old)
+            })
+        };
+        self.jwt.as_ref().filter(may_sign).ok_or_else(no_jwt_key)
+    }
+}
+
+fn no_jwt_key() -> Refusal {
+    Refusal::unavailable("issuance.jwt-key", "the authority has no active JWT key")
+        .hint("it is made within a moment; look at the authority's log if not")
 }
 
 impl JwtKey {
@@ -130,12 +153,26 @@ pub(super) fn in_force<'a>(
     server: &'a str,
     now: UnixTime,
 ) -> Option<&'a Arc<SigningKey>> {
-    let slots: Vec<Slot> = of_use(state, usage, server).filter_map(|key| slot(key)).collect();
+    let slots: Vec<Slot> = of_use(state, usage, server).filter_map(|key| slot(state, key)).collect();
     state.signing_key(&rotation::signing(&slots, now)?.id)
 }
 
+/// Whether the key stands under a root that was stolen: then it vouches for nobody, whatever its own state.
+fn is_under_stolen_root(state: &State, key: &SigningKey) -> bool {
+    if key.r#use() != signing_key::Use::Intermediate {
+        return false;
+    }
+    let certificate = Certificate::from_der(&key.certificate).ok();
+    let root = certificate.as_ref().and_then(Certificate::authority_key_id).map(hex);
+    let root = root.and_then(|root| state.signing_key(&root));
+    root.is_none_or(|root| matches!(root.state(), signing_key::State::Tainted | signing_key::State::Revoked))
+}
+
 /// A record as the rotation sees it; none for one that is in no state.
-pub(super) fn slot(key: &SigningKey) -> Option<Slot> {
+pub(super) fn slot(state: &State, key: &SigningKey) -> Option<Slot> {
+    // Its life is over, so that another one takes its place at once.
+    let not_after =
+        if is_under_stolen_root(state, key) { UnixTime::EPOCH } else { UnixTime::from_secs(key.not_after) };
     Some(Slot {
         id: key.id.clone(),
         state: match key.state() {
@@ -143,10 +180,13 @@ pub(super) fn slot(key: &SigningKey) -> Option<Slot> {
             signing_key::State::Prepared => rotation::State::Prepared,
             signing_key::State::Active => rotation::State::Active,
             signing_key::State::Old => rotation::State::Old,
+            signing_key::State::Tainted => rotation::State::Tainted,
+            signing_key::State::Revoked => rotation::State::Revoked,
         },
         state_since: UnixTime::from_secs(key.state_since),
         not_before: UnixTime::from_secs(key.not_before),
-        not_after: UnixTime::from_secs(key.not_after),
+        not_after,
         published_revision: key.published_revision,
+        held: key.held,
     })
 }

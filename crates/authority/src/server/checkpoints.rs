@@ -221,6 +221,7 @@ fn remember_svid(lineages: &Lineages, svid: &entry::X509Svid, now: UnixTime) {
     let lineage = Lineage {
         generation: svid.generation,
         serial: (*svid.serial).try_into().unwrap_or_default(),
+        tbs_sha256: (*svid.tbs_sha256).try_into().unwrap_or_default(),
         key_id,
         registration: svid.registration.as_str().into(),
         agent: Arc::new(agent),

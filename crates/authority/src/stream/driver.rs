@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bonafide_identity::time::UnixTime;
-use bonafide_identity::{InstanceId, SpiffeId};
+use bonafide_identity::{InstanceId, SpiffeId, VerifiedX509Svid};
 use bonafide_wire::IntoStatus;
 use bonafide_wire::node::agent_message::Kind as Said;
 use bonafide_wire::node::authority_message::Kind;
-use bonafide_wire::node::{AgentMessage, AuthorityMessage, Banned, Hello, Report, Reported};
+use bonafide_wire::node::{AgentMessage, AuthorityMessage, Banned, Hello, Renewals, Report, Reported};
 use bonafide_wire::types::Problem;
 use futures_util::Stream;
 use prost::Message;
@@ -51,8 +50,8 @@ const REPORTS: Limit = Limit { per_second: 128, burst: 4096 };
 pub(crate) struct Driver {
     pub(crate) shared: Arc<NodeShared>,
     pub(crate) agent: SpiffeId,
-    /// End of the SVID that the peer connected with.
-    pub(crate) expires_at: UnixTime,
+    /// What the peer connected with.
+    pub(crate) svid: Arc<VerifiedX509Svid>,
     pub(crate) sender: Sender,
 }
 
@@ -105,15 +104,16 @@ impl Driver {
         let mut changed = self.shared.feed.subscribe();
         self.shared.feed.caught_up().await;
         let record = self.admitted()?;
+        self.vouched_for()?;
         let version = printable(&hello.agent_version);
-        let connection = self.shared.presence.connect(self.agent.clone(), self.expires_at, &version);
+        let connection = self.shared.presence.connect(self.agent.clone(), self.svid.not_after(), &version);
         let (session, first) = Session::begin(&hello, &self.shared.feed.view(&record));
         let asker = Asker { agent: self.agent.clone(), site: record.site.clone(), connection };
         let mut open = Open { asker: Arc::new(asker), record, session };
         tracing::info!(agent = %self.agent, version, messages = first.len(), "an agent has connected");
         self.send(first).await?;
 
-        let expires_in = self.expires_at.since(self.shared.clock.now());
+        let expires_in = self.svid.not_after().since(self.shared.clock.now());
         let expiry = tokio::time::sleep(expires_in);
         let bookmark = tokio::time::sleep(BOOKMARK_EVERY);
         tokio::pin!(expiry, bookmark);
@@ -136,6 +136,8 @@ impl Driver {
                         bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
                     }
                     self.send(messages).await?;
+                    // After it was told: an honest agent knows then why, and whom to distrust.
+                    self.vouched_for()?;
                     open.asker.connection.acknowledge(open.session.acknowledged());
                 }
                 burst = burst(inbound) => self.hear(&mut open, burst?).await?,
@@ -156,6 +158,19 @@ impl Driver {
                 Err(closing(Code::InvalidArgument, "stream.hello", "the agent did not begin with hello"))
             }
         }
+    }
+
+    /// Whether the SVID that the agent connected with is good still. Whoever has stolen the key of an authority can be any
+    /// agent, until he has to show an SVID again.
+    fn vouched_for(&self) -> Result<(), End> {
+        if self.shared.registry.state().vouches(self.svid.authorities()) {
+            return Ok(());
+        }
+        Err(closing(
+            Code::Unauthenticated,
+            "stream.authority-revoked",
+            "an authority above the SVID that the agent connected with was revoked",
+        ))
     }
 
     /// The agent's record, as long as it may have a stream.
@@ -192,6 +207,9 @@ impl Driver {
                 Some(Said::IssueJwt(ask)) => self.ask(open, ask.request, Ask::Jwt(ask), &mut jobs),
                 Some(Said::RenewAgent(ask)) => self.ask(open, ask.request, Ask::Agent(ask), &mut jobs),
                 Some(Said::Report(report)) => self.report(open, report),
+                Some(Said::Renewals(Renewals { revision, remaining })) => {
+                    open.asker.connection.renewals(revision, remaining);
+                }
                 // Of a newer agent; one that matters would have a request number and a time-out.
                 None => {}
             }

@@ -333,6 +333,7 @@ pub(crate) fn site_admin(spiffe_id: &str, site: &str, registration: &str, admin:
         agent: agent_id(site, ADMINS_AGENT),
         selectors: bonafide_attest::SelectorSet::from_pairs(ADMINS_SELECTORS).unwrap(),
         admin: admin.iter().map(ToString::to_string).collect(),
+        authorities: Vec::new(),
         expires_at: UnixTime::from_secs(START + 3600),
     })
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -18,6 +18,10 @@ struct World {
     agents: BTreeMap<u8, u64>,
     /// Latest expiry of what each key signed.
     signed: BTreeMap<String, UnixTime>,
+    /// Keys that were stolen: they must never sign again.
+    tainted: BTreeSet<String>,
+    /// Whether every agent has renewed what it has.
+    renewed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ enum Step {
     /// The driver runs, and dies after so many effects.
     Drive(usize),
     Sign,
+    /// An operator asks for something, of the key with this number, perhaps by force.
+    Order(u8, u8, bool),
 }
 
 impl World {
@@ -41,6 +47,8 @@ impl World {
             slots: Vec::new(),
             agents: BTreeMap::new(),
             signed: BTreeMap::new(),
+            tainted: BTreeSet::new(),
+            renewed: true,
         }
     }
 
@@ -66,6 +74,7 @@ impl World {
             not_before: self.now.saturating_sub(crate::BACKDATE),
             not_after: self.now.saturating_add(self.policy.lifetime),
             published_revision: self.revision,
+            held: false,
         });
     }
 
@@ -122,9 +131,24 @@ impl World {
             Effect::Retire { id } => {
                 let slot = self.slots.iter().find(|slot| slot.id == *id).unwrap();
                 assert_ne!(slot.state, State::Active);
+                assert_ne!(slot.state, State::Tainted, "a thief could sign on");
+                if slot.state == State::Revoked {
+                    assert!(slot.not_after < self.now);
+                    self.slots.retain(|slot| slot.id != *id);
+                    return;
+                }
                 let valid = self.signed.get(id).is_some_and(|expires| *expires > self.now);
                 assert!(!valid, "{id} is dropped while what it signed is valid");
                 self.slots.retain(|slot| slot.id != *id);
+            }
+            Effect::Taint { id } => {
+                self.set(id, State::Tainted);
+                self.tainted.insert(id.clone());
+                self.renewed = false;
+            }
+            Effect::Revoke { id } => {
+                self.set(id, State::Revoked);
+                self.tainted.insert(id.clone());
             }
         }
         assert!(self.active() <= 1);
@@ -132,7 +156,66 @@ impl World {
 
     fn drive(&mut self, most: usize) {
         for effect in self.plan().effects.iter().take(most) {
+            if let Effect::Revoke { id } = effect {
+                let valid = self.signed.get(id).is_some_and(|expires| *expires > self.now);
+                assert!(!valid, "by itself only what nobody uses is revoked");
+            }
             self.apply(effect);
+        }
+    }
+
+    /// An operator's order. What it would break is refused, unless he insists.
+    fn order(&mut self, what: u8, which: u8, force: bool) {
+        let id = match self.slots.get(usize::from(which) % self.slots.len().max(1)) {
+            Some(slot) => slot.id.clone(),
+            None => "none".into(),
+        };
+        let wanted = match what {
+            0 => Order::Prepare,
+            1 => Order::Activate { id: id.clone(), force },
+            2 => Order::Taint { id: id.clone(), force },
+            _ => Order::Revoke { id: id.clone(), force },
+        };
+        let known = Known { acknowledged: self.acknowledged(), renewed: self.renewed };
+        let state = self.slots.iter().find(|slot| slot.id == id).map(|slot| slot.state);
+        match order(&self.policy, &self.slots, known, &wanted, self.now) {
+            Ok(Some(Effect::Prepare)) => {
+                self.apply(&Effect::Prepare);
+                self.slots.last_mut().unwrap().held = true;
+            }
+            Ok(Some(Effect::Activate { id, demote, forced })) => {
+                assert!(force || !forced, "only by force may an agent not know a key");
+                // Not by the clock, as the plan's own: so not through `apply`.
+                demote.iter().for_each(|id| self.set(id, State::Old));
+                self.set(&id, State::Active);
+                assert_eq!(self.active(), 1);
+            }
+            Ok(Some(effect)) => {
+                match &effect {
+                    Effect::Taint { .. } => {
+                        assert!(force || self.policy.floor.is_none() || state != Some(State::Active));
+                    }
+                    Effect::Revoke { .. } => {
+                        let unused =
+                            state == Some(State::Prepared) || state == Some(State::Tainted) && self.renewed;
+                        assert!(force || unused);
+                    }
+                    other => panic!("{other:?}"),
+                }
+                self.apply(&effect);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                // Force helps against everything but what is not there.
+                let absent = matches!(
+                    error,
+                    OrderError::Unknown(_)
+                        | OrderError::NotPrepared { .. }
+                        | OrderError::Expired(_)
+                        | OrderError::TooMany
+                );
+                assert!(absent || !force, "{error}");
+            }
         }
     }
 
@@ -154,6 +237,7 @@ impl World {
         if let Some(key) = signing(&self.slots, self.now) {
             let expires = self.now.saturating_add(self.policy.signature_lifetime);
             assert_eq!(key.state, State::Active);
+            assert!(!self.tainted.contains(&key.id), "a stolen key signs");
             self.signed.insert(key.id.clone(), expires);
         }
     }
@@ -173,9 +257,11 @@ impl World {
             Step::Acknowledge(agent) => {
                 let revision = self.revision;
                 self.agents.entry(*agent).and_modify(|applied| *applied = revision);
+                self.renewed = self.agents.values().all(|applied| *applied == revision);
             }
             Step::Drive(most) => self.drive(*most),
             Step::Sign => self.sign(),
+            Step::Order(what, which, force) => self.order(*what, *which, *force),
         }
     }
 }
@@ -196,6 +282,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0u8..4).prop_map(Step::Acknowledge),
         4 => prop_oneof![Just(usize::MAX), 0usize..3].prop_map(Step::Drive),
         4 => Just(Step::Sign),
+        2 => (0u8..4, any::<u8>(), any::<bool>()).prop_map(|(what, which, force)| Step::Order(what, which, force)),
     ];
     prop::collection::vec(step, 1..120)
 }
@@ -300,4 +387,51 @@ fn after_a_long_sleep_there_is_a_key_again() {
     assert_eq!(world.plan().effects, [Effect::Start { demote: vec!["k1".into()] }]);
     world.settle();
     assert_eq!(signing(&world.slots, world.now).unwrap().id, "k2");
+}
+
+#[test]
+fn a_stolen_root_is_replaced_and_distrusted() {
+    let day = Duration::from_secs(86_400);
+    let mut world = World::new(Policy::root(&Policy::intermediate()));
+    world.settle();
+    world.step(&Step::Connect(1));
+    let policy = world.policy;
+    let give = |world: &mut World, wanted: Order| {
+        let known = Known { acknowledged: world.acknowledged(), renewed: world.renewed };
+        let effect = order(&policy, &world.slots, known, &wanted, world.now);
+        if let Ok(Some(effect)) = &effect {
+            match effect {
+                Effect::Activate { id, demote, .. } => {
+                    demote.iter().for_each(|id| world.set(id, State::Old));
+                    world.set(id, State::Active);
+                }
+                effect => world.apply(effect),
+            }
+        }
+        effect
+    };
+    let named = |id: &str| id.to_owned();
+    let taint = |force| Order::Taint { id: named("k1"), force };
+    assert_eq!(give(&mut world, taint(false)), Err(OrderError::Active("k1".into())));
+    assert_eq!(give(&mut world, Order::Prepare), Ok(Some(Effect::Prepare)));
+    world.slots.last_mut().unwrap().held = true;
+    assert_eq!(give(&mut world, Order::Prepare), Ok(None), "one is enough");
+    let activate = |force| Order::Activate { id: named("k2"), force };
+    assert_eq!(give(&mut world, activate(false)), Err(OrderError::NotAcknowledged("k2".into())));
+    world.step(&Step::Acknowledge(1));
+    assert_eq!(world.plan().effects, [], "it waits for its operator");
+    assert!(give(&mut world, activate(false)).is_ok());
+    assert_eq!(signing(&world.slots, world.now).unwrap().id, "k2");
+    assert!(give(&mut world, taint(false)).is_ok());
+    let revoke = |force| Order::Revoke { id: named("k1"), force };
+    assert_eq!(give(&mut world, revoke(false)), Err(OrderError::NotRenewed("k1".into())));
+    world.step(&Step::Acknowledge(1));
+    assert!(give(&mut world, revoke(false)).is_ok());
+    assert_eq!(give(&mut world, revoke(false)), Ok(None));
+    world.now = START.saturating_add(364 * day);
+    world.settle();
+    assert!(world.slots.iter().any(|slot| slot.id == "k1"), "its thief can sign until it ends");
+    world.now = START.saturating_add(366 * day);
+    world.settle();
+    assert!(world.slots.iter().all(|slot| slot.id != "k1"));
 }

@@ -129,6 +129,21 @@ impl EntryView {
                 details: present([("at", Moment(end.ended_at).absolute())]),
                 ..empty("end")
             },
+            Kind::AuthorityChange(change) => Self {
+                subject: change.authority,
+                details: present([
+                    ("kind", change.kind),
+                    ("server", change.server),
+                    (if change.revision == 0 { "to be" } else { "is" }, change.state),
+                    ("by", change.actor),
+                    ("forced", if change.forced { "yes".to_owned() } else { String::new() }),
+                    (
+                        "revision",
+                        if change.revision == 0 { String::new() } else { change.revision.to_string() },
+                    ),
+                ]),
+                ..empty("authority-change")
+            },
             Kind::Restore(restore) => Self {
                 subject: hex(&restore.incarnation),
                 details: present([

@@ -26,6 +26,12 @@ fn what_people_type_parses() {
         "agent list",
         "agent ban spiffe://td/bonafide/agent/s/1 --reason lost",
         "ca show",
+        "ca prepare root --wait",
+        "ca activate 00ff --force",
+        "ca taint k1",
+        "ca revoke 00ff --wait --timeout 1m -o json",
+        "ca drill --stolen intermediate --keep-root --timeout 2s",
+        "ca drill --stolen jwt --id k1 --no-force",
         "completion bash",
     ] {
         let arguments = std::iter::once("bonafide").chain(line.split(' '));

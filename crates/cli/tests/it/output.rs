@@ -140,6 +140,7 @@ fn signing_authorities() {
         not_after: NOW + 8_760 * HOUR,
         algorithm: "EC P-256".into(),
         certificate: Vec::new().into(),
+        ..admin::SigningAuthority::default()
     };
     let jwt = admin::SigningAuthority {
         kind: Kind::Jwt.into(),

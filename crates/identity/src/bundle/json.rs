@@ -3,12 +3,13 @@ use bonafide_crypto::jose::Jwk;
 use bonafide_crypto::key::{PublicKey, PublicKeyAlgorithm};
 use serde_json::{Map, Value, json};
 
-use super::{BundleError, MAX_KEY_ID_LENGTH, MAX_KEYS, TrustBundle};
+use super::{BundleError, MAX_KEY_ID_LENGTH, MAX_KEYS, TaintedKey, TrustBundle};
 use crate::certificate::{Certificate, MAX_CERTIFICATE_LENGTH};
 use crate::id::TrustDomain;
 
 const X509_SVID: &str = "x509-svid";
 const JWT_SVID: &str = "jwt-svid";
+const TAINTED: &str = "bonafide_tainted";
 
 pub(super) fn read(
     trust_domain: &TrustDomain,
@@ -17,6 +18,7 @@ pub(super) fn read(
     let mut bundle = TrustBundle::new(trust_domain.clone());
     bundle.sequence = number(object, "spiffe_sequence")?;
     bundle.refresh_hint = number(object, "spiffe_refresh_hint")?;
+    read_tainted(&mut bundle, object);
     let mut roots_skipped = false;
     for (index, key) in keys(object)?.iter().enumerate() {
         let members = key.as_object().ok_or(BundleError::Keys)?;
@@ -62,6 +64,38 @@ fn something_left(bundle: TrustBundle, no_root_left: bool) -> Result<TrustBundle
         Some(first) if nothing_left || no_root_left => Err(first.clone()),
         _ => Ok(bundle),
     }
+}
+
+/// Whatever can't be read is skipped: to renew is a service, to trust is not touched by it.
+fn read_tainted(bundle: &mut TrustBundle, object: &Map<String, Value>) {
+    let Some(tainted) = object.get(TAINTED) else { return };
+    let Some(tainted) = tainted.as_array().filter(|tainted| tainted.len() <= MAX_KEYS) else {
+        return bundle.skipped.push(BundleError::Member(TAINTED));
+    };
+    for key in tainted {
+        match tainted_key(key) {
+            Some(key) => bundle.tainted.push(key),
+            None => bundle.skipped.push(BundleError::Member(TAINTED)),
+        }
+    }
+}
+
+fn tainted_key(key: &Value) -> Option<TaintedKey> {
+    let key_id = Base64UrlUnpadded::decode_vec(key.get("key_id")?.as_str()?).ok()?;
+    let is_jwt = match key.get("use")?.as_str()? {
+        X509_SVID => false,
+        JWT_SVID => true,
+        _ => return None,
+    };
+    let renew_within = u32::try_from(key.get("renew_within")?.as_u64()?).ok()?;
+    let fits = (1..=MAX_KEY_ID_LENGTH).contains(&key_id.len());
+    fits.then(|| TaintedKey { key_id: key_id.into(), is_jwt, renew_within })
+}
+
+fn write_tainted(key: &TaintedKey) -> Value {
+    let usage = if key.is_jwt { JWT_SVID } else { X509_SVID };
+    let key_id = Base64UrlUnpadded::encode_string(&key.key_id);
+    json!({ "key_id": key_id, "use": usage, "renew_within": key.renew_within })
 }
 
 fn keys(object: &Map<String, Value>) -> Result<&[Value], BundleError> {
@@ -132,6 +166,9 @@ pub(super) fn write(bundle: &TrustBundle) -> Value {
     }
     if let Some(seconds) = bundle.refresh_hint {
         object.insert("spiffe_refresh_hint".to_owned(), seconds.into());
+    }
+    if !bundle.tainted.is_empty() {
+        object.insert(TAINTED.to_owned(), bundle.tainted.iter().map(write_tainted).collect());
     }
     Value::Object(object)
 }

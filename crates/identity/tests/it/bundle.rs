@@ -2,6 +2,7 @@
 
 use base64ct::{Base64, Encoding};
 use bonafide_crypto::key::KeyAlgorithm;
+use bonafide_identity::bundle::TaintedKey;
 use bonafide_identity::{BundleMap, Certificate, TrustBundle, TrustDomain};
 use serde_json::{Value, json};
 
@@ -30,6 +31,8 @@ fn full() -> TrustBundle {
         bundle = bundle.with_jwt_authority(kid, key(algorithm).public_key().clone());
     }
     bundle
+        .with_tainted(TaintedKey { key_id: [7; 20].into(), is_jwt: false, renew_within: 60 })
+        .with_tainted(TaintedKey { key_id: b"a"[..].into(), is_jwt: true, renew_within: 0 })
 }
 
 fn parse(json: &Value) -> Result<TrustBundle, &'static str> {

@@ -234,7 +234,7 @@ pub struct SigningAuthority {
     /// Subject key ID in hex, or the JWT `kid`.
     #[prost(string, tag = "2")]
     pub id: ::prost::alloc::string::String,
-    /// `prepared`, `active`, `old`.
+    /// `prepared`, `active`, `old`, `tainted`, `revoked`.
     #[prost(string, tag = "3")]
     pub state: ::prost::alloc::string::String,
     #[prost(int64, tag = "4")]
@@ -246,6 +246,21 @@ pub struct SigningAuthority {
     /// Roots and intermediates, DER.
     #[prost(bytes = "bytes", tag = "7")]
     pub certificate: ::prost::bytes::Bytes,
+    /// The server that an intermediate belongs to.
+    #[prost(string, tag = "8")]
+    pub server: ::prost::alloc::string::String,
+    /// It waits for an operator to activate it.
+    #[prost(bool, tag = "9")]
+    pub held: bool,
+    /// Of the bundle that has it.
+    #[prost(uint64, tag = "10")]
+    pub published_revision: u64,
+    /// Agents that count, and those of them that are missing: of a prepared key, that have not acknowledged it; of a tainted one,
+    /// that still use what it signed, or whose workloads do.
+    #[prost(uint32, tag = "11")]
+    pub agents: u32,
+    #[prost(uint32, tag = "12")]
+    pub agents_missing: u32,
 }
 /// Nested message and enum types in `SigningAuthority`.
 pub mod signing_authority {
@@ -487,6 +502,35 @@ pub mod applied {
             }
         }
     }
+}
+/// A new key that is published, and used only once it is activated. If one is prepared already, that one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrepareAuthorityRequest {
+    #[prost(enumeration = "signing_authority::Kind", tag = "1")]
+    pub kind: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeAuthorityRequest {
+    /// As `SigningAuthority.id`.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Do it although agents don't know the key yet, or still use what it signed.
+    #[prost(bool, tag = "2")]
+    pub force: bool,
+    /// Seconds to wait for agents before it is refused, or forced.
+    #[prost(uint32, tag = "3")]
+    pub wait: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeAuthorityResponse {
+    #[prost(message, optional, tag = "1")]
+    pub authority: ::core::option::Option<SigningAuthority>,
+    /// Of the change; if nothing had to be changed, of the state that was looked at.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// Agents that were not waited for: they refuse what the new key signs, or lose what the old one has signed.
+    #[prost(string, repeated, tag = "3")]
+    pub behind: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -994,6 +1038,103 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "Apply"));
             self.inner.unary(req, path, codec).await
         }
+        /// Changes of what signs. Only on the local socket.
+        pub async fn prepare_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PrepareAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeAuthorityResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/PrepareAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "PrepareAuthority"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn activate_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeAuthorityResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/ActivateAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "ActivateAuthority"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn taint_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeAuthorityResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/TaintAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "TaintAuthority"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn revoke_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeAuthorityResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/RevokeAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "RevokeAuthority"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1105,6 +1246,35 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::ApplyRequest>,
         ) -> std::result::Result<tonic::Response<super::ApplyResponse>, tonic::Status>;
+        /// Changes of what signs. Only on the local socket.
+        async fn prepare_authority(
+            &self,
+            request: tonic::Request<super::PrepareAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeAuthorityResponse>,
+            tonic::Status,
+        >;
+        async fn activate_authority(
+            &self,
+            request: tonic::Request<super::ChangeAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeAuthorityResponse>,
+            tonic::Status,
+        >;
+        async fn taint_authority(
+            &self,
+            request: tonic::Request<super::ChangeAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeAuthorityResponse>,
+            tonic::Status,
+        >;
+        async fn revoke_authority(
+            &self,
+            request: tonic::Request<super::ChangeAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeAuthorityResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -1908,6 +2078,186 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ApplySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/PrepareAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct PrepareAuthoritySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::PrepareAuthorityRequest>
+                    for PrepareAuthoritySvc<T> {
+                        type Response = super::ChangeAuthorityResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PrepareAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::prepare_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PrepareAuthoritySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/ActivateAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct ActivateAuthoritySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ChangeAuthorityRequest>
+                    for ActivateAuthoritySvc<T> {
+                        type Response = super::ChangeAuthorityResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::activate_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ActivateAuthoritySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/TaintAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct TaintAuthoritySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ChangeAuthorityRequest>
+                    for TaintAuthoritySvc<T> {
+                        type Response = super::ChangeAuthorityResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::taint_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TaintAuthoritySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/RevokeAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeAuthoritySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ChangeAuthorityRequest>
+                    for RevokeAuthoritySvc<T> {
+                        type Response = super::ChangeAuthorityResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::revoke_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeAuthoritySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

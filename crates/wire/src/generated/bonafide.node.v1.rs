@@ -59,7 +59,7 @@ pub struct Attested {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 20")]
     pub kind: ::core::option::Option<agent_message::Kind>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -80,6 +80,8 @@ pub mod agent_message {
         RenewAgent(super::RenewAgent),
         #[prost(message, tag = "7")]
         Report(super::Report),
+        #[prost(message, tag = "20")]
+        Renewals(super::Renewals),
     }
 }
 /// First message on every stream: where the agent stands.
@@ -202,6 +204,17 @@ pub struct End {
     pub instance: ::prost::bytes::Bytes,
     #[prost(int64, tag = "2")]
     pub ended_at: i64,
+}
+/// How far the agent has got with replacing what tainted authorities have signed (the bundle document names them). Sent when
+/// it learns of one, and when nothing is left.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Renewals {
+    /// Of the update that named the authorities.
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// SVIDs in use, the agent's own included, that they have signed.
+    #[prost(uint32, tag = "2")]
+    pub remaining: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AuthorityMessage {

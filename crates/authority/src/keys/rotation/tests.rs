@@ -39,6 +39,7 @@ impl Fixture {
             trust_domain,
             server: "a".into(),
             lifetimes: Lifetimes::default(),
+            started_at: clock.now(),
         };
         rotation.catch_up().await.unwrap();
         Self { rotation, clock, _directory: directory }
@@ -106,7 +107,7 @@ async fn a_new_jwt_key_waits_for_the_agents_that_are_connected() {
     connection.acknowledge(fixture.rotation.registry.state().revision());
     fixture.rotation.catch_up().await.unwrap();
     let keys = fixture.keys();
-    assert_ne!(keys.current().jwt().unwrap().id(), first[0].1);
+    assert_ne!(keys.current().jwt_key().unwrap().id(), first[0].1);
     assert!(fixture.of(Family::Jwt).contains(&(rotation::State::Old, first[0].1.clone())));
     fixture.pass(HOUR).await;
     assert_eq!(fixture.of(Family::Jwt).len(), 1, "nothing that the old key signed is alive");
@@ -147,4 +148,146 @@ async fn private_keys_are_wrapped_and_bound_to_their_record() {
         moved.id = "elsewhere".into();
         assert!(fixture.rotation.vault.open(&moved).is_err());
     }
+}
+
+fn actor() -> &'static str {
+    "local uid 0"
+}
+
+fn agent_number(number: u8) -> SpiffeId {
+    format!("spiffe://example.org/bonafide/agent/lab/00000000-0000-4000-8000-0000000000{number:02}")
+        .parse()
+        .unwrap()
+}
+
+async fn give(fixture: &Fixture, order: rotation::Order) -> Result<super::super::Ordered, String> {
+    let given = fixture.rotation.order(actor(), order, Duration::ZERO).await;
+    fixture.rotation.catch_up().await.unwrap();
+    given.map_err(|refusal| refusal.code().to_owned())
+}
+
+#[tokio::test]
+async fn an_operator_replaces_a_root_only_when_agents_know_the_next_one() {
+    let fixture = Fixture::new().await;
+    let presence = &fixture.rotation.presence;
+    let far = UnixTime::from_secs(i64::MAX);
+    let here = presence.connect(agent_number(1), far, "");
+    // Gone for a moment: what it has is believed for an hour.
+    let soon = fixture.clock.now().saturating_add(HOUR);
+    drop(presence.connect(agent_number(2), soon, ""));
+    let old = fixture.of(Family::Root)[0].1.clone();
+    let prepared = fixture.rotation.prepare(actor(), Family::Root).await.unwrap();
+    let id = prepared.authority.id.clone();
+    fixture.rotation.catch_up().await.unwrap();
+    assert_eq!(fixture.rotation.prepare(actor(), Family::Root).await.unwrap().authority.id, id);
+    assert!(fixture.of(Family::Root).contains(&(rotation::State::Prepared, id.clone())), "it waits");
+
+    let activate = |force| rotation::Order::Activate { id: id.clone(), force };
+    assert_eq!(give(&fixture, activate(false)).await.unwrap_err(), "ca.not-acknowledged");
+    here.acknowledge(fixture.rotation.registry.state().revision());
+    assert_eq!(give(&fixture, activate(false)).await.unwrap_err(), "ca.not-acknowledged", "one is away");
+    let behind = fixture.rotation.behind(&fixture.rotation.registry.state(), &id);
+    assert_eq!(behind, [agent_number(2)]);
+    fixture.clock.advance(HOUR);
+    assert!(give(&fixture, activate(false)).await.unwrap().behind.is_empty(), "it was away for too long");
+    assert!(fixture.of(Family::Root).contains(&(rotation::State::Old, old.clone())));
+
+    let taint = rotation::Order::Taint { id: old.clone(), force: false };
+    let revoke = |force| rotation::Order::Revoke { id: old.clone(), force };
+    assert_eq!(give(&fixture, revoke(false)).await.unwrap_err(), "ca.not-tainted");
+    give(&fixture, taint).await.unwrap();
+    let state = fixture.rotation.registry.state();
+    let record = state.signing_key(&old).unwrap();
+    assert!(record.wrapped_key.is_empty(), "it can't sign any more");
+    assert_eq!(state.bundle().x509_authorities().len(), 2);
+    assert_eq!(state.bundle().tainted().len(), 1);
+    assert_eq!(give(&fixture, revoke(false)).await.unwrap_err(), "ca.not-renewed");
+    here.renewals(record.state_revision, 0);
+    give(&fixture, revoke(false)).await.unwrap();
+    let state = fixture.rotation.registry.state();
+    assert_eq!(state.bundle().x509_authorities().len(), 1);
+    assert_eq!(state.bundle().tainted().len(), 1, "for agents that were away");
+}
+
+#[tokio::test]
+async fn a_stolen_key_signs_nothing_from_the_moment_that_it_is_tainted() {
+    let fixture = Fixture::new().await;
+    let keys = fixture.keys();
+    let before = keys.current();
+    let stolen = fixture.of(Family::Intermediate)[0].1.clone();
+    let taint = |id: &str, force| rotation::Order::Taint { id: id.to_owned(), force };
+    let given = fixture.rotation.order(actor(), taint(&stolen, false), Duration::ZERO).await;
+    given.unwrap();
+    // The set of a moment ago, which a signing thread still holds.
+    assert!(!before.may_issue(&fixture.rotation.registry.state()));
+    fixture.rotation.catch_up().await.unwrap();
+    keys.reload(&fixture.rotation.registry.state(), fixture.clock.now()).unwrap();
+    assert!(keys.current().may_issue(&fixture.rotation.registry.state()));
+    assert_ne!(keys.current().issuer_key_id(), before.issuer_key_id());
+
+    let root = fixture.of(Family::Root)[0].1.clone();
+    assert_eq!(give(&fixture, taint(&root, false)).await.unwrap_err(), "ca.active");
+    let under_stolen_root = keys.current();
+    give(&fixture, taint(&root, true)).await.unwrap();
+    let state = fixture.rotation.registry.state();
+    assert!(!under_stolen_root.may_issue(&state), "what hangs from a stolen root is stolen");
+    keys.reload(&state, fixture.clock.now()).unwrap();
+    assert!(keys.current().may_issue(&state));
+    assert_ne!(keys.current().root(), under_stolen_root.root());
+
+    let jwt = fixture.of(Family::Jwt)[0].1.clone();
+    let signed_by = keys.current();
+    give(&fixture, taint(&jwt, true)).await.unwrap();
+    assert!(signed_by.jwt(&fixture.rotation.registry.state()).is_err());
+}
+
+#[tokio::test]
+async fn of_two_servers_that_prepare_at_once_one_makes_the_root() {
+    let fixture = Fixture::new().await;
+    let mut second = fixture.rotation.clone();
+    second.server = "b".into();
+    let (one, other) =
+        tokio::join!(fixture.rotation.prepare(actor(), Family::Root), second.prepare(actor(), Family::Root));
+    assert_eq!(one.unwrap().authority.id, other.unwrap().authority.id);
+    assert_eq!(fixture.of(Family::Root).len(), 2);
+    // Each of them speaks for its own agents.
+    second.presence = Presence::new();
+    let there = second.presence.connect(agent_number(7), UnixTime::from_secs(i64::MAX), "");
+    second.catch_up().await.unwrap();
+    let id = fixture
+        .of(Family::Root)
+        .into_iter()
+        .find(|(state, _)| *state == rotation::State::Prepared)
+        .unwrap()
+        .1;
+    let activate = || rotation::Order::Activate { id: id.clone(), force: false };
+    assert_eq!(give(&fixture, activate()).await.unwrap_err(), "ca.not-acknowledged");
+    there.acknowledge(fixture.rotation.registry.state().revision());
+    second.catch_up().await.unwrap();
+    give(&fixture, activate()).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_did_what_is_on_the_ledger() {
+    let fixture = Fixture::new().await;
+    let stolen = fixture.of(Family::Intermediate)[0].1.clone();
+    let order = rotation::Order::Taint { id: stolen.clone(), force: false };
+    let ordered = fixture.rotation.order(actor(), order, Duration::ZERO).await.unwrap();
+    let ledger = fixture.rotation.journal.ledger();
+    let told: Vec<entry::AuthorityChange> = (0..ledger.size())
+        .filter_map(|index| {
+            use prost::Message as _;
+            match entry::Entry::decode(&*ledger.read(index).unwrap()).unwrap().kind {
+                Some(EntryKind::AuthorityChange(change)) if change.authority == stolen => Some(change),
+                _ => None,
+            }
+        })
+        .collect();
+    let said: Vec<_> =
+        told.iter().map(|change| (change.state.as_str(), change.actor.as_str(), change.revision)).collect();
+    let made = said[0].2;
+    assert_eq!(
+        said,
+        [("active", "rotation", made), ("tainted", actor(), 0), ("tainted", actor(), ordered.revision)]
+    );
 }
