@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use bonafide_attest::join::{JoinError, JoinLine};
+use bonafide_attest::join::{JoinError, JoinLine, check_address};
 use bonafide_crypto::{key::PrivateKey, random::Random};
 use bonafide_identity::{TrustDomain, time::Clock};
 use bonafide_net::{
@@ -20,14 +20,17 @@ use tonic::service::Routes;
 
 use crate::{
     api::{Api, MAX_REQUEST, OwnService, WorkloadService, json_routes},
-    attestor::{Attestation, Attestor, unix::UnixAttestor},
+    attestor::{
+        Attestation, Attestor, container::ContainerAttestor, systemd::SystemdAttestor, unix::UnixAttestor,
+    },
     config::AgentConfig,
     core::{Core, Habits},
     credential::{Credential, StrictLeaf},
     engine::Engine,
-    link::{self, Dial, JoinFailure, TlsDial},
+    link::{self, Dial, JoinFailure, TlsDial, Way},
     peer::Peer,
     process::{Evidence, Process},
+    refusal::problem,
     storage::{SavedNode, Storage, StorageError},
 };
 
@@ -71,6 +74,9 @@ pub enum AgentError {
     /// There is neither an SVID from an earlier life nor a join line.
     #[error("this node has not joined a trust domain")]
     NotJoined,
+    /// Both a join line and a certificate.
+    #[error("this node is told to join by a join line and by a certificate")]
+    TwoWays,
     /// The authority, or the join line, rules out that this agent ever works.
     #[error("{}", .0.message)]
     Refused(Problem),
@@ -91,6 +97,7 @@ impl AgentError {
             Self::JoinLineFile { .. } => "agent.join-line-file",
             Self::NoPeerPidfd => "agent.no-peer-pidfd",
             Self::NotJoined => "agent.not-joined",
+            Self::TwoWays => "agent.two-ways-to-join",
             Self::Refused(problem) => &problem.code,
             Self::Storage(error) => error.code(),
             Self::Socket(_) => "agent.socket",
@@ -106,7 +113,10 @@ impl AgentError {
             Self::NoPeerPidfd => {
                 "use Linux 6.5 or later; or set `allow_start_time_peers = true`, and every SVID will say so"
             }
-            Self::NotJoined => "make a join line with `bonafide token create`, and start the agent with it",
+            Self::NotJoined => {
+                "make a join line with `bonafide token create`, and start the agent with it; or set `[join]` to join by a certificate"
+            }
+            Self::TwoWays => "give one of the two",
             Self::Refused(problem) => &problem.hint,
             Self::Storage(error) => error.hint(),
             Self::Socket(_) => "",
@@ -133,19 +143,23 @@ impl Agent {
         if !storage.is_volatile() {
             tracing::warn!(path = %config.data_dir.display(), "the data directory is not on a tmpfs: keys will lie on disk");
         }
-        let line = join_line(&config)?;
-        let saved = storage.load_node().filter(|node| {
+        let way = way(&config)?;
+        let saved = storage.load_node().filter(|node| match &way {
+            None => true,
             // A join line of another trust domain begins a new life.
-            line.as_ref().is_none_or(|line| line.trust_domain == node.trust_domain)
+            Some(Way::Line(line)) => line.trust_domain == node.trust_domain,
+            Some(Way::Certificate(join)) => {
+                (&join.trust_domain, &join.site) == (&node.trust_domain, &node.site)
+            }
         });
-        let trust_domain = match (&saved, &line) {
+        let trust_domain = match (&saved, &way) {
             (Some(node), _) => node.trust_domain.clone(),
-            (None, Some(line)) => line.trust_domain.clone(),
+            (None, Some(way)) => way.trust_domain().clone(),
             (None, None) => return Err(AgentError::NotJoined),
         };
         let saved = saved.and_then(|node| Some((credential_of(&node)?, node)));
         if saved.is_none() {
-            if line.is_none() {
+            if way.is_none() {
                 return Err(AgentError::NotJoined);
             }
             // Whatever lies there belongs to another life.
@@ -161,7 +175,7 @@ impl Agent {
         let serving = serve(&engine, &config, evidence, listener);
         let timers = tokio::spawn(Arc::clone(&engine).run_timers());
         let (ended_sender, ended) = watch::channel(None);
-        let line_keeper = Line { engine: Arc::clone(&engine), config, line, clock, random };
+        let line_keeper = Line { engine: Arc::clone(&engine), config, way, clock, random };
         let keeper = tokio::spawn(async move {
             if let Some(reason) = line_keeper.keep(saved).await {
                 let _ = ended_sender.send(Some(reason));
@@ -263,8 +277,13 @@ pub(crate) fn serve(
     evidence: Evidence,
     listener: Listener,
 ) -> JoinHandle<io::Result<()>> {
-    let attestors: Vec<Box<dyn Attestor>> = vec![Box::new(UnixAttestor::new(config.limits.exe_bytes))];
+    let attestors: Vec<Box<dyn Attestor>> = vec![
+        Box::new(UnixAttestor::new(config.limits.exe_bytes)),
+        Box::new(SystemdAttestor),
+        Box::new(ContainerAttestor::new(&config.containers)),
+    ];
     let attestation = Attestation::new(attestors, config.limits.attestations);
+    let looks = Arc::clone(attestation.looks());
     let api = Api::new(Arc::clone(engine), attestation, config, evidence);
     let workload =
         SpiffeWorkloadApiServer::new(WorkloadService(api.clone())).max_decoding_message_size(MAX_REQUEST);
@@ -273,7 +292,9 @@ pub(crate) fn serve(
     let shutdown = engine.shutdown().clone();
     tokio::spawn(async move {
         listener
-            .serve_with(router, HttpLimits::local(), &shutdown, |caller: &Caller| Peer::at_accept(caller))
+            .serve_with(router, HttpLimits::local(), &shutdown, move |caller: &Caller| {
+                Peer::at_accept(caller, &looks)
+            })
             .await
     })
 }
@@ -282,7 +303,7 @@ pub(crate) fn serve(
 struct Line {
     engine: Arc<Engine>,
     config: AgentConfig,
-    line: Option<JoinLine>,
+    way: Option<Way>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -292,16 +313,17 @@ impl Line {
     async fn keep(self, saved: Option<(Arc<Credential>, SavedNode)>) -> Option<Problem> {
         let expired = |credential: &Credential| credential.not_after() <= self.clock.now();
         let has_lived = saved.is_some();
-        let joined = match (saved, &self.line) {
+        let joined = match (saved, &self.way) {
+            (Some((credential, node)), None) => Some((node, credential)),
             // A line that it has not joined with is there because the SVID that it has is of no use any more.
-            (Some((credential, node)), line)
-                if line
-                    .as_ref()
-                    .is_none_or(|line| !expired(&credential) && node.joined_with == line.token.sha256()) =>
+            (Some((credential, node)), Some(Way::Line(line)))
+                if !expired(&credential) && node.joined_with == line.token.sha256() =>
             {
                 Some((node, credential))
             }
-            (saved, Some(line)) => match self.join(line).await {
+            // An SVID that has expired is replaced when the authority is dialled.
+            (Some((credential, node)), Some(Way::Certificate(_))) => Some((node, credential)),
+            (saved, Some(way)) => match self.join(way).await {
                 Ok(joined) => Some(joined),
                 Err(None) => return None,
                 Err(Some(reason)) if !has_lived => return Some(reason),
@@ -312,14 +334,14 @@ impl Line {
                     Some((node, credential))
                 }
             },
-            _ => None,
+            (None, None) => None,
         };
         let (node, credential) = joined?;
         let address = self.config.authority.clone().unwrap_or_else(|| node.address.clone());
         if let Err(reason) = self.engine.set_node(node, credential) {
             return Some(reason);
         }
-        match TlsDial::new(&self.engine, address) {
+        match TlsDial::new(&self.engine, address, self.way, Arc::clone(&self.random)) {
             Ok(dial) => {
                 link::run(Arc::clone(&self.engine), Arc::new(dial) as Arc<dyn Dial>, self.random).await
             }
@@ -329,12 +351,16 @@ impl Line {
     }
 
     /// Tries until it works, is refused for good (`Some`), or is told to stop.
-    async fn join(&self, line: &JoinLine) -> Result<(SavedNode, Arc<Credential>), Option<Problem>> {
-        let address = self.config.authority.as_ref().unwrap_or(&line.address);
+    async fn join(&self, way: &Way) -> Result<(SavedNode, Arc<Credential>), Option<Problem>> {
+        let address = match way {
+            Way::Line(line) => self.config.authority.as_ref().unwrap_or(&line.address),
+            Way::Certificate(_) => self.config.authority.as_ref().ok_or_else(|| Some(no_authority()))?,
+        };
         let shutdown = self.engine.shutdown().clone();
         let mut failures = 0;
         loop {
-            let attempt = link::join(line, address, Arc::clone(&self.clock));
+            let learned = self.engine.trust().load_full();
+            let attempt = link::join(way, address, &learned, Arc::clone(&self.clock), &*self.random);
             match shutdown.unless_triggered(attempt).await {
                 None => return Err(None),
                 Some(Ok(joined)) => return Ok(joined),
@@ -360,6 +386,28 @@ impl Line {
 fn credential_of(node: &SavedNode) -> Option<Arc<Credential>> {
     let key = PrivateKey::from_pkcs8_der(&node.key.0).ok()?;
     Credential::new(node.chain.clone(), Arc::new(key), &StrictLeaf).ok().map(Arc::new)
+}
+
+/// What this node joins with, if it has to.
+fn way(config: &AgentConfig) -> Result<Option<Way>, AgentError> {
+    match (join_line(config)?, &config.join) {
+        (Some(_), Some(_)) => Err(AgentError::TwoWays),
+        (Some(line), None) => Ok(Some(Way::Line(line))),
+        (None, Some(_)) if config.authority.is_none() => Err(AgentError::Refused(no_authority())),
+        (None, Some(join)) => {
+            check_address(config.authority.as_deref().unwrap_or_default())?;
+            Ok(Some(Way::Certificate(join.clone())))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+fn no_authority() -> Problem {
+    problem(
+        "agent.no-authority",
+        "a certificate does not say where the authority is",
+        "set `authority` to its `host:port`",
+    )
 }
 
 fn join_line(config: &AgentConfig) -> Result<Option<JoinLine>, AgentError> {

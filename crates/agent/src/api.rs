@@ -81,17 +81,17 @@ impl Api {
 
     /// Attests the caller anew: what it was a minute ago says nothing.
     async fn caller(&self, peer: Peer) -> Result<Caller, Refusal> {
-        let key = LaunchKey { pid: peer.process()?.pid(), image: *peer.image()? };
+        let key = LaunchKey { pid: peer.process()?.pid(), image: peer.image().await? };
         let attested = self.0.attestation.attest(&peer).await?;
         Ok(Caller { peer, key, attested })
     }
 
     /// Gives the caller's launch its identities, as far as they are there.
-    fn attach(&self, caller: &Caller) -> Result<(), Refusal> {
+    async fn attach(&self, caller: &Caller) -> Result<(), Refusal> {
         let process = caller.peer.process()?;
         self.engine().attach(process, caller.key, caller.attested.selectors.clone())?;
         // It may have ended, or become another, since it was attested.
-        caller.peer.check_unchanged()
+        caller.peer.check_unchanged().await
     }
 
     /// Whether bundles are for this caller.

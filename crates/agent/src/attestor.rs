@@ -15,15 +15,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     peer::Peer,
-    process::{Credentials, Evidence, Process},
+    process::{Credentials, Evidence, Image, Process},
     refusal::Refusal,
 };
 
+mod cgroups;
+pub mod container;
+pub mod systemd;
 pub mod unix;
 
 /// How long a caller waits for its turn to be attested.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Attestations of one user at a time: a user whose files hang must not hold up the others.
+/// How long the file system of an executable may take to say which file that is.
+const LOOK_TIME: Duration = Duration::from_secs(3);
+/// Executables that are looked at, at a time: each may take a thread for as long as its file system hangs.
+const LOOKS: usize = 256;
+/// Attestations, and looks, of one user at a time: a user whose files hang must not hold up the others.
 const PER_USER: usize = 8;
 /// Most selectors that are kept of one process.
 const MAX_SELECTORS: usize = bonafide_attest::MAX_SET;
@@ -76,12 +83,23 @@ pub struct Attested {
 pub struct Attestation {
     attestors: Vec<Box<dyn Attestor>>,
     turns: Turns,
+    looks: Arc<Looks>,
 }
+
+/// Looks at executables off the asynchronous threads: their file systems may hang, and those who run them then wait for
+/// themselves alone.
+#[derive(Debug)]
+pub struct Looks(Turns);
 
 impl Attestation {
     /// Attests with these, at most `concurrency` processes at a time.
     pub fn new(attestors: Vec<Box<dyn Attestor>>, concurrency: usize) -> Self {
-        Self { attestors, turns: Turns::new(concurrency) }
+        Self { attestors, turns: Turns::new(concurrency), looks: Arc::new(Looks::default()) }
+    }
+
+    /// What looks at executables.
+    pub fn looks(&self) -> &Arc<Looks> {
+        &self.looks
     }
 
     /// Attests the process behind a connection, and refuses it if it is no longer the program that
@@ -96,9 +114,9 @@ impl Attestation {
         if (credentials.uid, credentials.gid) != (peer.uid(), peer.gid()) {
             return Err(Refusal::credentials_changed());
         }
-        peer.check_unchanged()?;
+        peer.check_unchanged().await?;
         let attested = self.look_at(process.clone(), credentials).await?;
-        peer.check_unchanged()?;
+        peer.check_unchanged().await?;
         Ok(attested)
     }
 
@@ -108,10 +126,11 @@ impl Attestation {
     ///
     /// When it ends or turns into another program meanwhile.
     pub async fn attest_other(&self, process: &Process) -> Result<Attested, Refusal> {
-        let before = process.image()?;
         let credentials = process.credentials()?;
+        let uid = credentials.uid;
+        let before = self.looks.image(process, uid).await?;
         let attested = self.look_at(process.clone(), credentials).await?;
-        if process.image()? != before {
+        if self.looks.image(process, uid).await? != before {
             return Err(Refusal::workload_changed());
         }
         Ok(attested)
@@ -132,7 +151,7 @@ impl Attestation {
                     selectors.extend(findings.selectors);
                     failures.extend(findings.failures);
                 }
-                Err(_) => failures.push(format!("`{}` took too long", attestor.name())),
+                Err(_) => return Err(Refusal::attestor_slow(attestor.name())),
             }
         }
         if selectors.len() > MAX_SELECTORS {
@@ -145,6 +164,43 @@ impl Attestation {
         }
         let selectors = SelectorSet::collect(selectors).unwrap_or_default();
         Ok(Attested { selectors, failures, uid })
+    }
+}
+
+impl Looks {
+    /// The program image that runs in a process of this user.
+    ///
+    /// # Errors
+    ///
+    /// When the process has ended or the kernel does not show it, and `workload.files-hang`.
+    pub async fn image(&self, process: &Process, uid: u32) -> Result<Image, Refusal> {
+        let process = process.clone();
+        self.run(uid, move || process.image()).await?.map_err(Refusal::from)
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        uid: u32,
+        look: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let turn = self.0.take(uid).await?;
+        // Nobody waits for a thread that hangs, but its turn is not given to another.
+        let looked = tokio::task::spawn_blocking(move || {
+            let seen = look();
+            drop(turn);
+            seen
+        });
+        match tokio::time::timeout(LOOK_TIME, looked).await {
+            Ok(Ok(seen)) => Ok(seen),
+            Ok(Err(_)) => Err(Refusal::stopping()),
+            Err(_) => Err(Refusal::files_hang()),
+        }
+    }
+}
+
+impl Default for Looks {
+    fn default() -> Self {
+        Self(Turns::new(LOOKS))
     }
 }
 
@@ -184,5 +240,31 @@ impl Turns {
             Some(Turn { _all: all, _user: user })
         };
         tokio::time::timeout(PATIENCE, turn).await.ok().flatten().ok_or_else(Refusal::busy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_files_hang_waits_for_himself_alone() {
+        let looks = Looks::default();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        let hang = || {
+            let held = Arc::clone(&held);
+            looks.run(7, move || held.lock().unwrap().recv())
+        };
+        let mut refused = Vec::new();
+        for _ in 0..=PER_USER {
+            let time = async { tokio::time::advance(PATIENCE.max(LOOK_TIME) * 2).await };
+            let (looked, ()) = tokio::join!(hang(), time);
+            refused.push(looked.unwrap_err().code().to_owned());
+        }
+        assert_eq!(refused.pop().as_deref(), Some("agent.busy"), "no more threads for this user");
+        assert!(refused.iter().all(|code| code == "workload.files-hang"), "{refused:?}");
+        assert_eq!(looks.run(8, || 1).await.unwrap(), 1);
+        drop(release);
     }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use bonafide_attest::join::JoinLine;
 use serde::Deserialize;
 
+use crate::{attestor::container::ContainerConfig, x509pop::JoinByCertificate};
+
 /// All that one agent is told. Unknown fields are refused: a typing error must not weaken anything.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -19,6 +21,9 @@ pub struct AgentConfig {
     /// The join line itself; not part of a configuration file.
     #[serde(skip)]
     pub join_line: Option<JoinLine>,
+    /// How the node joins by a certificate that it has already, in place of a join line; needs `authority`. A node that
+    /// joins so comes back by itself, also when its SVID has expired.
+    pub join: Option<JoinByCertificate>,
     /// `host:port` of the authority, in place of the one that the join line named.
     pub authority: Option<String>,
     /// Serve on a kernel before Linux 6.5, which can't pin callers: a process that ends right after it has
@@ -27,6 +32,8 @@ pub struct AgentConfig {
     pub allow_start_time_peers: bool,
     /// Give bundles to callers without identity, and validate JWT-SVIDs for them.
     pub allow_unauthenticated_verifiers: bool,
+    /// Container runtimes that are asked about workloads in containers.
+    pub containers: ContainerConfig,
     /// Bounds.
     pub limits: AgentLimits,
 }
@@ -62,9 +69,11 @@ impl Default for AgentConfig {
             data_dir: "/run/bonafide/agent".into(),
             join_line_file: None,
             join_line: None,
+            join: None,
             authority: None,
             allow_start_time_peers: false,
             allow_unauthenticated_verifiers: false,
+            containers: ContainerConfig::default(),
             limits: AgentLimits::default(),
         }
     }

@@ -28,10 +28,12 @@ mod storage;
 #[cfg(test)]
 mod testing;
 mod view;
+mod x509pop;
 
 pub use crate::{
     agent::{Agent, AgentError, Running},
     config::{AgentConfig, AgentLimits},
     core::LaunchKey,
     storage::StorageError,
+    x509pop::{JoinByCertificate, KeyFiles, X509PopError},
 };

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use bonafide_attest::join::JoinLine;
 use bonafide_crypto::{
     csr,
@@ -18,15 +19,16 @@ use bonafide_identity::{
     time::{Clock, UnixTime},
     x509,
 };
-use bonafide_tls::{Authorizer, ClientConfig, client_config, pinned_client_config};
+use bonafide_tls::{Authorizer, ClientConfig, TlsError, Trust, client_config, pinned_client_config};
 use bonafide_wire::{
-    node::{AttestBegin, AttestRequest, attest_request, attest_response, node_client::NodeClient},
+    node::{AttestBegin, AttestRequest, Attested, attest_request, attest_response, node_client::NodeClient},
     problem_of,
     types::Problem,
 };
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Status,
@@ -39,6 +41,7 @@ use crate::{
     engine::Engine,
     refusal::problem,
     storage::SavedNode,
+    x509pop::{JoinByCertificate, NodeCertificate, X509PopError},
 };
 
 /// First wait between two attempts; it doubles up to [`LAST_WAIT`]. Half of each is drawn by lot.
@@ -63,32 +66,60 @@ pub(crate) struct TlsDial {
     engine: Arc<Engine>,
     address: String,
     config: Arc<ClientConfig>,
+    /// What a new SVID can be had with, once the last one has expired.
+    way: Option<Way>,
+    random: Arc<dyn Random>,
 }
 
 impl TlsDial {
-    pub(crate) fn new(engine: &Arc<Engine>, address: String) -> Result<Self, Problem> {
-        let servers = format!("{}/bonafide/authority/*", engine.trust_domain().id());
-        let servers =
-            SpiffeIdPattern::parse(&servers).map_err(|error| problem(error.code(), error, error.hint()))?;
-        let config = client_config(
-            Some(engine.identity()),
-            engine.trust(),
-            Authorizer::pattern(servers),
-            Arc::clone(engine.clock()),
-        )
-        .map_err(|error| problem(error.code(), &error, error.hint()))?;
-        Ok(Self { engine: Arc::clone(engine), address, config: config.with_protocols(&[b"h2"]) })
+    pub(crate) fn new(
+        engine: &Arc<Engine>,
+        address: String,
+        way: Option<Way>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self, Problem> {
+        let servers = servers_of(engine.trust_domain()).map_err(JoinFailure::into_problem)?;
+        let config =
+            client_config(Some(engine.identity()), engine.trust(), servers, Arc::clone(engine.clock()))
+                .map_err(|error| problem(error.code(), &error, error.hint()))?;
+        let config = config.with_protocols(&[b"h2"]);
+        Ok(Self { engine: Arc::clone(engine), address, config, way, random })
     }
+
+    fn has_expired(&self) -> bool {
+        self.engine.read(|core| core.node_expiry()).is_none_or(|at| at <= self.engine.now())
+    }
+
+    /// A node with a certificate needs nobody to come back. A join line was spent.
+    async fn attest_again(&self) -> Result<(), Problem> {
+        let Some(way @ Way::Certificate(_)) = &self.way else { return Ok(()) };
+        let learned = self.engine.trust().load_full();
+        let clock = Arc::clone(self.engine.clock());
+        let joined = join(way, &self.address, &learned, clock, &*self.random).await;
+        let (node, credential) = joined.map_err(JoinFailure::into_problem)?;
+        tracing::info!(agent = %credential.spiffe_id(), "the agent's SVID had expired: this node has attested again");
+        self.engine.set_node(node, credential)
+    }
+}
+
+/// The servers of a trust domain's authority.
+fn servers_of(trust_domain: &TrustDomain) -> Result<Authorizer, JoinFailure> {
+    let servers = format!("{}/bonafide/authority/*", trust_domain.id());
+    let servers = SpiffeIdPattern::parse(&servers);
+    servers
+        .map(Authorizer::pattern)
+        .map_err(|error| JoinFailure::Final(problem(error.code(), error, error.hint())))
 }
 
 impl Dial for TlsDial {
     fn dial(&self) -> BoxFuture<'_, Result<Channel, Problem>> {
         Box::pin(async {
+            if self.has_expired() {
+                self.attest_again().await?;
+            }
             let dialled = open(&self.address, &self.config).await;
-            let expired =
-                self.engine.read(|core| core.node_expiry()).is_none_or(|at| at <= self.engine.now());
             // The other side can't say more than "bad certificate"; this side knows.
-            dialled.map_err(|problem| if expired { rejoin_needed() } else { problem })
+            dialled.map_err(|problem| if self.has_expired() { rejoin_needed() } else { problem })
         })
     }
 }
@@ -220,7 +251,7 @@ pub(crate) fn rejoin_needed() -> Problem {
     problem(
         "agent.rejoin-needed",
         "the agent's own SVID has expired",
-        "make a join line with `bonafide token create`, and start the agent with it",
+        "a node that joins by certificate attests again by itself; for another, make a join line with `bonafide token create`, and start the agent with it",
     )
 }
 
@@ -239,79 +270,159 @@ pub(crate) enum JoinFailure {
     Passing(Problem),
 }
 
-/// Turns a join line into the agent's first SVID.
+impl JoinFailure {
+    pub(crate) fn into_problem(self) -> Problem {
+        match self {
+            Self::Final(problem) | Self::Passing(problem) => problem,
+        }
+    }
+}
+
+/// What a node joins with.
+#[derive(Clone, Debug)]
+pub(crate) enum Way {
+    /// A token that works once.
+    Line(JoinLine),
+    /// A certificate that it has already: it works again and again.
+    Certificate(JoinByCertificate),
+}
+
+impl Way {
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        match self {
+            Self::Line(line) => &line.trust_domain,
+            Self::Certificate(join) => &join.trust_domain,
+        }
+    }
+}
+
+/// Gets an SVID for the agent. `learned`: what it knows of its trust domain already.
 pub(crate) async fn join(
-    line: &JoinLine,
+    way: &Way,
     address: &str,
+    learned: &BundleMap,
     clock: Arc<dyn Clock>,
+    random: &dyn Random,
 ) -> Result<(SavedNode, Arc<Credential>), JoinFailure> {
-    let config = pinned_client_config(line.trust_domain.clone(), line.root_pin, Arc::clone(&clock))
-        .map_err(|error| JoinFailure::Final(problem(error.code(), &error, error.hint())))?;
+    let tls = |error: TlsError| JoinFailure::Final(problem(error.code(), &error, error.hint()));
+    let config = match way {
+        Way::Line(line) => {
+            pinned_client_config(line.trust_domain.clone(), line.root_pin, Arc::clone(&clock)).map_err(tls)?
+        }
+        Way::Certificate(join) => {
+            let trust =
+                Trust::new(ArcSwap::from_pointee(join.trust(learned).map_err(|error| files(&error))?));
+            client_config(None, &trust, servers_of(&join.trust_domain)?, Arc::clone(&clock)).map_err(tls)?
+        }
+    };
     let channel = open(address, &config.with_protocols(&[b"h2"])).await.map_err(JoinFailure::Passing)?;
-    join_over(channel, line, address, clock.now()).await
+    join_over(channel, way, address, clock.now(), random).await
+}
+
+/// Files of the node may be renewed at any time.
+fn files(error: &X509PopError) -> JoinFailure {
+    JoinFailure::Passing(problem(error.code(), error, error.hint()))
 }
 
 pub(crate) async fn join_over(
     channel: Channel,
-    line: &JoinLine,
+    way: &Way,
     address: &str,
     now: UnixTime,
+    random: &dyn Random,
 ) -> Result<(SavedNode, Arc<Credential>), JoinFailure> {
     let own = |error: &dyn std::fmt::Display| JoinFailure::Final(problem("agent.key", error, "report this"));
     let key = Arc::new(PrivateKey::generate(KeyAlgorithm::EcP256).map_err(|error| own(&error))?);
-    let csr = csr::build(&key).map_err(|error| own(&error))?;
-    let begin = AttestBegin {
-        attestor: "join_token".to_owned(),
-        evidence: line.token.expose().to_vec().into(),
-        csr: csr.into(),
+    let csr: Bytes = csr::build(&key).map_err(|error| own(&error))?.into();
+    let begin = |attestor: &str, evidence: Bytes| AttestBegin {
+        attestor: attestor.to_owned(),
+        evidence,
+        csr: csr.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let request = AttestRequest { step: Some(attest_request::Step::Begin(begin)) };
-    let mut client = NodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-    let answer = async {
-        let mut inbound = client.attest(tokio_stream::once(request)).await?.into_inner();
-        inbound.message().await
+    let (attested, joined_with) = match way {
+        Way::Line(line) => {
+            let begin = begin("join_token", line.token.expose().to_vec().into());
+            (attest(channel, begin, |_| None).await?, line.token.sha256())
+        }
+        Way::Certificate(join) => {
+            let certificate = NodeCertificate::load(&join.x509pop).map_err(|error| files(&error))?;
+            let evidence = certificate.evidence(&join.site);
+            let joined_with = sha256(&evidence);
+            let begin = begin(JoinByCertificate::KIND, evidence);
+            let answer = |challenge: &[u8]| certificate.answer(challenge, join, &csr, random);
+            (attest(channel, begin, answer).await?, joined_with)
+        }
     };
-    let answer =
-        tokio::time::timeout(FIRST_MESSAGE, answer).await.map_err(|_| JoinFailure::Passing(silent()))?;
-    let unfit = |reason: &dyn std::fmt::Display| {
-        JoinFailure::Final(problem(
-            "agent.issued-unfit",
-            reason,
-            "look at the authority's log, and at both clocks",
-        ))
+    let pin = match way {
+        Way::Line(line) => Some(&line.root_pin),
+        Way::Certificate(_) => None,
     };
-    let attested = match answer.map_err(|status| refused_join(&status))?.and_then(|response| response.step) {
-        Some(attest_response::Step::Attested(attested)) => attested,
-        _ => return Err(unfit(&"the authority answered a join token with something else than an SVID")),
-    };
-    check_bundle(&line.trust_domain, &line.root_pin, &attested.bundle, &attested.chain, now)
+    check_bundle(way.trust_domain(), pin, &attested.bundle, &attested.chain, now)
         .map_err(|error| unfit(&error))?;
     let credential = Credential::new(attested.chain.clone(), Arc::clone(&key), &StrictLeaf)
         .map_err(|error| unfit(&error))?;
     let node = SavedNode {
         address: address.to_owned(),
-        trust_domain: line.trust_domain.clone(),
+        trust_domain: way.trust_domain().clone(),
         site: attested.site,
         chain: attested.chain,
         key: SavedKey(key.to_pkcs8_der()),
         renew_after: UnixTime::from_secs(attested.renew_after),
         bundle: attested.bundle,
-        joined_with: line.token.sha256().to_vec(),
+        joined_with: joined_with.to_vec(),
     };
     Ok((node, Arc::new(credential)))
 }
 
-/// The bundle must hold the pinned root, and the new SVID must be good under it.
+fn unfit(reason: &dyn std::fmt::Display) -> JoinFailure {
+    JoinFailure::Final(problem(
+        "agent.issued-unfit",
+        reason,
+        "look at the authority's log, and at both clocks",
+    ))
+}
+
+/// One attestation: at most one challenge.
+async fn attest(
+    channel: Channel,
+    begin: AttestBegin,
+    answer: impl Fn(&[u8]) -> Option<Bytes>,
+) -> Result<Attested, JoinFailure> {
+    let mut client = NodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let (say, said) = mpsc::channel(2);
+    let exchange = async {
+        let _ = say.send(AttestRequest { step: Some(attest_request::Step::Begin(begin)) }).await;
+        let mut inbound = client.attest(ReceiverStream::new(said)).await?.into_inner();
+        let mut step = inbound.message().await?.and_then(|response| response.step);
+        if let Some(attest_response::Step::Challenge(challenge)) = &step
+            && let Some(answer) = answer(challenge)
+        {
+            let answer = attest_request::Step::ChallengeResponse(answer);
+            let _ = say.send(AttestRequest { step: Some(answer) }).await;
+            step = inbound.message().await?.and_then(|response| response.step);
+        }
+        Ok(step)
+    };
+    let exchanged = tokio::time::timeout(FIRST_MESSAGE, exchange).await;
+    match exchanged.map_err(|_| JoinFailure::Passing(silent()))? {
+        Ok(Some(attest_response::Step::Attested(attested))) => Ok(attested),
+        Ok(_) => Err(unfit(&"the authority answered the attestation with something else than an SVID")),
+        Err(status) => Err(refused_join(&status)),
+    }
+}
+
+/// The bundle must hold the pinned root, if one is, and the new SVID must be good under it.
 fn check_bundle(
     trust_domain: &TrustDomain,
-    root_pin: &[u8; 32],
+    root_pin: Option<&[u8; 32]>,
     bundle: &[u8],
     chain: &[bytes::Bytes],
     now: UnixTime,
 ) -> Result<(), String> {
     let bundle = TrustBundle::parse(trust_domain, bundle).map_err(|error| error.to_string())?;
-    if !bundle.x509_authorities().iter().any(|root| sha256(root.der()) == *root_pin) {
+    let pinned = |pin: &[u8; 32]| bundle.x509_authorities().iter().any(|root| sha256(root.der()) == *pin);
+    if !root_pin.is_none_or(pinned) {
         return Err("the authority's bundle lacks the root that the join line names".to_owned());
     }
     let mut bundles = BundleMap::new();

@@ -8,9 +8,14 @@
 use std::sync::Arc;
 
 use bonafide_net::unix::Caller;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 
 use crate::{
-    process::{Evidence, Image, Process, ProcessError},
+    attestor::Looks,
+    process::{Evidence, Glimpse, Image, Process, ProcessError},
     refusal::Refusal,
 };
 
@@ -22,16 +27,29 @@ pub struct Peer(Arc<Inner>);
 struct Inner {
     uid: u32,
     gid: u32,
-    process: Result<(Process, Image), Refusal>,
+    process: Result<Pinned, Refusal>,
+    looks: Arc<Looks>,
 }
 
+#[derive(Debug)]
+struct Pinned {
+    process: Process,
+    /// What was seen when the connection was accepted.
+    glimpse: Glimpse,
+    /// All of that image, as soon as the file system of the executable has answered.
+    image: Shared<Look>,
+}
+
+type Look = BoxFuture<'static, Result<Image, Refusal>>;
+
 impl Peer {
-    /// Looks at the process behind a connection. To be called when the connection is accepted.
+    /// Looks at the process behind a connection. To be called when the connection is accepted. Does not block: what may
+    /// do so goes on by itself, and is waited for by the first request.
     ///
     /// On a kernel that gives no pidfd of a peer, the process that has its number now is pinned.
-    pub fn at_accept(caller: &Caller) -> Self {
-        let process = pin(caller).map_err(Refusal::from);
-        Self(Arc::new(Inner { uid: caller.uid, gid: caller.gid, process }))
+    pub fn at_accept(caller: &Caller, looks: &Arc<Looks>) -> Self {
+        let process = pin(caller, looks).map_err(Refusal::from);
+        Self(Arc::new(Inner { uid: caller.uid, gid: caller.gid, process, looks: Arc::clone(looks) }))
     }
 
     /// User when it connected.
@@ -50,7 +68,7 @@ impl Peer {
     ///
     /// Why it could not be pinned.
     pub fn process(&self) -> Result<&Process, Refusal> {
-        self.pinned().map(|(process, _)| process)
+        self.pinned().map(|pinned| &pinned.process)
     }
 
     /// The program that ran when the connection was accepted.
@@ -58,34 +76,42 @@ impl Peer {
     /// # Errors
     ///
     /// Why it could not be pinned.
-    pub fn image(&self) -> Result<&Image, Refusal> {
-        self.pinned().map(|(_, image)| image)
+    pub async fn image(&self) -> Result<Image, Refusal> {
+        let pinned = self.pinned()?;
+        let image = pinned.image.clone().await?;
+        // Between the accept and the look at the file, another program may have come.
+        if pinned.glimpse.may_be_of(&image) { Ok(image) } else { Err(Refusal::workload_changed()) }
     }
 
     /// Whether the process still lives and still runs the program that connected.
     ///
     /// # Errors
     ///
-    /// `workload.gone` or `workload.changed`.
-    pub fn check_unchanged(&self) -> Result<(), Refusal> {
-        let (process, image) = self.pinned()?;
-        match process.image() {
-            Ok(now) if now == *image => Ok(()),
-            Ok(_) | Err(ProcessError::Starting) => Err(Refusal::workload_changed()),
-            Err(error) => Err(error.into()),
+    /// `workload.gone` or `workload.changed`; `workload.files-hang` when that can't be seen.
+    pub async fn check_unchanged(&self) -> Result<(), Refusal> {
+        let image = self.image().await?;
+        let now = self.0.looks.image(self.process()?, self.0.uid).await;
+        match now {
+            Ok(now) if now == image => Ok(()),
+            Ok(_) => Err(Refusal::workload_changed()),
+            Err(refusal) if refusal.code() == "workload.starting" => Err(Refusal::workload_changed()),
+            Err(refusal) => Err(refusal),
         }
     }
 
-    fn pinned(&self) -> Result<&(Process, Image), Refusal> {
+    fn pinned(&self) -> Result<&Pinned, Refusal> {
         self.0.process.as_ref().map_err(Clone::clone)
     }
 }
 
-fn pin(caller: &Caller) -> Result<(Process, Image), ProcessError> {
+fn pin(caller: &Caller, looks: &Arc<Looks>) -> Result<Pinned, ProcessError> {
     let process = match &caller.pidfd {
         Some(pidfd) => Process::pin(caller.pid, Arc::clone(pidfd), Evidence::Pidfd)?,
         None => Process::open(caller.pid, Evidence::StartTime)?,
     };
-    let image = process.image()?;
-    Ok((process, image))
+    let glimpse = process.glimpse()?;
+    let (looks, uid, looked_at) = (Arc::clone(looks), caller.uid, process.clone());
+    let look = tokio::spawn(async move { looks.image(&looked_at, uid).await });
+    let image = async move { look.await.unwrap_or_else(|_| Err(Refusal::stopping())) };
+    Ok(Pinned { process, glimpse, image: image.boxed().shared() })
 }

@@ -88,6 +88,21 @@ impl Image {
     }
 }
 
+/// What of an [`Image`] can be seen without looking at a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Glimpse {
+    start_time: u64,
+    layout: [u64; 5],
+}
+
+impl Glimpse {
+    /// Whether it may be of this image. In the middle of `execve` nothing is to be seen.
+    pub(crate) fn may_be_of(&self, image: &Image) -> bool {
+        let seen = Image { layout: self.layout, ..*image };
+        self.start_time == image.start_time && (!seen.is_complete() || self.layout == image.layout)
+    }
+}
+
 /// Whose rights the process has, as the kernel counts them now.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Credentials {
@@ -225,7 +240,7 @@ impl Process {
         }
     }
 
-    /// The program image that runs now.
+    /// The program image that runs now. Looks at the executable, which may lie on a file system that hangs.
     ///
     /// # Errors
     ///
@@ -239,6 +254,25 @@ impl Process {
             std::thread::yield_now();
         }
         Err(ProcessError::Starting)
+    }
+
+    /// The image as far as `/proc` tells it by itself: start and layout, nothing of the executable. Never blocks.
+    pub(crate) fn glimpse(&self) -> Result<Glimpse, ProcessError> {
+        let stat =
+            parse::stat(&self.read("stat", MAX_STAT)?).ok_or(ProcessError::Malformed { what: "stat" })?;
+        self.check_alive()?;
+        Ok(Glimpse { start_time: stat.start_time, layout: stat.layout })
+    }
+
+    /// Its control groups, as the kernel writes them (cgroups(7)), of at most `limit` bytes. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// When the process has ended or the kernel does not show it.
+    pub fn cgroup(&self, limit: u64) -> Result<Vec<u8>, ProcessError> {
+        let text = self.read("cgroup", limit)?;
+        self.check_alive()?;
+        Ok(text)
     }
 
     fn glance(&self) -> Result<Image, ProcessError> {

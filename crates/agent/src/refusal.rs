@@ -92,6 +92,20 @@ impl Refusal {
         Self::new(Code::Unavailable, "agent.busy", message, "try again")
     }
 
+    /// The file system of an executable does not answer.
+    pub(crate) fn files_hang() -> Self {
+        let message = "the file system that the process' executable lies on does not answer";
+        let hint = "see whether it is mounted, and its server there";
+        Self::new(Code::Unavailable, "workload.files-hang", message, hint)
+    }
+
+    /// An attestor has not come to an end.
+    pub(crate) fn attestor_slow(name: &str) -> Self {
+        let message = format!("the attestor `{name}` took too long");
+        let hint = "see whether the user database and the file system of the executable answer";
+        Self::new(Code::Unavailable, "workload.attestor-slow", message, hint)
+    }
+
     /// A limit is reached.
     pub(crate) fn too_many(what: &str, limit: usize) -> Self {
         let message = format!("more than {limit} {what}");

@@ -3,6 +3,7 @@
 mod attestation;
 mod attestor;
 mod join_token;
+mod x509pop;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,16 +21,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
-pub use self::attestor::{NodeAttestor, Pending, Spend, Step, Verdict};
+pub use self::attestor::{Asked, NodeAttestor, Pending, Spend, Step, Verdict};
 pub use self::join_token::JoinTokens;
+pub use self::x509pop::X509Pop;
 use crate::config::Limits;
 use crate::issuance::Issuer;
 use crate::issuance::lineages::Lineages;
-use crate::journal::Journal;
+use crate::journal::{Journal, Source};
 use crate::presence::Presence;
 use crate::rates::Rates;
 use crate::refusal::Refusal;
-use crate::registration::admitted_agent;
+use crate::registration::{admitted_attestation, attestation_of};
 use crate::registry::Registry;
 use crate::stream::driver::Driver;
 use crate::stream::feed::Feed;
@@ -89,7 +91,12 @@ impl Node for NodeService {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let svid = peer(request.extensions())?;
         let agent = svid.id().clone();
-        admitted_agent(&self.0.registry.state(), &agent)?;
+        let attestation = attestation_of(&svid);
+        if let Err(refusal) = admitted_attestation(&self.0.registry.state(), &agent, attestation) {
+            let source = Source { agent: agent.as_str(), ..Source::default() };
+            self.0.journal.refused(self.0.clock.now(), &refusal, source);
+            return Err(refusal.into());
+        }
         if svid.not_after() <= self.0.clock.now() {
             return Err(Refusal::new(
                 tonic::Code::Unauthenticated,
@@ -108,7 +115,7 @@ impl Node for NodeService {
             .hint("it is tried again by itself")
         })?;
         let (sender, outbound) = outbound::channel(self.0.limits.in_flight_per_stream);
-        let driver = Driver { shared: Arc::clone(&self.0), agent, svid, sender };
+        let driver = Driver { shared: Arc::clone(&self.0), agent, attestation, svid, sender };
         self.0.tasks.spawn(driver.run(request.into_inner()));
         Ok(Response::new(outbound))
     }

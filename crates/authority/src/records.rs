@@ -49,7 +49,7 @@ pub struct Agent {
     pub id: SpiffeId,
     /// The site that it belongs to.
     pub site: String,
-    /// How it proved itself: `join_token`.
+    /// How it proved itself: `join_token`, `x509pop`.
     pub attestor: String,
     /// What was proved.
     pub selectors: SelectorSet,
@@ -59,6 +59,8 @@ pub struct Agent {
     pub ban: Option<Ban>,
     /// Of its software, as it said when it attested.
     pub version: String,
+    /// How often it had attested before, with the same evidence. SVIDs of earlier attestations don't admit it any more.
+    pub attestation: u64,
 }
 
 /// Why and since when an agent gets nothing.

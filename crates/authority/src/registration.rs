@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use bonafide_attest::{
     SelectorSet,
-    registration::{Kind, Registration},
+    registration::{Kind as RegistrationKind, Registration},
 };
-use bonafide_identity::{SpiffeId, time::UnixTime};
+use bonafide_identity::{
+    SpiffeId, VerifiedX509Svid,
+    attributes::{Attribute, Attributes, Kind},
+    time::UnixTime,
+};
 
 use crate::{
     records::Agent,
@@ -16,6 +20,9 @@ use crate::{
     site::Site,
     state::{SiteState, State},
 };
+
+/// Of the evidence that says how often an agent had attested before.
+const ATTESTATION_KEY: &str = "attestation";
 
 /// What an agent's request for a registration earns.
 #[derive(Clone, Debug)]
@@ -42,6 +49,45 @@ pub fn admitted_agent<'a>(state: &'a State, agent: &SpiffeId) -> Result<&'a Arc<
             .hint("join the node again with a new join line, once its trouble is cleared"));
     }
     Ok(record)
+}
+
+/// As [`admitted_agent`], for whoever holds an SVID of this attestation of the agent.
+///
+/// # Errors
+/// `agent.unknown`, `agent.banned`, `agent.superseded`.
+pub fn admitted_attestation<'a>(
+    state: &'a State,
+    agent: &SpiffeId,
+    attestation: u64,
+) -> Result<&'a Arc<Agent>, Refusal> {
+    let record = admitted_agent(state, agent)?;
+    if record.attestation != attestation {
+        return Err(Refusal::denied(
+            "agent.superseded",
+            format!("a node has attested again as `{agent}`, with the same certificate"),
+        )
+        .hint(
+            "if that was not this node, somebody else has its key: ban the agent; if it was, start it anew",
+        ));
+    }
+    Ok(record)
+}
+
+/// Which attestation an agent's SVID belongs to: what [`attestation_mark`] wrote.
+#[must_use]
+pub fn attestation_of(svid: &VerifiedX509Svid) -> u64 {
+    let marks = svid.attributes().into_iter().flat_map(Attributes::evidence);
+    let mark = marks.into_iter().find(|(key, _)| *key == ATTESTATION_KEY);
+    // What is no number belongs to no attestation that there is.
+    mark.map_or(0, |(_, value)| {
+        str::from_utf8(value).ok().and_then(|number| number.parse().ok()).unwrap_or(u64::MAX)
+    })
+}
+
+/// What an agent's SVID says of its attestation; nothing of the first.
+#[must_use]
+pub fn attestation_mark(attestation: u64) -> Option<Attribute> {
+    (attestation != 0).then(|| Attribute::new(Kind::Evidence, ATTESTATION_KEY, attestation.to_string()))
 }
 
 /// Checks evidence against site, registration and scope, in this order. An entry may be earned without selectors: the
@@ -78,7 +124,7 @@ pub fn earn(
         )
         .hint("put it again with a later end"));
     }
-    let pooled = attested.is_empty() && matches!(registration.kind, Kind::Entry(_));
+    let pooled = attested.is_empty() && matches!(registration.kind, RegistrationKind::Entry(_));
     if !pooled && !registration.selectors.is_subset_of(attested) {
         return Err(Refusal::denied(
             "registration.selectors",

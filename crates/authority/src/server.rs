@@ -34,7 +34,7 @@ use crate::issuance::lineages::Lineages;
 use crate::issuance::{Issuer, IssuerParts};
 use crate::journal::Journal;
 use crate::keys::{Keys, Rotation, Vault};
-use crate::node::{JoinTokens, MAX_MESSAGE, NodeService, NodeShared};
+use crate::node::{JoinTokens, MAX_MESSAGE, NodeService, NodeShared, X509Pop};
 use crate::presence::Presence;
 use crate::rates::Rates;
 use crate::stream::feed::Feed;
@@ -226,7 +226,7 @@ async fn assemble(
         issuer,
         journal,
         lineages,
-        attestors: vec![Arc::new(JoinTokens)],
+        attestors: vec![Arc::new(JoinTokens), Arc::new(X509Pop::new(Arc::clone(&random)))],
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
         limits: config.limits,

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bonafide_identity::time::UnixTime;
+use bonafide_identity::{Certificate, time::UnixTime};
 
 use crate::{refusal::Refusal, scope::Scope};
 
@@ -31,6 +31,8 @@ pub struct Site {
     pub created_at: UnixTime,
     /// Log revision of the last change.
     pub revision: u64,
+    /// Roots of the PKI whose certificates admit nodes (`x509pop`). Empty: none does.
+    pub x509pop_roots: Vec<Certificate>,
 }
 
 impl Site {

@@ -22,6 +22,9 @@ use crate::time::UnixTime;
 /// Largest certificate in bytes.
 pub const MAX_CERTIFICATE_LENGTH: usize = 16 * 1024;
 
+/// id-at-commonName, 2.5.4.3.
+const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+
 const MAX_SERIAL_LENGTH: usize = 20;
 
 /// What the value of an attribute in a name can be: a DirectoryString, a NumericString, an IA5String, or the BIT
@@ -137,6 +140,13 @@ impl Certificate {
     /// The subject's name, a SEQUENCE with tag and length.
     pub fn subject_der(&self) -> &[u8] {
         self.at(&self.0.subject)
+    }
+
+    /// The subject's common name, if it has exactly one and that is text.
+    pub fn common_name(&self) -> Option<&str> {
+        let mut names = common_names(self.subject_der());
+        let name = names.next()?;
+        names.next().is_none().then_some(name)?
     }
 
     /// The first second of its validity.
@@ -331,6 +341,27 @@ fn read_name<'a>(tbs: &mut Reader<'a>) -> Result<&'a [u8], CertificateError> {
     let name = tbs.element(asn1::SEQUENCE).ok_or(CertificateError::Malformed)?;
     check_name(Reader::new(name.content)).ok_or(CertificateError::Name)?;
     Ok(name.encoded)
+}
+
+/// Each common name (2.5.4.3) of a name that was checked when it was read; `None` for one that is no text.
+fn common_names(name: &[u8]) -> impl Iterator<Item = Option<&str>> {
+    let mut name = Reader::new(name).nested(asn1::SEQUENCE).unwrap_or(Reader::new(&[]));
+    let mut relative = Reader::new(&[]);
+    std::iter::from_fn(move || {
+        loop {
+            if relative.is_empty() {
+                relative = name.nested(asn1::SET)?;
+            }
+            let mut attribute = relative.nested(asn1::SEQUENCE)?;
+            if der::oid(&mut attribute)? != COMMON_NAME {
+                continue;
+            }
+            let value = attribute.any()?;
+            // IA5String too: it is out of place here, but ASCII all the same.
+            let text = matches!(value.tag, asn1::UTF8_STRING | asn1::PRINTABLE_STRING | 0x16);
+            return Some(if text { str::from_utf8(value.content).ok() } else { None });
+        }
+    })
 }
 
 fn check_name(mut name: Reader<'_>) -> Option<()> {

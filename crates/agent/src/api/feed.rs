@@ -59,7 +59,7 @@ async fn pump<F: Feed>(
     loop {
         // Room first: what is sent must be what holds when it is sent.
         let Ok(permit) = sender.reserve().await else { return None };
-        if let Err(refusal) = caller.peer.check_unchanged() {
+        if let Err(refusal) = caller.peer.check_unchanged().await {
             return Some(refusal);
         }
         let (next, wait) = match feed.state() {

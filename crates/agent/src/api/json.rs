@@ -55,7 +55,7 @@ async fn status(
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     check_header(&headers)?;
-    peer.check_unchanged()?;
+    peer.check_unchanged().await?;
     Ok(axum::Json(agent_status(&api.status())).into_response())
 }
 

@@ -38,7 +38,8 @@ impl Agent for OwnService {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<AgentStatus>, Status> {
-        peer_of(&request)?.check_unchanged()?;
+        let peer = peer_of(&request)?;
+        peer.check_unchanged().await?;
         Ok(Response::new(self.0.status()))
     }
 }
@@ -58,10 +59,11 @@ impl Api {
         let root = caller.attested.uid == 0;
         let evidence = self.0.evidence;
         let process = Process::open(pid, evidence)?;
-        if !root && process.credentials()?.uid != caller.attested.uid {
+        let uid = process.credentials()?.uid;
+        if !root && uid != caller.attested.uid {
             return Err(Refusal::not_yours());
         }
-        let key = LaunchKey { pid, image: process.image()? };
+        let key = LaunchKey { pid, image: self.0.attestation.looks().image(&process, uid).await? };
         let attested = self.0.attestation.attest_other(&process).await?;
         if !root && attested.uid != caller.attested.uid {
             return Err(Refusal::not_yours());
@@ -136,7 +138,7 @@ impl Api {
             let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
             let expires_at = core.node_expiry();
             let expired = expires_at.is_some_and(|at| at <= now);
-            let problem = if expired { Some(rejoin_needed()) } else { connection.problem };
+            let problem = connection.problem.or_else(|| expired.then(rejoin_needed));
             AgentStatus {
                 agent_id: core.agent_id().map(ToString::to_string).unwrap_or_default(),
                 trust_domain: engine.trust_domain().to_string(),

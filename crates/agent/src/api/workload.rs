@@ -53,7 +53,7 @@ impl SpiffeWorkloadApi for WorkloadService {
         let slot = api.open_stream(caller.key)?;
         let launch = api.engine().launch(caller.key);
         let published = api.engine().published();
-        api.attach(&caller)?;
+        api.attach(&caller).await?;
         let feed = X509Feed { api: api.clone(), caller: caller.clone(), launch, published };
         Ok(Response::new(feed::serve(feed, caller, slot, api.engine().shutdown().clone())))
     }
@@ -78,7 +78,7 @@ impl SpiffeWorkloadApi for WorkloadService {
         let request = request.into_inner();
         let audience = super::jwts::audience(&request.audience)?;
         let wanted = wanted_id(&request.spiffe_id)?;
-        self.0.attach(&caller)?;
+        self.0.attach(&caller).await?;
         let identities = self.0.engine().read(|core| core.identities(&caller.key));
         let mut hints = Hints::default();
         let identities: Vec<(IdentityState, String)> = identities
@@ -95,7 +95,7 @@ impl SpiffeWorkloadApi for WorkloadService {
         }
         let tokens = identities.iter().map(|(identity, _)| self.0.jwt(&caller, identity, &audience));
         let tokens = futures_util::future::join_all(tokens).await;
-        caller.peer.check_unchanged()?;
+        caller.peer.check_unchanged().await?;
         let (mut svids, mut refusal) = (Vec::new(), None);
         for (token, (identity, hint)) in tokens.into_iter().zip(identities) {
             match token {

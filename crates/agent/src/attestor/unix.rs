@@ -102,7 +102,7 @@ fn look(subject: &Subject, files: &Files) -> Findings {
 }
 
 impl Findings {
-    fn add(&mut self, key: &str, value: &str) {
+    pub(super) fn add(&mut self, key: &str, value: &str) {
         match Selector::new(key, value) {
             Ok(selector) => self.selectors.push(selector),
             Err(error) => self.fail(key, &error),
@@ -117,7 +117,7 @@ impl Findings {
         }
     }
 
-    fn fail(&mut self, key: &str, reason: &dyn std::fmt::Display) {
+    pub(super) fn fail(&mut self, key: &str, reason: &dyn std::fmt::Display) {
         self.failures.push(format!("`{key}`: {reason}"));
     }
 }

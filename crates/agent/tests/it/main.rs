@@ -8,6 +8,7 @@
     reason = "a failed test is a panic"
 )]
 
+mod certificate;
 mod restart;
 mod rotation;
 mod world;

@@ -6,12 +6,16 @@ use std::{
     time::Duration,
 };
 
-use bonafide_agent::{Agent, AgentConfig, AgentError, Running};
+use bonafide_agent::{Agent, AgentConfig, AgentError, JoinByCertificate, Running};
 use bonafide_authority::{Authority, AuthorityConfig};
 use bonafide_crypto::random::SystemRandom;
+use bonafide_identity::time::Clock as _;
 use bonafide_testkit::TestClock;
 use bonafide_wire::{
-    admin::{CreateJoinTokenRequest, PutRegistrationRequest, PutSiteRequest, admin_client::AdminClient},
+    admin::{
+        CreateJoinTokenRequest, GetBundleRequest, PutRegistrationRequest, PutSiteRequest,
+        admin_client::AdminClient,
+    },
     agent::{AgentStatus, StatusRequest, agent_client::AgentClient},
     types::{Registration, Scope, Selector, Site, registration},
     workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
@@ -52,11 +56,30 @@ impl World {
         let _ = std::fs::remove_dir_all(&self.config.data_dir);
         Authority::init(&self.config, self.clock.clone(), &SystemRandom).await.unwrap();
         self.start_authority().await;
+        self.put_site(Vec::new()).await;
+        self.put("web").await;
+    }
+
+    /// The site `lab`, with these roots of nodes' certificates.
+    pub(crate) async fn put_site(&self, x509pop_roots: Vec<Vec<u8>>) {
+        let x509pop_roots = x509pop_roots.into_iter().map(Into::into).collect();
         let scope = Scope { spiffe_ids: vec!["spiffe://example.org/app/**".into()], ..Scope::default() };
-        let site = Site { name: "lab".into(), scope: Some(scope), ..Site::default() };
+        let site = Site { name: "lab".into(), scope: Some(scope), x509pop_roots, ..Site::default() };
         let request = PutSiteRequest { site: Some(site), ..PutSiteRequest::default() };
         self.admin().await.put_site(request).await.unwrap();
-        self.put("web").await;
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn now(&self) -> i64 {
+        self.clock.now().as_secs()
+    }
+
+    /// The trust bundle, as `bonafide bundle show` prints it.
+    pub(crate) async fn bundle(&self) -> Vec<u8> {
+        self.admin().await.get_bundle(GetBundleRequest {}).await.unwrap().into_inner().bundle.to_vec()
     }
 
     pub(crate) async fn start_authority(&mut self) {
@@ -118,6 +141,24 @@ impl World {
         };
         let running = Agent::start(config, self.clock.clone(), Arc::new(SystemRandom)).await.unwrap();
         (running, socket)
+    }
+
+    pub(crate) async fn start_agent_by(&mut self, join: &JoinByCertificate) -> Result<(), AgentError> {
+        let config = AgentConfig {
+            socket: self.socket.clone(),
+            data_dir: self.directory.path().join("agent"),
+            authority: Some(self.authority.as_ref().unwrap().node_address().to_string()),
+            join: Some(join.clone()),
+            ..AgentConfig::default()
+        };
+        self.agent = Some(Agent::start(config, self.clock.clone(), Arc::new(SystemRandom)).await?);
+        Ok(())
+    }
+
+    /// Why the agent has ended by itself.
+    pub(crate) async fn agent_ended(&mut self) -> String {
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.agent.as_mut().unwrap().ended());
+        ended.await.unwrap().unwrap_err().code().to_owned()
     }
 
     pub(crate) async fn stop_agent(&mut self) {

@@ -6,7 +6,8 @@ use bonafide_attest::{
     SelectorSet,
     registration::{Kind, Registration},
 };
-use bonafide_identity::{SpiffeId, time::UnixTime};
+use bonafide_identity::{Certificate, SpiffeId, time::UnixTime};
+use bytes::Bytes;
 
 use crate::{
     generated::record as proto,
@@ -89,6 +90,7 @@ pub(crate) fn from_site(site: &Site) -> proto::Site {
         default_jwt_ttl: seconds(Some(site.default_jwt_ttl)),
         created_at: site.created_at.as_secs(),
         management_labels: site.management_labels.clone(),
+        x509pop_roots: roots_to_der(&site.x509pop_roots),
     }
 }
 
@@ -118,7 +120,16 @@ pub(crate) fn to_site(record: &proto::Site, revision: u64) -> Option<Site> {
         created_at: UnixTime::from_secs(record.created_at),
         management_labels: record.management_labels.clone(),
         revision,
+        x509pop_roots: record
+            .x509pop_roots
+            .iter()
+            .map(|der| Certificate::from_der(der).ok())
+            .collect::<Option<_>>()?,
     })
+}
+
+pub(crate) fn roots_to_der(roots: &[Certificate]) -> Vec<Bytes> {
+    roots.iter().map(|root| Bytes::copy_from_slice(root.der())).collect()
 }
 
 pub(crate) fn from_token(token: &JoinToken) -> proto::JoinToken {
@@ -151,6 +162,7 @@ pub(crate) fn from_agent(agent: &Agent) -> proto::Agent {
         banned_at: agent.ban.as_ref().map_or(0, |ban| ban.at.as_secs()),
         ban_reason: agent.ban.as_ref().map(|ban| ban.reason.clone()).unwrap_or_default(),
         version: agent.version.clone(),
+        attestation: agent.attestation,
     }
 }
 
@@ -165,6 +177,7 @@ pub(crate) fn to_agent(record: &proto::Agent) -> Option<Agent> {
         attested_at: UnixTime::from_secs(record.attested_at),
         ban,
         version: record.version.clone(),
+        attestation: record.attestation,
     })
 }
 

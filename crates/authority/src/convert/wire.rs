@@ -11,10 +11,14 @@ use bonafide_attest::{
     registration::{Kind, Registration},
     template::IdTemplate,
 };
-use bonafide_identity::{DnsName, DnsPattern, SpiffeId, SpiffeIdPattern, TrustDomain, time::UnixTime};
+use bonafide_identity::{
+    Certificate, DnsName, DnsPattern, SpiffeId, SpiffeIdPattern, TrustDomain, time::UnixTime,
+    x509::check_client_authority,
+};
 use bonafide_wire::types;
+use bytes::Bytes;
 
-use super::record::{ANY, duration, seconds};
+use super::record::{ANY, duration, roots_to_der, seconds};
 use crate::{
     refusal::Refusal,
     scope::{DEFAULT_X509_TTL, LabelPattern, MAX_JWT_TTL, Scope},
@@ -23,6 +27,8 @@ use crate::{
 
 /// Most patterns of one kind in a scope.
 const MAX_PATTERNS: usize = 256;
+/// Most roots of other PKIs that a site trusts.
+const MAX_ROOTS: usize = 16;
 /// Most labels, DNS names or administered sites of a registration: they must fit a certificate.
 const MAX_OF_REGISTRATION: usize = 16;
 /// Longest label value.
@@ -160,6 +166,7 @@ pub(crate) fn to_site(
         management_labels: to_management_labels(&wire.management_labels)?,
         created_at: now,
         revision: 0,
+        x509pop_roots: to_roots(&wire.x509pop_roots)?,
     })
 }
 
@@ -191,6 +198,7 @@ pub(crate) fn from_site(site: &Site) -> types::Site {
         revision: site.revision,
         created_at: site.created_at.as_secs(),
         management_labels: site.management_labels.clone(),
+        x509pop_roots: roots_to_der(&site.x509pop_roots),
     }
 }
 
@@ -311,6 +319,24 @@ fn to_scope(wire: &types::Scope) -> Result<Scope, Refusal> {
         signatures_per_second: NonZeroU32::new(wire.signatures_per_second),
         attestations_per_second: NonZeroU32::new(wire.attestations_per_second),
     })
+}
+
+/// Roots of another PKI. Each is read strictly, and must be an authority.
+fn to_roots(wire: &[Bytes]) -> Result<Vec<Certificate>, Refusal> {
+    bound("site.x509pop-roots", wire.len(), MAX_ROOTS)?;
+    let mut roots: Vec<Certificate> = Vec::with_capacity(wire.len());
+    for der in wire {
+        let unfit = |error: &dyn std::fmt::Display| {
+            Refusal::invalid("site.x509pop-root", format!("root {} of `x509pop`: {error}", roots.len() + 1))
+                .hint("give certificates of authorities, and no leaf and no key")
+        };
+        let root = Certificate::from_der(der).map_err(|error| unfit(&error))?;
+        check_client_authority(&root).map_err(|error| unfit(&error))?;
+        if !roots.contains(&root) {
+            roots.push(root);
+        }
+    }
+    Ok(roots)
 }
 
 fn to_labels(wire: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Refusal> {

@@ -125,6 +125,9 @@ pub struct Attestation {
     pub evidence: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub source: ::prost::alloc::string::String,
+    /// How often the node had attested before, with the same evidence.
+    #[prost(uint64, tag = "6")]
+    pub attestation: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {

@@ -91,6 +91,9 @@ pub struct Site {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// DER. Their certificates admit nodes (`x509pop`).
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    pub x509pop_roots: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Registration {
@@ -164,6 +167,10 @@ pub struct Agent {
     pub ban_reason: ::prost::alloc::string::String,
     #[prost(string, tag = "8")]
     pub version: ::prost::alloc::string::String,
+    /// How often the node had attested before, with the same evidence. Who holds an SVID of an earlier attestation is not
+    /// admitted any more.
+    #[prost(uint64, tag = "9")]
+    pub attestation: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SigningKey {

@@ -22,7 +22,7 @@ use crate::journal::{Journal, Source};
 use crate::keys::{KeySet, Keys};
 use crate::presence::Connection;
 use crate::refusal::Refusal;
-use crate::registration::admitted_agent;
+use crate::registration::admitted_attestation;
 use crate::registry::Registry;
 use crate::state::{SiteState, State};
 use crate::stream::outbound::{self, Ticket};
@@ -59,6 +59,8 @@ pub(crate) struct Job {
 #[derive(Debug)]
 pub(crate) struct Asker {
     pub(crate) agent: SpiffeId,
+    /// Of the SVID that the agent connected with.
+    pub(crate) attestation: u64,
     pub(crate) site: String,
     pub(crate) connection: Connection,
 }
@@ -134,7 +136,8 @@ impl Batch {
         let state = self.parts.registry.state();
         let answers = signed.into_iter().map(|signed| {
             let Job { asker, ask, .. } = &signed.job;
-            let still = still_earned(&state, self.decided_at, &asker.agent, ask.registration());
+            let still =
+                still_earned(&state, self.decided_at, (&asker.agent, asker.attestation), ask.registration());
             self.parts.release(signed, logged.clone().and(still))
         });
         outbound::answer(answers.collect());
@@ -165,11 +168,12 @@ impl Issuer {
         }
     }
 
-    /// The first SVID of an agent that was just admitted. Resolves when it is on the ledger.
+    /// The first SVID of an agent after its attestation of this number. Resolves when it is on the ledger.
     pub(crate) async fn agent_svid(
         &self,
         agent: SpiffeId,
         key: PublicKey,
+        number: u64,
         attestation: EntryKind,
     ) -> Result<Issued, Refusal> {
         let (parts, asker) = (Arc::clone(&self.parts), agent.clone());
@@ -179,7 +183,7 @@ impl Issuer {
             let state = parts.registry.state();
             let earnings = Earnings::new(&state, now);
             let context = parts.context(&asker, &state, &earnings, &keys, &*parts.random, now);
-            let (unsigned, entry) = context.agent(key, parts.agent_lifetime)?;
+            let (unsigned, entry) = context.agent(key, parts.agent_lifetime, number)?;
             let logged = parts.journal.append_soon(now, vec![attestation, entry]);
             let Unsigned::Certificate { linted, renew_after, .. } = unsigned else { return Err(internal()) };
             let chain = keys.sign(*linted)?;
@@ -187,7 +191,7 @@ impl Issuer {
         });
         let (logged, issued) = signed.await.map_err(|_| internal())??;
         logged.await?;
-        admitted_agent(&self.parts.registry.state(), &agent)?;
+        admitted_attestation(&self.parts.registry.state(), &agent, number)?;
         Ok(issued)
     }
 
@@ -249,12 +253,14 @@ impl IssuerParts {
         let random = DrawnAhead::new(&*self.random, batch.len() * prepare::RANDOM_OF_EACH);
         for job in batch {
             let context = self.context(&job.asker.agent, &state, &earnings, &keys, &random, now);
-            let prepared = match &job.ask {
+            let attestation = job.asker.attestation;
+            let admitted = admitted_attestation(&state, &job.asker.agent, attestation);
+            let prepared = admitted.and_then(|_| match &job.ask {
                 Ask::First(ask) => context.first(ask),
                 Ask::Renewal(ask) => context.renewal(ask),
                 Ask::Jwt(ask) => context.jwt(ask),
-                Ask::Agent(ask) => context.agent_renewal(ask, self.agent_lifetime),
-            };
+                Ask::Agent(ask) => context.agent_renewal(ask, self.agent_lifetime, attestation),
+            });
             match prepared {
                 Ok((unsigned, entry)) => {
                     entries.push(entry);
@@ -334,11 +340,16 @@ impl IssuerParts {
 
 /// Whether what was decided at a revision may be released now: not if the agent has been banned since, or the
 /// registration or its site changed.
-fn still_earned(state: &State, decided_at: u64, agent: &SpiffeId, registration: &str) -> Result<(), Refusal> {
+fn still_earned(
+    state: &State,
+    decided_at: u64,
+    (agent, attestation): (&SpiffeId, u64),
+    registration: &str,
+) -> Result<(), Refusal> {
     if state.revision() == decided_at {
         return Ok(());
     }
-    let record = admitted_agent(state, agent)?;
+    let record = admitted_attestation(state, agent, attestation)?;
     let as_decided = |revision: u64| revision <= decided_at;
     let site = state.site(&record.site).and_then(SiteState::site);
     let stands = registration.is_empty()
@@ -409,6 +420,7 @@ mod tests {
             attested_at: NOW,
             ban,
             version: String::new(),
+            attestation: 0,
         }))
     }
 
@@ -442,7 +454,8 @@ mod tests {
         let decided_at = state.revision();
         let id: SpiffeId = AGENT.parse().unwrap();
         let code = |state: &State, registration: &str| {
-            still_earned(state, decided_at, &id, registration).map_err(|refusal| refusal.code().to_owned())
+            still_earned(state, decided_at, (&id, 0), registration)
+                .map_err(|refusal| refusal.code().to_owned())
         };
         assert_eq!(code(&state, "web"), Ok(()));
         put(&mut state, &registration("other"));

@@ -23,7 +23,7 @@ use super::lineages::{Discord, Lineage, Lineages};
 use crate::entry::{self, entry::Kind as EntryKind};
 use crate::keys::KeySet;
 use crate::refusal::Refusal;
-use crate::registration::admitted_agent;
+use crate::registration::{admitted_attestation, attestation_mark};
 use crate::state::State;
 
 /// Larger keys cost every verifier of the trust domain.
@@ -226,9 +226,10 @@ impl Context<'_> {
         &self,
         ask: &RenewAgent,
         lifetime: Duration,
+        attestation: u64,
     ) -> Result<(Unsigned, EntryKind), Refusal> {
         let public_key = proven_key(&ask.csr, self.agent)?;
-        self.agent(public_key, lifetime)
+        self.agent(public_key, lifetime, attestation)
     }
 
     /// The agent's own SVID, for a key whose possession was proved.
@@ -236,15 +237,18 @@ impl Context<'_> {
         &self,
         public_key: PublicKey,
         lifetime: Duration,
+        attestation: u64,
     ) -> Result<(Unsigned, EntryKind), Refusal> {
-        let site = admitted_agent(self.state, self.agent)?.site.clone();
+        let site = admitted_attestation(self.state, self.agent, attestation)?.site.clone();
         let Dates { validity, serial, renew_after } = self.dates(lifetime)?;
         let key_id = public_key.key_id();
+        let mut attributes = vec![Attribute::site(&site)];
+        attributes.extend(attestation_mark(attestation));
         let leaf = NodeLeaf {
             id: self.agent.clone(),
             public_key,
             dns_names: Vec::new(),
-            attributes: Attributes { attributes: vec![Attribute::site(&site)], ..Attributes::default() },
+            attributes: Attributes { attributes, ..Attributes::default() },
             validity,
             serial,
         };

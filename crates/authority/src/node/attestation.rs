@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bonafide_identity::{InstanceId, SpiffeId, reserved};
@@ -15,12 +16,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::NodeShared;
-use super::attestor::{NodeAttestor, Step, Verdict};
+use super::attestor::{Asked, NodeAttestor, Step, Verdict};
 use crate::entry::{self, entry::Kind as EntryKind};
 use crate::journal::Source;
 use crate::rates::Limit;
 use crate::records::{Agent, Object, RecordChange};
 use crate::refusal::Refusal;
+use crate::registration::admitted_agent;
 use crate::stream::driver::printable;
 
 /// For each message of the node.
@@ -72,20 +74,21 @@ impl Attestation {
         };
         let attestor = self.attestor(&begin)?;
         let verdict = self.verdict(&*attestor, &begin).await?;
-        let agent = self.new_agent_id(&verdict.site)?;
+        let agent = self.agent_id(&verdict)?;
         // The key before the token is spent: a node with a broken request may try again.
         let key = self.shared.issuer.proven_key(begin.csr.clone(), agent.clone()).await?;
+        let (site, evidence) = (verdict.site.clone(), verdict.evidence.clone());
+        let number = self.admit(&agent, attestor.kind(), verdict, &begin.agent_version).await?;
         let attestation = EntryKind::Attestation(entry::Attestation {
             agent: agent.to_string(),
-            site: verdict.site.clone(),
+            site: site.clone(),
             attestor: attestor.kind().to_owned(),
-            evidence: verdict.evidence.clone(),
+            evidence,
             source: self.source.map(|source| source.to_string()).unwrap_or_default(),
+            attestation: number,
         });
-        let site = verdict.site.clone();
-        self.admit(&agent, attestor.kind(), verdict, &begin.agent_version).await?;
-        let issued = self.shared.issuer.agent_svid(agent.clone(), key, attestation).await?;
-        tracing::info!(agent = %agent, site, attestor = attestor.kind(), "a node was attested");
+        let issued = self.shared.issuer.agent_svid(agent.clone(), key, number, attestation).await?;
+        tracing::info!(agent = %agent, site, attestor = attestor.kind(), attestation = number, "a node was attested");
         let bundle = Arc::clone(self.shared.registry.state().bundle());
         self.say(Answer::Attested(Attested {
             chain: issued.chain,
@@ -113,7 +116,7 @@ impl Attestation {
         let attestor = self.shared.attestors.iter().find(|attestor| attestor.kind() == begin.attestor);
         let attestor = attestor.ok_or_else(|| {
             Refusal::invalid("attest.attestor", "the authority has no such node attestor")
-                .hint("use `join_token`, or ask an operator which attestors there are")
+                .hint("use `join_token` or `x509pop`, or ask an operator which attestors there are")
         })?;
         if begin.evidence.len() > attestor.max_evidence() {
             return Err(malformed("its evidence is too long"));
@@ -142,8 +145,8 @@ impl Attestation {
         attestor: &dyn NodeAttestor,
         begin: &AttestBegin,
     ) -> Result<Verdict, Refusal> {
-        let mut step =
-            attestor.begin(&begin.evidence, &self.shared.registry.state(), self.shared.clock.now())?;
+        let asked = Asked { evidence: &begin.evidence, csr: &begin.csr };
+        let mut step = attestor.begin(asked, &self.shared.registry.state(), self.shared.clock.now())?;
         for _ in 0..MAX_STEPS {
             let (challenge, pending) = match step {
                 Step::Verdict(verdict) => return Ok(verdict),
@@ -161,15 +164,17 @@ impl Attestation {
         Err(malformed("it takes too many steps"))
     }
 
-    /// Writes the agent's record and spends the evidence, in one commit.
+    /// Writes the agent's record and spends the evidence, in one commit. Returns how often the agent had attested
+    /// before.
     async fn admit(
         &self,
         agent: &SpiffeId,
         attestor: &'static str,
         verdict: Verdict,
         version: &str,
-    ) -> Result<(), Refusal> {
-        let record = Arc::new(Agent {
+    ) -> Result<u64, Refusal> {
+        let again = verdict.agent.is_some();
+        let record = Agent {
             id: agent.clone(),
             site: verdict.site,
             attestor: attestor.to_owned(),
@@ -177,7 +182,14 @@ impl Attestation {
             attested_at: self.shared.clock.now(),
             ban: None,
             version: printable(version),
-        });
+            attestation: 0,
+        };
+        let presence = self.shared.presence.agent(agent);
+        if presence.is_some_and(|presence| presence.is_connected()) {
+            tracing::warn!(agent = %agent, source = ?self.source, "a node attests again while its agent is connected: its streams will end");
+        }
+        let numbered = Arc::new(AtomicU64::new(0));
+        let number = Arc::clone(&numbered);
         let spend = verdict.spend;
         self.shared
             .registry
@@ -186,24 +198,34 @@ impl Attestation {
                 if state.site(&record.site).is_none() {
                     return Err(Refusal::denied("attest.site", "the site of this evidence is gone"));
                 }
-                if state.agent(&record.id).is_some() {
-                    return Err(Refusal::unavailable(
-                        "attest.agent-exists",
-                        "the agent's ID is taken; try again",
-                    ));
-                }
-                changes.push(RecordChange::Put(Object::Agent(Arc::clone(&record))));
+                let before = match state.agent(&record.id) {
+                    None => None,
+                    Some(before) if again && before.site == record.site => {
+                        Some(admitted_agent(state, &before.id)?)
+                    }
+                    Some(_) => {
+                        return Err(Refusal::unavailable(
+                            "attest.agent-exists",
+                            "the agent's ID is taken; try again",
+                        ));
+                    }
+                };
+                let attestation = before.map_or(0, |before| before.attestation.saturating_add(1));
+                number.store(attestation, Ordering::Relaxed);
+                let record = Agent { attestation, ..record.clone() };
+                changes.push(RecordChange::Put(Object::Agent(Arc::new(record))));
                 Ok(changes)
             })
             .await?;
-        Ok(())
+        // Of the last run of the mutation, the one that was committed.
+        Ok(numbered.load(Ordering::Relaxed))
     }
 
-    /// Random: nothing of the evidence shows in it.
-    fn new_agent_id(&self, site: &str) -> Result<SpiffeId, Refusal> {
-        let uuid = uuid::Builder::from_random_bytes(self.shared.random.array()).into_uuid();
-        let uuid = InstanceId::from_bytes(uuid.into_bytes()).to_string();
-        reserved::agent_id(self.shared.registry.state().trust_domain(), site, &uuid)
+    /// Random, unless the evidence has an agent of its own: nothing of a token shows in it.
+    fn agent_id(&self, verdict: &Verdict) -> Result<SpiffeId, Refusal> {
+        let fresh = || uuid::Builder::from_random_bytes(self.shared.random.array()).into_uuid().into_bytes();
+        let uuid = InstanceId::from_bytes(verdict.agent.unwrap_or_else(fresh)).to_string();
+        reserved::agent_id(self.shared.registry.state().trust_domain(), &verdict.site, &uuid)
             .map_err(|error| Refusal::invalid(error.code(), error.to_string()))
     }
 

@@ -25,7 +25,16 @@ pub trait NodeAttestor: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// What is wrong with it, in words that tell a thief nothing.
-    fn begin(&self, evidence: &[u8], state: &State, now: UnixTime) -> Result<Step, Refusal>;
+    fn begin(&self, asked: Asked<'_>, state: &State, now: UnixTime) -> Result<Step, Refusal>;
+}
+
+/// What a node begins with.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// May be a secret.
+    pub evidence: &'a [u8],
+    /// The request for the agent's SVID: what a proof is bound to.
+    pub csr: &'a [u8],
 }
 
 /// An attestation that waits for an answer.
@@ -55,6 +64,9 @@ pub enum Step {
 pub struct Verdict {
     /// The site that the node belongs to.
     pub site: String,
+    /// Last segment of the agent's ID, for evidence that attests the same node again and again. `None`: the evidence
+    /// makes a new agent.
+    pub agent: Option<[u8; 16]>,
     /// What is known of the node.
     pub selectors: SelectorSet,
     /// What the evidence was, in public words.
@@ -66,6 +78,12 @@ pub struct Verdict {
 /// Part of the mutation that writes the agent's record. It runs against the state that the mutation is committed on:
 /// of two nodes that bring the same evidence, one finds it gone.
 pub type Spend = Box<dyn Fn(&State) -> Result<Vec<RecordChange>, Refusal> + Send>;
+
+impl fmt::Debug for Asked<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Asked").finish_non_exhaustive()
+    }
+}
 
 impl fmt::Debug for Verdict {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,7 @@ use bonafide_attest::SelectorSet;
 use bonafide_attest::join::Token;
 use bonafide_identity::time::UnixTime;
 
-use super::attestor::{NodeAttestor, Step, Verdict};
+use super::attestor::{Asked, NodeAttestor, Step, Verdict};
 use crate::records::{JoinToken, RecordChange, token_key};
 use crate::refusal::Refusal;
 use crate::state::State;
@@ -28,11 +28,12 @@ impl NodeAttestor for JoinTokens {
         Some(state.token_by_hash(&token.sha256())?.site.clone())
     }
 
-    fn begin(&self, evidence: &[u8], state: &State, now: UnixTime) -> Result<Step, Refusal> {
-        let sha256 = Token::from_bytes(evidence).ok_or_else(unknown)?.sha256();
+    fn begin(&self, asked: Asked<'_>, state: &State, now: UnixTime) -> Result<Step, Refusal> {
+        let sha256 = Token::from_bytes(asked.evidence).ok_or_else(unknown)?.sha256();
         let token = find(state, &sha256, now)?;
         Ok(Step::Verdict(Verdict {
             site: token.site.clone(),
+            agent: None,
             selectors: SelectorSet::default(),
             evidence: token.id.clone(),
             spend: Box::new(move |state| {

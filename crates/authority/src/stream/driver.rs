@@ -24,7 +24,7 @@ use crate::node::NodeShared;
 use crate::rates::Limit;
 use crate::records::Agent;
 use crate::refusal::Refusal;
-use crate::registration::admitted_agent;
+use crate::registration::admitted_attestation;
 
 /// An agent says hello at once.
 const HELLO_TIME: Duration = Duration::from_secs(10);
@@ -52,6 +52,8 @@ pub(crate) struct Driver {
     pub(crate) agent: SpiffeId,
     /// What the peer connected with.
     pub(crate) svid: Arc<VerifiedX509Svid>,
+    /// The attestation that it belongs to.
+    pub(crate) attestation: u64,
     pub(crate) sender: Sender,
 }
 
@@ -108,7 +110,12 @@ impl Driver {
         let version = printable(&hello.agent_version);
         let connection = self.shared.presence.connect(self.agent.clone(), self.svid.not_after(), &version);
         let (session, first) = Session::begin(&hello, &self.shared.feed.view(&record));
-        let asker = Asker { agent: self.agent.clone(), site: record.site.clone(), connection };
+        let asker = Asker {
+            agent: self.agent.clone(),
+            attestation: self.attestation,
+            site: record.site.clone(),
+            connection,
+        };
         let mut open = Open { asker: Arc::new(asker), record, session };
         tracing::info!(agent = %self.agent, version, messages = first.len(), "an agent has connected");
         self.send(first).await?;
@@ -175,10 +182,15 @@ impl Driver {
 
     /// The agent's record, as long as it may have a stream.
     fn admitted(&self) -> Result<Arc<Agent>, End> {
-        match admitted_agent(&self.shared.registry.state(), &self.agent) {
+        match admitted_attestation(&self.shared.registry.state(), &self.agent, self.attestation) {
             Ok(record) => Ok(Arc::clone(record)),
             Err(refusal) if refusal.code() == "agent.banned" => Err(End::Banned(refusal.to_problem())),
-            Err(refusal) => Err(End::Status(refusal.into())),
+            Err(refusal) => {
+                if refusal.code() == "agent.superseded" {
+                    tracing::warn!(agent = %self.agent, attestation = self.attestation, "a newer attestation with the same certificate ends a stream");
+                }
+                Err(End::Status(refusal.into()))
+            }
         }
     }
 

@@ -41,9 +41,9 @@ pub fn request_for(key: &PrivateKey) -> Bytes {
 pub struct Agent {
     pub id: SpiffeId,
     pub address: String,
-    slot: Arc<IdentitySlot>,
-    trust: Trust,
-    clock: Arc<dyn bonafide_identity::time::Clock>,
+    pub slot: Arc<IdentitySlot>,
+    pub trust: Trust,
+    pub clock: Arc<dyn bonafide_identity::time::Clock>,
 }
 
 /// Its stream, and what it holds by what it was told.
@@ -101,6 +101,11 @@ pub fn pinned(line: &JoinLine, world: &World) -> Arc<ClientConfig> {
 }
 
 impl Agent {
+    /// One that has been attested.
+    pub fn new(id: SpiffeId, address: String, slot: Arc<IdentitySlot>, trust: Trust, world: &World) -> Self {
+        Self { id, address, slot, trust, clock: world.clock() }
+    }
+
     /// A node joins `site`.
     pub async fn join(world: &mut World, site: &str) -> Self {
         let line: JoinLine = world.join_line(site).await.parse().unwrap();

@@ -26,3 +26,4 @@ mod support;
 mod tampering;
 mod token;
 mod world;
+mod x509pop;

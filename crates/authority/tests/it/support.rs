@@ -250,6 +250,7 @@ impl Server {
             attested_at: self.clock.now(),
             ban: None,
             version: "0.1.0".into(),
+            attestation: 0,
         });
         self.registry
             .write(move |_| Ok(vec![RecordChange::Put(Object::Agent(agent.clone()))]))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bonafide_attest::join::{JoinLine, Token};
 use bonafide_authority::{
     Refusal,
-    node::{JoinTokens, NodeAttestor as _, Step},
+    node::{Asked, JoinTokens, NodeAttestor as _, Step},
     registry::Registry,
 };
 use bonafide_crypto::random::SystemRandom;
@@ -17,7 +17,8 @@ use crate::support::{LOCAL, Server, scope};
 
 /// What an attestation commits together with the agent's record.
 async fn spend(registry: &Registry, token: &Token, now: UnixTime) -> Result<(), Refusal> {
-    let Step::Verdict(verdict) = JoinTokens.begin(token.expose(), &registry.state(), now)? else {
+    let asked = Asked { evidence: token.expose(), csr: &[] };
+    let Step::Verdict(verdict) = JoinTokens.begin(asked, &registry.state(), now)? else {
         panic!("a token needs no challenge")
     };
     registry.write(move |state| (verdict.spend)(state)).await.map(drop)

@@ -6,8 +6,9 @@ use std::{
     str::FromStr,
 };
 
-use bonafide_agent::AgentConfig;
+use bonafide_agent::{AgentConfig, JoinByCertificate, KeyFiles};
 use bonafide_attest::join::{JoinError, JoinLine};
+use bonafide_identity::TrustDomain;
 use bonafide_wire::admin::{Agent, BanAgentRequest, ListAgentsRequest};
 use zeroize::Zeroizing;
 
@@ -62,6 +63,22 @@ pub struct RunArgs {
     /// Join with the word in this file
     #[arg(long, value_name = "FILE")]
     join_file: Option<PathBuf>,
+    /// Join with this certificate (PEM, leaf first) of a PKI that the site trusts; the node comes back with it by itself
+    #[arg(long, value_name = "FILE", requires_all = ["x509pop_key", "site", "trust_domain", "trust_bundle"],
+        conflicts_with_all = ["join", "join_file"])]
+    x509pop: Option<PathBuf>,
+    /// Key of the certificate (PEM, PKCS#8), readable by its owner alone
+    #[arg(long, value_name = "FILE", requires = "x509pop")]
+    x509pop_key: Option<PathBuf>,
+    /// The site that trusts the certificate
+    #[arg(long, value_name = "NAME", requires = "x509pop")]
+    site: Option<String>,
+    /// The trust domain to join by certificate
+    #[arg(long, value_name = "NAME", requires = "x509pop")]
+    trust_domain: Option<TrustDomain>,
+    /// The trust domain's bundle, as `bonafide bundle show` prints it
+    #[arg(long, value_name = "FILE", requires = "x509pop")]
+    trust_bundle: Option<PathBuf>,
     /// Settings (TOML); what is given here as a flag overrides them
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -135,6 +152,12 @@ impl RunArgs {
         }
         config.join_line = self.join.map(|word| word.read(io::stdin())).transpose()?;
         config.join_line_file = self.join_file.or(config.join_line_file);
+        if let (Some(certificate), Some(key), Some(site), Some(trust_domain), Some(trust_bundle)) =
+            (self.x509pop, self.x509pop_key, self.site, self.trust_domain, self.trust_bundle)
+        {
+            let x509pop = KeyFiles { certificate, key };
+            config.join = Some(JoinByCertificate { site, trust_domain, trust_bundle, x509pop });
+        }
         config.authority = self.authority.or(config.authority);
         config.allow_start_time_peers |= self.allow_start_time_peers;
         Ok(config)

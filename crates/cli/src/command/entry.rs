@@ -1,8 +1,8 @@
 //! `entry create|list|show|delete`: who gets which identity. Rules are entries with a template.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
-use bonafide_attest::{Selector, SelectorError};
+use bonafide_attest::{Selector, SelectorError, catalog};
 use bonafide_wire::{
     admin::{DeleteRequest, ListRegistrationsRequest, PutRegistrationRequest},
     types::{self, Registration, registration::Kind},
@@ -66,8 +66,9 @@ pub struct CreateArgs {
     /// The identity is a template, filled in from what is attested of each process
     #[arg(long)]
     rule: bool,
-    /// What must be attested of the process: `unix.uid:1000`, `unix.path:/usr/bin/web` (all of those given)
-    #[arg(long = "selector", short = 's', value_name = "KEY:VALUE", required = true, value_parser = selector)]
+    /// What must be attested of the process: `unix.uid:1000`, `systemd.id:web.service`, `docker.image_id:sha256:…` (all of
+    /// those given; `--help` names every key)
+    #[arg(long = "selector", short = 's', value_name = "KEY:VALUE", required = true, value_parser = selector, long_help = selector_help())]
     selectors: Vec<types::Selector>,
     /// The site whose evidence earns it [default: the only one]
     #[arg(long)]
@@ -163,6 +164,10 @@ async fn create(arguments: CreateArgs, console: &Console) -> Result<(), Failure>
             ));
         }
     }
+    for key in arguments.selectors.iter().map(|selector| &selector.key).filter(|key| !catalog::is_known(key))
+    {
+        console.note(catalog::unknown(key));
+    }
     let mut client = admin::connect(&arguments.socket.path).await?;
     let kind = if arguments.rule { Kind::Rule } else { Kind::Entry };
     let registration = Registration {
@@ -215,6 +220,16 @@ pub(super) async fn all(
         }
         page_token = page.next_page_token;
     }
+}
+
+/// Every key that there is.
+fn selector_help() -> String {
+    let mut help =
+        "What must be attested of the process (all of those given). Keys, with what could stand behind them:\n".to_owned();
+    for known in catalog::WORKLOAD {
+        let _infallible = writeln!(help, "  {}:{}", known.key, known.example);
+    }
+    help
 }
 
 /// `key:value`; the first colon splits.

@@ -1,14 +1,17 @@
 //! `site list|show|put|delete`.
 
+use std::{io::Read as _, path::PathBuf};
+
 use bonafide_wire::{
     admin::{DeleteRequest, ListSitesRequest, PutSiteRequest},
     types::{Scope, Selector, Site},
 };
+use bytes::Bytes;
 
 use crate::{
     Console, Failure,
     admin::{self, Client, WaitArgs, idempotency_key},
-    duration,
+    duration, pem,
     socket::AdminSocket,
     view::site::{SiteList, SiteView},
 };
@@ -83,6 +86,9 @@ pub struct PutArgs {
     /// Attestations that its nodes may ask for, per second [default: the authority's]
     #[arg(long, value_name = "RATE", default_value_t = 0, hide_default_value = true)]
     attestations_per_second: u32,
+    /// Admit nodes by certificates of these roots (a PEM file of certificates; several files, several roots)
+    #[arg(long = "x509pop-root", value_name = "FILE")]
+    x509pop_roots: Vec<PathBuf>,
     /// Refuse if the site exists
     #[arg(long)]
     create_only: bool,
@@ -167,6 +173,7 @@ pub async fn named_or_only(client: &mut Client, name: Option<String>) -> Result<
 }
 
 async fn put(arguments: PutArgs, console: &Console) -> Result<(), Failure> {
+    let x509pop_roots = roots(&arguments.x509pop_roots)?;
     let mut client = admin::connect(&arguments.socket.path).await?;
     let site = Site {
         name: arguments.name,
@@ -182,6 +189,7 @@ async fn put(arguments: PutArgs, console: &Console) -> Result<(), Failure> {
             signatures_per_second: arguments.signatures_per_second,
             attestations_per_second: arguments.attestations_per_second,
         }),
+        x509pop_roots,
         ..Site::default()
     };
     let request = PutSiteRequest {
@@ -192,6 +200,35 @@ async fn put(arguments: PutArgs, console: &Console) -> Result<(), Failure> {
     let written = client.put_site(request).await?.into_inner();
     console.show(&SiteView::from(written.site.unwrap_or_default()))?;
     arguments.wait.finish(console, &mut client, written.revision).await
+}
+
+/// Every certificate of these files. A file with anything else in it, a key above all, was named by mistake.
+fn roots(files: &[PathBuf]) -> Result<Vec<Bytes>, Failure> {
+    let mut roots = Vec::new();
+    for path in files {
+        let unfit = |what: &dyn std::fmt::Display| {
+            Failure::of(
+                "site.x509pop-root",
+                format!("{}: {what}", path.display()),
+                "name a PEM file with the certificates of authorities, and nothing else",
+            )
+        };
+        let file = std::fs::File::open(path).map_err(|source| Failure::read(path, source))?;
+        let mut text = String::new();
+        let limit = pem::MAX_INPUT as u64;
+        file.take(limit).read_to_string(&mut text).map_err(|source| Failure::read(path, source))?;
+        let blocks = pem::decode(&text).map_err(|cause| unfit(&cause))?;
+        if blocks.is_empty() {
+            return Err(unfit(&"there is no certificate in it"));
+        }
+        for block in blocks {
+            if block.label != "CERTIFICATE" {
+                return Err(unfit(&format_args!("there is a `{}` in it", block.label)));
+            }
+            roots.push(Bytes::from(block.der));
+        }
+    }
+    Ok(roots)
 }
 
 /// `key=value`.

@@ -1,5 +1,6 @@
 //! Why a process gets an identity, or why not: the chain from its socket to the issued SVID.
 
+use bonafide_attest::catalog;
 use bonafide_wire::{admin, agent};
 use serde::Serialize;
 
@@ -58,6 +59,8 @@ impl NearMissView {
         let mut lacks = Vec::new();
         if !self.missing.is_empty() {
             lacks.push(format!("this process lacks {}", self.missing.join(" ")));
+            let keys = self.missing.iter().filter_map(|selector| Some(selector.split_once(':')?.0));
+            lacks.extend(keys.filter(|key| !catalog::is_known(key)).map(catalog::unknown));
         }
         if !self.wrong_place.is_empty() {
             lacks.push(self.wrong_place.clone());

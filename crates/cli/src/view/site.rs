@@ -1,5 +1,6 @@
 //! Sites and their scopes.
 
+use bonafide_crypto::digest::sha256;
 use bonafide_wire::types;
 use serde::Serialize;
 
@@ -8,6 +9,7 @@ use crate::{
     duration,
     moment::Moment,
     page::{Page, some},
+    text::hex,
 };
 
 /// A site.
@@ -17,6 +19,9 @@ pub struct SiteView {
     scope: ScopeView,
     default_x509_ttl_seconds: u32,
     default_jwt_ttl_seconds: u32,
+    /// SHA-256 of roots whose certificates admit nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    x509pop_roots: Vec<String>,
     revision: u64,
     created_at: Option<Moment>,
 }
@@ -51,6 +56,7 @@ impl From<types::Site> for SiteView {
             },
             default_x509_ttl_seconds: site.default_x509_ttl,
             default_jwt_ttl_seconds: site.default_jwt_ttl,
+            x509pop_roots: site.x509pop_roots.iter().map(|root| hex(&sha256(root))).collect(),
             revision: site.revision,
             created_at: Moment::from_wire(site.created_at),
         }
@@ -71,6 +77,7 @@ impl View for SiteView {
             ("JWT TTL", lifetimes(self.default_jwt_ttl_seconds, self.scope.max_jwt_ttl_seconds)),
             ("signatures", some(rate(self.scope.signatures_per_second))),
             ("attestations", some(rate(self.scope.attestations_per_second))),
+            ("node CAs", self.x509pop_roots.clone()),
             ("created", some(page.time_or(self.created_at, ""))),
             ("revision", some(self.revision.to_string())),
         ]);

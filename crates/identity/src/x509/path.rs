@@ -22,7 +22,7 @@ pub const MAX_CHAIN_LENGTH: usize = 8;
 
 /// Most intermediates of one name that may take part. Two are a key change; with more of them whoever connects could
 /// make us check a hundred signatures, by seven certificates of one name that each could have signed each other.
-const MAX_NAMESAKES: usize = 2;
+pub(super) const MAX_NAMESAKES: usize = 2;
 
 /// Everything but MD5, SHA-1, DSA, RSA below 2048 and above 8192 bits.
 static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
@@ -122,7 +122,7 @@ pub fn verify(
     let mut candidates = Candidates { id, now, revocations, refused: None };
     let intermediates = candidates.intermediates(presented)?;
     let anchors = candidates.anchors(leaf, &intermediates, bundle, chain.len());
-    let path = build_path(leaf, &intermediates, &anchors, now)
+    let path = build_path(leaf, &intermediates, &anchors, now, KeyIdentifiers::Required)
         // What was wrong with a candidate explains best why no path was found without it.
         .map_err(|error| match error {
             X509Error::UnknownAuthority => candidates.refused.unwrap_or(error),
@@ -140,9 +140,12 @@ pub fn verify(
 }
 
 /// A path that was found.
-struct Path {
-    authorities: Vec<Certificate>,
-    not_after: UnixTime,
+#[derive(Debug)]
+pub(super) struct Path {
+    /// The issuers on it, from the leaf's to the root.
+    pub(super) authorities: Vec<Certificate>,
+    /// The end of its validity.
+    pub(super) not_after: UnixTime,
 }
 
 /// Sorts out what may stand on a path, and remembers the first reason why something may not.
@@ -246,8 +249,17 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// Whether certificates must name their issuer's key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum KeyIdentifiers {
+    /// Every certificate names it (RFC 5280 section 4.2.1.1).
+    Required,
+    /// Where both sides have one, they must agree.
+    IfPresent,
+}
+
 /// RFC 5280 section 4.1.2.5: both ends are included.
-fn check_time(certificate: &Certificate, index: usize, now: UnixTime) -> Result<(), X509Error> {
+pub(super) fn check_time(certificate: &Certificate, index: usize, now: UnixTime) -> Result<(), X509Error> {
     let (not_before, not_after) = (certificate.not_before(), certificate.not_after());
     if now < not_before {
         return Err(X509Error::NotYetValid { index, not_before, now });
@@ -258,11 +270,13 @@ fn check_time(certificate: &Certificate, index: usize, now: UnixTime) -> Result<
     Ok(())
 }
 
-fn build_path(
+/// Finds a path from the leaf to one of the authorities.
+pub(super) fn build_path(
     leaf: &Certificate,
     intermediates: &[&Certificate],
     authorities: &[&Certificate],
     now: UnixTime,
+    identifiers: KeyIdentifiers,
 ) -> Result<Path, X509Error> {
     if authorities.is_empty() {
         return Err(X509Error::UnknownAuthority);
@@ -278,7 +292,7 @@ fn build_path(
 
     let found: RefCell<Result<Path, X509Error>> = RefCell::new(Err(X509Error::UnknownAuthority));
     let judge = |path: &VerifiedPath<'_>| {
-        let verdict = judge_path(path, leaf, intermediates, authorities, &anchors);
+        let verdict = judge_path(path, leaf, intermediates, authorities, &anchors, identifiers);
         let accepted = verdict.is_ok();
         *found.borrow_mut() = verdict;
         // A path that was refused here may not be the only one.
@@ -310,6 +324,7 @@ fn judge_path(
     intermediates: &[&Certificate],
     authorities: &[&Certificate],
     anchors: &[TrustAnchor<'_>],
+    identifiers: KeyIdentifiers,
 ) -> Result<Path, X509Error> {
     let anchor = anchors
         .iter()
@@ -324,7 +339,9 @@ fn judge_path(
     });
     for (authorities_below, issuer) in on_path.chain([Some(anchor)]).enumerate() {
         let issuer = issuer.ok_or(X509Error::UnknownAuthority)?;
-        if below.authority_key_id() != issuer.subject_key_id() {
+        let (named, own) = (below.authority_key_id(), issuer.subject_key_id());
+        let may_lack = identifiers == KeyIdentifiers::IfPresent && (named.is_none() || own.is_none());
+        if named != own && !may_lack {
             return Err(X509Error::KeyIdentifier);
         }
         // RFC 5280 section 4.2.1.9, counting self-issued certificates too, as webpki does.

@@ -54,6 +54,9 @@ pub enum ProfileError {
     /// Extended key usages without both of serverAuth and clientAuth (X509-SVID section 4.4).
     #[error("the extended key usage lacks `serverAuth` or `clientAuth`")]
     ExtendedKeyUsage,
+    /// Extended key usages of another PKI's certificate without clientAuth (RFC 5280 section 4.2.1.12).
+    #[error("the extended key usage lacks `clientAuth`")]
+    NoClientAuth,
     /// No issuer name (RFC 5280 section 4.1.2.4).
     #[error("the issuer's name is empty")]
     NoIssuer,
@@ -95,6 +98,7 @@ impl ProfileError {
             Self::LeafMaySign => "x509.leaf-may-sign",
             Self::NoKeyCertSign => "x509.no-key-cert-sign",
             Self::ExtendedKeyUsage => "x509.extended-key-usage",
+            Self::NoClientAuth => "x509.no-client-auth",
             Self::NoIssuer => "x509.no-issuer",
             Self::NoSubject => "x509.no-subject",
             Self::AlternativeNameNotCritical => "x509.alternative-name-not-critical",
@@ -210,7 +214,7 @@ fn check_names(certificate: &Certificate) -> Result<(), ProfileError> {
     Ok(())
 }
 
-fn is_empty_name(name: &[u8]) -> bool {
+pub(super) fn is_empty_name(name: &[u8]) -> bool {
     // A SEQUENCE of length zero.
     name == [0x30, 0]
 }

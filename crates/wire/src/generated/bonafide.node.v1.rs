@@ -17,7 +17,7 @@ pub mod attest_request {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct AttestBegin {
-    /// `join_token`.
+    /// `join_token`, `x509pop`.
     #[prost(string, tag = "1")]
     pub attestor: ::prost::alloc::string::String,
     #[prost(bytes = "bytes", tag = "2")]
@@ -316,6 +316,36 @@ pub struct Reported {
 pub struct Banned {
     #[prost(message, optional, tag = "1")]
     pub problem: ::core::option::Option<super::super::types::v1::Problem>,
+}
+/// `AttestBegin.evidence`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct X509PopEvidence {
+    /// The site whose roots the certificate leads to.
+    #[prost(string, tag = "1")]
+    pub site: ::prost::alloc::string::String,
+    /// DER, leaf first, without the root.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub chain: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// `AttestResponse.challenge`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct X509PopChallenge {
+    /// 32 random bytes, for this attestation only.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub nonce: ::prost::bytes::Bytes,
+}
+/// `AttestRequest.challenge_response`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct X509PopResponse {
+    /// 32 random bytes of the node, which signs nothing that another has chosen alone.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub nonce: ::prost::bytes::Bytes,
+    /// TLS SignatureScheme (RFC 8446 section 4.2.3) of `signature`.
+    #[prost(uint32, tag = "2")]
+    pub scheme: u32,
+    /// By the certificate's key, over the transcript (`bonafide-attest::x509pop`).
+    #[prost(bytes = "bytes", tag = "3")]
+    pub signature: ::prost::bytes::Bytes,
 }
 /// Generated client implementations.
 pub mod node_client {

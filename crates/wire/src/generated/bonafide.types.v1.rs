@@ -165,4 +165,7 @@ pub struct Site {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Roots (DER) of the PKI whose certificates admit nodes to this site (`x509pop`). Empty: none does.
+    #[prost(bytes = "bytes", repeated, tag = "8")]
+    pub x509pop_roots: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
