@@ -51,14 +51,19 @@ impl Site {
             },
             created_at: UnixTime::from_secs(0),
             revision: 0,
+            x509pop_roots: Vec::new(),
             ..site.clone()
         };
         let labels = |site: &Self| -> BTreeSet<_> {
             site.scope.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect()
         };
+        let roots = |site: &Self| -> BTreeSet<Vec<u8>> {
+            site.x509pop_roots.iter().map(|root| root.der().to_vec()).collect()
+        };
         set(&self.scope.spiffe_ids) == set(&other.scope.spiffe_ids)
             && set(&self.scope.dns_names) == set(&other.scope.dns_names)
             && labels(self) == labels(other)
+            && roots(self) == roots(other)
             && plain(self) == plain(other)
     }
 }

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 use crate::{
     command::{
         agent::{AgentsCommand, RunArgs},
+        apply::{ApplyArgs, DiffArgs, ExportArgs},
         authority::AuthorityCommand,
         bundle::BundleCommand,
         ca::CaCommand,
@@ -99,6 +100,16 @@ pub enum Command {
     /// List, show, put and delete sites: what each place can ever obtain
     #[command(subcommand)]
     Site(SiteCommand),
+    /// Make sites, entries and rules as files say: all of it in one commit, or nothing
+    ///
+    /// A resource becomes what its file says, whoever wrote it before. What somebody else changes while this runs is
+    /// reported, and then nothing is written. Exit codes: 0 done, or nothing to do; 1 refused or failed; 2 a command
+    /// line that makes no sense.
+    Apply(Box<ApplyArgs>),
+    /// Show what `apply` would change. Exit codes: 0 nothing, 1 something, 2 it can't be told
+    Diff(DiffArgs),
+    /// Print sites, entries and rules as files that `apply` takes
+    Export(ExportArgs),
     /// Print the one line to paste on a new node
     Join(JoinArgs),
     /// Create, list and delete join tokens

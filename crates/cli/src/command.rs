@@ -1,6 +1,7 @@
 //! One module for each command: its arguments, its calls, its answer.
 
 pub mod agent;
+pub mod apply;
 pub mod authority;
 pub mod bundle;
 pub mod ca;

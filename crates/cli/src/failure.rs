@@ -81,6 +81,9 @@ pub enum Failure {
         /// How long, in seconds.
         limit: u64,
     },
+    /// Of a command whose exit code 1 is an answer: it has none.
+    #[error("{0}")]
+    Trouble(Box<Self>),
     /// The command line makes no sense.
     #[error("{message}")]
     Usage {
@@ -143,6 +146,7 @@ impl Failure {
             Self::SocketMissing { .. } => "socket.missing",
             Self::SocketSilent { .. } => "socket.silent",
             Self::TimedOut { .. } => "wait.timed-out",
+            Self::Trouble(failure) => failure.code(),
             Self::Usage { .. } => "usage.invalid",
             Self::Write { .. } => "file.not-written",
         }
@@ -176,15 +180,16 @@ impl Failure {
                 format!("the {what} has probably stopped: start it again, or read its log")
             }
             Self::TimedOut { .. } => "try again with a longer --timeout, and see `bonafide status`".into(),
+            Self::Trouble(failure) => failure.hint(),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Write { .. } => "check that the folder exists and is open to this user".into(),
         }
     }
 
-    /// 2 for a command line that makes no sense, else 1.
+    /// 2 for a command line that makes no sense, and for no answer, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage { .. } => 2,
+            Self::Trouble(_) | Self::Usage { .. } => 2,
             _ => 1,
         }
     }
@@ -193,6 +198,7 @@ impl Failure {
     pub fn render(&self) -> String {
         match self {
             Self::Negative => String::new(),
+            Self::Trouble(failure) => failure.render(),
             Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => String::new(),
             _ => {
                 let hint = self.hint();

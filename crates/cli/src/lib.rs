@@ -10,6 +10,8 @@
 //! | `bonafide inspect [FILE]` | what a certificate, chain, key, token, bundle or join line says, and what is wrong |
 //! | `bonafide entry create\|list\|show\|delete` | who gets which identity: entries, and rules with `--rule` |
 //! | `bonafide site list\|show\|put\|delete` | what each place can ever obtain |
+//! | `bonafide apply\|diff -f FILE` | makes sites, entries and rules as files say; shows what would change |
+//! | `bonafide export [KIND…]` | sites, entries and rules as files that `apply` takes |
 //! | `bonafide join [SITE]` | the one line to paste on a new node |
 //! | `bonafide token create\|list\|delete` | join tokens |
 //! | `bonafide authority init\|run` | makes and runs an authority |
@@ -25,7 +27,8 @@
 //! `bonafide-agent` is the agent alone: `run`, `status`, `explain`, `svid`, `inspect`, `completion`.
 //!
 //! Data goes to standard output, in the form that `--output table|json|yaml` names; messages go to standard error.
-//! Failures end with `error[code]: message`, a hint, and exit code 1; command lines that make no sense with 2.
+//! Failures end with `error[code]: message`, a hint, and exit code 1; command lines that make no sense with 2. Of `diff`
+//! 0 says that there are no differences, 1 that there are, 2 that it can't be told.
 
 pub mod admin;
 pub mod args;
@@ -39,6 +42,7 @@ pub mod moment;
 pub mod page;
 pub mod pem;
 pub mod progress;
+pub mod resource;
 pub mod roles;
 pub mod socket;
 pub mod text;
@@ -140,6 +144,9 @@ async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Inspect(arguments) => command::inspect::run(arguments, console),
         Command::Entry(command) => command::entry::run(command, console).await,
         Command::Site(command) => command::site::run(command, console).await,
+        Command::Apply(arguments) => command::apply::run(*arguments, console).await,
+        Command::Diff(arguments) => command::apply::diff(arguments, console).await,
+        Command::Export(arguments) => command::apply::export(arguments, console).await,
         Command::Join(arguments) => command::join::run(arguments, console).await,
         Command::Token(command) => command::token::run(command, console).await,
         Command::Agent(command) => command::agent::run(command, console).await,

@@ -1,6 +1,7 @@
 //! What commands answer with: stable names for JSON and YAML, tables for people. Lists are arrays.
 
 pub mod agent;
+pub mod apply;
 pub mod authority;
 pub mod explanation;
 pub mod inspection;

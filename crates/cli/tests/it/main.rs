@@ -14,4 +14,5 @@ mod inspecting;
 mod ledger;
 mod output;
 mod program;
+mod resources;
 mod story;

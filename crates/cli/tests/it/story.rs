@@ -16,13 +16,21 @@ use nix::{
 use crate::program::text;
 
 /// A running `bonafide dev` in a folder of its own.
-struct Dev {
+pub(crate) struct Dev {
     child: Child,
-    folder: tempfile::TempDir,
+    folder: Option<tempfile::TempDir>,
+}
+
+impl Drop for Dev {
+    /// A test that fails leaves nothing running.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Dev {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_bonafide"))
             .args(["dev", "--data"])
@@ -35,14 +43,14 @@ impl Dev {
         assert!(lines.any(|line| line.unwrap().starts_with("export BONAFIDE_ADMIN_SOCKET=")));
         // Keep reading, so that it never waits for us.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, folder }
+        Self { child, folder: Some(folder) }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.as_ref().unwrap().path().join(name)
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_bonafide"))
             .args(arguments)
             .env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", self.path("agent.sock").display()))
@@ -52,20 +60,20 @@ impl Dev {
     }
 
     /// Runs a command that must succeed, and returns what it printed.
-    fn ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
         text(&output.stdout)
     }
 
-    fn json(&self, arguments: &[&str]) -> serde_json::Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
         serde_json::from_str(&self.ok(&[arguments, &["-o", "json"]].concat())).unwrap()
     }
 
-    fn stop(mut self) -> tempfile::TempDir {
+    pub(crate) fn stop(mut self) -> tempfile::TempDir {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
         assert!(self.child.wait().unwrap().success());
-        self.folder
+        self.folder.take().unwrap()
     }
 }
 
