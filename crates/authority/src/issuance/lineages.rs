@@ -55,7 +55,8 @@ pub(crate) enum Discord {
 
 #[derive(Debug, Default)]
 struct Shard {
-    instances: HashMap<InstanceId, Lineage>,
+    /// Boxed, because a table that grows moves what it holds.
+    instances: HashMap<InstanceId, Box<Lineage>>,
     changes: usize,
     /// How many were alive after the last sweep.
     alive: usize,
@@ -85,18 +86,18 @@ impl Lineages {
             next.not_after = next.not_after.max(newest.not_after);
         }
         shard.sweep(now);
-        Ok(shard.instances.insert(instance, next))
+        Ok(shard.instances.insert(instance, Box::new(next)).map(|before| *before))
     }
 
     /// Takes back what [`Self::note`] did, because nothing was released.
     pub(crate) fn undo(&self, instance: InstanceId, noted: &Lineage, before: Option<Lineage>) {
         let mut shard = self.shard(instance);
-        let is_newest = |newest: &Lineage| {
+        let is_newest = |newest: &Box<Lineage>| {
             !newest.ended && newest.serial == noted.serial && newest.generation == noted.generation
         };
         if shard.instances.get(&instance).is_some_and(is_newest) {
             match before {
-                Some(before) => shard.instances.insert(instance, before),
+                Some(before) => shard.instances.insert(instance, Box::new(before)),
                 None => shard.instances.remove(&instance),
             };
         }
@@ -104,8 +105,8 @@ impl Lineages {
 
     /// The newest certificate of an instance that is alive.
     pub(crate) fn newest(&self, instance: InstanceId, now: UnixTime) -> Option<Lineage> {
-        let alive = |newest: &&Lineage| newest.not_after > now && !newest.ended;
-        self.shard(instance).instances.get(&instance).filter(alive).cloned()
+        let alive = |newest: &&Box<Lineage>| newest.not_after > now && !newest.ended;
+        self.shard(instance).instances.get(&instance).filter(alive).map(|newest| (**newest).clone())
     }
 
     /// The process has ended; only the agent that it ran under may say so.
