@@ -75,3 +75,36 @@ fn a_record_under_another_key_is_damaged() {
     }
     assert!(matches!(Object::decode("lease/a", b"\xff\xff", 1), Err(RecordError::Damaged { .. })));
 }
+
+#[tokio::test]
+async fn a_critical_record_waits_for_servers_that_are_too_old_to_read_it() {
+    use bonafide_authority::records::{RecordChange, Server as Announced, SigningKey, VERSION, signing_key};
+    let server = Server::new().await;
+    let announce = |name: &'static str, reads, seen_at| {
+        let record = Arc::new(Announced { reads, seen_at, version: "0.1.0".into() });
+        server
+            .registry
+            .write(move |_| Ok(vec![RecordChange::Put(Object::Server(name.into(), record.clone()))]))
+    };
+    let revoke = || {
+        let revoked = Arc::new(SigningKey {
+            id: "k".into(),
+            r#use: signing_key::Use::Intermediate.into(),
+            state: signing_key::State::Revoked.into(),
+            ..SigningKey::default()
+        });
+        server.registry.write(move |_| Ok(vec![RecordChange::Put(Object::SigningKey(revoked.clone()))]))
+    };
+    announce("new", VERSION, 1_000_000).await.unwrap();
+    announce("old", 1, 1_000_000).await.unwrap();
+    assert_eq!(revoke().await.unwrap_err().code(), "registry.not-activated");
+    // Nothing of the refused change stays.
+    assert_eq!(server.registry.state().signing_keys().count(), 0);
+    // Upgraded, or not heard of for more than a week.
+    announce("new", VERSION, 1_000_000 + 8 * 86_400).await.unwrap();
+    revoke().await.unwrap();
+    announce("old", 1, 1_000_000 + 8 * 86_400).await.unwrap();
+    assert_eq!(revoke().await.unwrap_err().code(), "registry.not-activated");
+    announce("old", VERSION, 1_000_000 + 8 * 86_400).await.unwrap();
+    revoke().await.unwrap();
+}
