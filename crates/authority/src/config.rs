@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bonafide_identity::TrustDomain;
+use bonafide_store::PostgresAddress;
 use serde::Deserialize;
 
 /// All that one authority server is told. Unknown fields are refused: a typing error must not weaken anything.
@@ -35,6 +36,9 @@ pub struct AuthorityConfig {
     /// What the root key rests under.
     #[serde(default)]
     pub seal: SealConfig,
+    /// Where the revision log is.
+    #[serde(default)]
+    pub store: StoreConfig,
     /// Lifetimes of keys and SVIDs.
     #[serde(default)]
     pub lifetimes: Lifetimes,
@@ -64,6 +68,25 @@ pub enum SealConfig {
     Passphrase {
         /// The file that holds the passphrase.
         file: PathBuf,
+    },
+}
+
+/// Where the revision log is.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum StoreConfig {
+    /// `store.sqlite` in the data directory: for one server.
+    #[default]
+    Sqlite,
+    /// A PostgreSQL database, which all servers of the trust domain share. They also share `keyring` and seal: a server
+    /// whose keyring is another one's can't read the store.
+    Postgres {
+        /// `postgres://USER@HOST/DATABASE`, or `postgres://USER@/DATABASE?host=/run/postgresql` for a Unix socket.
+        #[serde(deserialize_with = "postgres_address")]
+        url: PostgresAddress,
+        /// A file with the password, if `url` has none and the server wants one.
+        #[serde(default)]
+        password_file: Option<PathBuf>,
     },
 }
 
@@ -143,6 +166,7 @@ impl AuthorityConfig {
             admin_socket: None,
             admin_gid: None,
             seal: SealConfig::default(),
+            store: StoreConfig::default(),
             lifetimes: Lifetimes::default(),
             limits: Limits::default(),
             accept_restore: false,
@@ -328,6 +352,12 @@ impl ConfigError {
     }
 }
 
+/// Says what is wrong, never what was given: a password may be in it.
+fn postgres_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<PostgresAddress, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
 fn default_server() -> String {
     "a".to_owned()
 }
@@ -365,6 +395,23 @@ mod tests {
         let text = "trust_domain = 'example.org'\ndata_dir = '/x'\n[lifetimes]\nintermediate = '60s'\nagent = 20\n\
                     server = 20\nx509 = '10s'";
         assert_eq!(AuthorityConfig::parse(text).unwrap().lifetimes.x509.as_secs(), 10);
+    }
+
+    #[test]
+    fn the_password_of_a_store_is_shown_nowhere() {
+        let text = |url| {
+            format!(
+                "trust_domain = 'example.org'\ndata_dir = '/x'\n[store]\nkind = 'postgres'\nurl = '{url}'"
+            )
+        };
+        let config = AuthorityConfig::parse(&text("postgres://u:hunter2@localhost/db")).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+        for url in
+            ["postgres://u:hunter2@far/db", "postgres://u:hunter2@localhost/db?what=hunter2", "hunter2"]
+        {
+            let error = AuthorityConfig::parse(&text(url)).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

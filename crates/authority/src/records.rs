@@ -13,7 +13,9 @@ use crate::{
     site::Site,
 };
 
-pub use crate::generated::record::{Idempotency, Lease, LedgerMark, SigningKey, signing_key};
+pub use crate::generated::record::{
+    Idempotency, Lease, LedgerMark, Server, SigningKey, Succession, signing_key,
+};
 
 /// The version of records that this server writes and reads.
 pub const VERSION: u32 = 2;
@@ -87,12 +89,34 @@ pub enum Object {
     LedgerMark(Arc<str>, Arc<LedgerMark>),
     /// `registration/<id>`
     Registration(Arc<Registration>),
+    /// `server/<name>`; the name stands here.
+    Server(Arc<str>, Arc<Server>),
     /// `settings`
     Settings(Arc<Settings>),
     /// `key/<id>`
     SigningKey(Arc<SigningKey>),
     /// `site/<name>`
     Site(Arc<Site>),
+    /// `incarnation/<hex>`; the incarnation in hexadecimal stands here.
+    Succession(Arc<str>, Arc<Succession>),
+}
+
+/// What a record asks of its readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// A reader below this version must not interpret it.
+    pub min_reader: u32,
+    /// A reader that may not interpret it must stop. So such a record is written only when every server of the trust
+    /// domain has said that it can read it.
+    pub critical: bool,
+}
+
+impl Mark {
+    /// Whether it may be written where every server reads `level`.
+    #[must_use]
+    pub const fn is_activated(self, level: u32) -> bool {
+        !self.critical || self.min_reader <= level
+    }
 }
 
 /// What a mutation does to one record.
@@ -115,9 +139,11 @@ impl Object {
             Self::Lease(name, _) => lease_key(name),
             Self::LedgerMark(server, _) => format!("{LEDGER}{server}"),
             Self::Registration(registration) => registration_key(&registration.id),
+            Self::Server(name, _) => format!("{SERVER}{name}"),
             Self::Settings(_) => SETTINGS.to_owned(),
             Self::SigningKey(key) => signing_key_key(&key.id),
             Self::Site(site) => site_key(&site.name),
+            Self::Succession(incarnation, _) => format!("{INCARNATION}{incarnation}"),
         }
     }
 
@@ -142,26 +168,33 @@ impl Object {
             Self::Lease(_, lease) => Kind::Lease((**lease).clone()),
             Self::LedgerMark(_, mark) => Kind::LedgerMark((**mark).clone()),
             Self::Registration(registration) => Kind::Registration(convert::from_registration(registration)),
+            Self::Server(_, server) => Kind::Server((**server).clone()),
             Self::Settings(settings) => Kind::Settings(proto::Settings {
                 trust_domain: settings.trust_domain.to_string(),
                 created_at: settings.created_at.as_secs(),
             }),
             Self::SigningKey(key) => Kind::SigningKey((**key).clone()),
             Self::Site(site) => Kind::Site(convert::from_site(site)),
+            Self::Succession(_, succession) => Kind::Succession((**succession).clone()),
         };
         let record = proto::Record { kind: Some(kind) };
-        // Every kind decides who gets what: a server that can't read one must not go on.
-        proto::Envelope { min_reader: self.min_reader(), critical: true, record: Some(record) }
-            .encode_to_vec()
+        let Mark { min_reader, critical } = self.mark();
+        proto::Envelope { min_reader, critical, record: Some(record) }.encode_to_vec()
     }
 
-    /// The first version that knew all that this record says.
-    fn min_reader(&self) -> u32 {
+    /// What it asks of its readers.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
         use signing_key::State;
         match self {
+            // Nothing is given to anybody because of them: a server without them loses nothing that it had.
+            Self::Server(..) | Self::Succession(..) => Mark { min_reader: 2, critical: false },
             // An older server would go on publishing what was revoked.
-            Self::SigningKey(key) if matches!(key.state(), State::Tainted | State::Revoked) => 2,
-            _ => 1,
+            Self::SigningKey(key) if matches!(key.state(), State::Tainted | State::Revoked) => {
+                Mark { min_reader: 2, critical: true }
+            }
+            // All others decide who gets what: a server that can't read one must not go on.
+            _ => Mark { min_reader: 1, critical: true },
         }
     }
 
@@ -192,6 +225,12 @@ impl Object {
             }
             Kind::Registration(registration) => convert::to_registration(&registration, revision)
                 .map(|registration| Self::Registration(Arc::new(registration))),
+            Kind::Server(server) => {
+                key.strip_prefix(SERVER).map(|name| Self::Server(name.into(), Arc::new(server)))
+            }
+            Kind::Succession(succession) => key
+                .strip_prefix(INCARNATION)
+                .map(|incarnation| Self::Succession(incarnation.into(), Arc::new(succession))),
             Kind::Settings(settings) => settings.trust_domain.parse().ok().map(|trust_domain| {
                 let created_at = UnixTime::from_secs(settings.created_at);
                 Self::Settings(Arc::new(Settings { trust_domain, created_at }))
@@ -249,6 +288,8 @@ pub const SETTINGS: &str = "settings";
 const IDEMPOTENCY: &str = "idem/";
 const LEASE: &str = "lease/";
 const LEDGER: &str = "ledger/";
+const SERVER: &str = "server/";
+const INCARNATION: &str = "incarnation/";
 
 /// Key of an agent's record.
 #[must_use]

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use self::boot::Opened;
-use self::checkpoints::Checkpoints;
+use self::checkpoints::{Accepted, Checkpoints};
 pub use self::error::StartError;
 use self::identity::ServerIdentity;
 use crate::admin::{Admin, LocalAdmins, ServerInfo};
@@ -89,6 +89,20 @@ impl Authority {
         boot::create(config, clock, random).await
     }
 
+    /// Makes the data directory of one more server of a trust domain, on the store of the others: `of` is the data
+    /// directory of one of them, or a copy of its keyring and `seal.key`.
+    ///
+    /// # Errors
+    /// [`StartError::Exists`]; a store that is not shared, or not authentic under that keyring.
+    pub async fn init_beside(
+        config: &AuthorityConfig,
+        of: &Path,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(), StartError> {
+        config.check()?;
+        boot::create_beside(config, of, clock).await
+    }
+
     /// Opens the data directory and serves until [`Running::shutdown`].
     ///
     /// # Errors
@@ -99,15 +113,23 @@ impl Authority {
         random: Arc<dyn Random>,
     ) -> Result<Running, StartError> {
         config.check()?;
-        match attempt(config.clone(), Arc::clone(&clock), Arc::clone(&random), false).await {
-            Err(error @ (StartError::RolledBack { .. } | StartError::LedgerRolledBack { .. }))
-                if config.accept_restore =>
-            {
-                tracing::warn!(code = error.code(), "accepted, because it was told to: {error}");
-                boot::renew_incarnation(&config, Arc::clone(&random)).await?;
-                attempt(config, clock, random, true).await
+        let mut accepted = Accepted::default();
+        loop {
+            let started = attempt(config.clone(), Arc::clone(&clock), Arc::clone(&random), accepted).await;
+            let Err(error) = &started else { return started };
+            match error {
+                StartError::LedgerRolledBack { .. } if config.accept_restore && !accepted.ledger => {
+                    accepted.ledger = true;
+                }
+                StartError::RolledBack { found_incarnation, .. }
+                    if config.accept_restore && accepted.store.is_none() =>
+                {
+                    boot::renew_incarnation(&config, Arc::clone(&random)).await?;
+                    accepted.store = Some(*found_incarnation);
+                }
+                _ => return started,
             }
-            started => started,
+            tracing::warn!(code = error.code(), "accepted, because it was told to: {error}");
         }
     }
 }
@@ -117,12 +139,12 @@ async fn attempt(
     config: AuthorityConfig,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    restored: bool,
+    accepted: Accepted,
 ) -> Result<Running, StartError> {
     let opened = boot::open(&config, Arc::clone(&clock)).await?;
     let store = Arc::clone(&opened.store);
     let (shutdown, tasks) = (Shutdown::new(), TaskTracker::new());
-    let started = assemble(config, opened, clock, random, shutdown.clone(), tasks.clone(), restored).await;
+    let started = assemble(config, opened, clock, random, shutdown.clone(), tasks.clone(), accepted).await;
     if started.is_err() {
         shutdown.trigger();
         tasks.close();
@@ -140,7 +162,7 @@ async fn assemble(
     random: Arc<dyn Random>,
     shutdown: Shutdown,
     tasks: TaskTracker,
-    restored: bool,
+    accepted: Accepted,
 ) -> Result<Running, StartError> {
     let Opened { keyring, store, registry, seal } = opened;
     let vault = Vault::new(Arc::new(keyring), Arc::clone(&random));
@@ -154,7 +176,8 @@ async fn assemble(
     std::fs::write(&verifier, format!("{}\n", ledger.verifier_key()))
         .map_err(|cause| StartError::io(&format!("`{}`", verifier.display()), cause))?;
     let journal = Arc::new(Journal::new(Arc::clone(&ledger)));
-    checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now(), restored).await?;
+    checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now(), accepted).await?;
+    checkpoints::announce(&registry, &config.server, clock.now()).await?;
 
     let presence = Presence::new();
     let feed = Feed::start(registry.clone(), &tasks, shutdown.clone());
@@ -216,6 +239,7 @@ async fn assemble(
         ledger: Arc::clone(&ledger),
         registry: registry.clone(),
         server: config.server.clone(),
+        clock: Arc::clone(&clock),
     };
     tasks.spawn(checkpoints.clone().run(shutdown.clone()));
 

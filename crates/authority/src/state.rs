@@ -19,9 +19,13 @@ use bonafide_store::Incarnation;
 pub use self::{bundle::bundle_of, site::SiteState};
 use crate::journal::hex;
 use crate::records::{
-    self, Agent, Idempotency, JoinToken, Lease, LedgerMark, Object, RecordError, Settings, SigningKey,
+    self, Agent, Idempotency, JoinToken, Lease, LedgerMark, Object, RecordError, Server, Settings,
+    SigningKey, Succession,
 };
 use crate::site::Site;
+
+/// How long a silent server is waited for before records are written that it can't read, in seconds.
+const FORGOTTEN: i64 = 7 * 86_400;
 
 /// Everything that the log says up to one revision.
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub struct State {
     idempotency: BTreeMap<Arc<str>, Arc<Idempotency>>,
     leases: BTreeMap<Arc<str>, Arc<Lease>>,
     ledger_marks: BTreeMap<Arc<str>, Arc<LedgerMark>>,
+    servers: BTreeMap<Arc<str>, Arc<Server>>,
+    successions: BTreeMap<Arc<str>, Arc<Succession>>,
     /// What housekeeping may remove, earliest first.
     expiries: BTreeSet<(UnixTime, String)>,
 }
@@ -79,6 +85,8 @@ impl State {
             idempotency: BTreeMap::new(),
             leases: BTreeMap::new(),
             ledger_marks: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            successions: BTreeMap::new(),
             expiries: BTreeSet::new(),
         }
     }
@@ -244,6 +252,42 @@ impl State {
         self.ledger_marks.get(server)
     }
 
+    /// A server of this trust domain.
+    #[must_use]
+    pub fn server(&self, name: &str) -> Option<&Arc<Server>> {
+        self.servers.get(name)
+    }
+
+    /// The version of records that every server reads that has been heard of in the week before the last of them spoke.
+    /// Ours, if none has spoken yet.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        let newest = self.servers.values().map(|server| server.seen_at).max().unwrap_or_default();
+        let heard = self.servers.values().filter(|server| server.seen_at >= newest.saturating_sub(FORGOTTEN));
+        heard.map(|server| server.reads).min().unwrap_or(records::VERSION)
+    }
+
+    /// Whether an operator has had the store's incarnation begin after `before`, or after one that did.
+    #[must_use]
+    pub fn succeeds(&self, before: &Incarnation) -> bool {
+        let mut open = vec![self.incarnation.to_string()];
+        let mut seen = BTreeSet::new();
+        while let Some(name) = open.pop() {
+            let Some(succession) = self.successions.get(name.as_str()) else { continue };
+            for after in &succession.after {
+                if after.as_ref() == before.as_bytes() {
+                    return true;
+                }
+                if let Ok(bytes) = <[u8; 16]>::try_from(after.as_ref())
+                    && seen.insert(bytes)
+                {
+                    open.push(Incarnation::from_bytes(bytes).to_string());
+                }
+            }
+        }
+        false
+    }
+
     /// Keys of records that have expired at `now`, earliest first.
     pub fn expired(&self, now: UnixTime) -> impl Iterator<Item = &str> {
         self.expiries.iter().take_while(move |(at, _)| *at <= now).map(|(_, key)| key.as_str())
@@ -356,6 +400,12 @@ impl State {
                 self.site_mut(&registration.site).add_registration(&registration);
                 self.registrations.insert(registration.id.as_str().into(), registration);
             }
+            Object::Server(name, server) => {
+                self.servers.insert(name, server);
+            }
+            Object::Succession(incarnation, succession) => {
+                self.successions.insert(incarnation, succession);
+            }
             Object::Settings(settings) => self.settings = Some(settings),
             Object::SigningKey(key) => {
                 self.signing_keys.insert(key.id.clone(), key);
@@ -396,6 +446,11 @@ impl State {
                 self.leave_site(&registration.site.clone(), |site| site.remove_registration(&registration));
                 Some(Object::Registration(registration))
             }
+            "server" => self.servers.remove_entry(name).map(|(name, server)| Object::Server(name, server)),
+            "incarnation" => self
+                .successions
+                .remove_entry(name)
+                .map(|(incarnation, succession)| Object::Succession(incarnation, succession)),
             "key" => self.signing_keys.remove(name).map(Object::SigningKey),
             "site" => {
                 let site = self.sites.get_mut(name)?.set_site(None)?;

@@ -50,6 +50,20 @@ pub async fn create_authority(config: &AuthorityConfig, console: &Console) -> Re
         .map_err(|cause| authority_failure(&cause))
 }
 
+/// Makes the data directory of one more authority, with keyring and seal of the one in `of`.
+///
+/// # Errors
+/// When there is one already, and when its store can't be opened.
+pub async fn create_authority_beside(
+    config: &AuthorityConfig,
+    of: &std::path::Path,
+    console: &Console,
+) -> Result<(), Failure> {
+    Authority::init_beside(config, of, Arc::clone(console.clock()))
+        .await
+        .map_err(|cause| authority_failure(&cause))
+}
+
 /// Starts an authority.
 ///
 /// # Errors

@@ -108,6 +108,14 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// The database of this server that an address ends with.
+    pub fn of(&self, address: &str) -> Database {
+        let name = address.rsplit('/').next().unwrap_or_default().to_owned();
+        Database { programs: self.programs.clone(), home: self.home.clone(), name }
+    }
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
         drop(self.server.stdin.take());

@@ -13,7 +13,7 @@ pub struct Envelope {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
-    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 21")]
     pub kind: ::core::option::Option<record::Kind>,
 }
 /// Nested message and enum types in `Record`.
@@ -38,6 +38,10 @@ pub mod record {
         Lease(super::Lease),
         #[prost(message, tag = "9")]
         LedgerMark(super::LedgerMark),
+        #[prost(message, tag = "20")]
+        Server(super::Server),
+        #[prost(message, tag = "21")]
+        Succession(super::Succession),
     }
 }
 /// One record, `settings`.
@@ -342,4 +346,28 @@ pub struct LedgerMark {
     /// Of the tree over that many entries, RFC 6962.
     #[prost(bytes = "bytes", tag = "2")]
     pub root: ::prost::bytes::Bytes,
+}
+/// A server of the trust domain, and which records it can read. `server/<name>`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Server {
+    /// The highest `min_reader` that it understands: critical records above the lowest of all servers are not written.
+    #[prost(uint32, tag = "1")]
+    pub reads: u32,
+    /// When it last said so. One that has been silent for a week is not waited for.
+    #[prost(int64, tag = "2")]
+    pub seen_at: i64,
+    #[prost(string, tag = "3")]
+    pub version: ::prost::alloc::string::String,
+}
+/// An incarnation that an operator began on purpose, because the store was restored. `incarnation/<hex>`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Succession {
+    /// What it came after: servers that have followed one of these may go on in it.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub after: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// The server that was told to accept it, and when.
+    #[prost(string, tag = "2")]
+    pub server: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub at: i64,
 }

@@ -200,7 +200,7 @@ impl Writer {
         let known = self.revision();
         let trust_domain = self.back.trust_domain().clone();
         let state = load(&*self.store, &trust_domain).await?;
-        if state.revision() < known {
+        if state.revision() < known || state.incarnation() != self.back.incarnation() {
             return Err(RegistryError::RolledBack { known, found: state.revision() });
         }
         let state = Arc::new(state);
@@ -233,7 +233,9 @@ impl Writer {
             StoreError::Full
             | StoreError::Io(_)
             | StoreError::Conflict { .. }
-            | StoreError::Invalid { .. } => {
+            | StoreError::Invalid { .. }
+            | StoreError::NotDurable { .. }
+            | StoreError::Unknown(_) => {
                 tracing::warn!(code = error.code(), "the store failed: {error}");
                 tokio::time::sleep(PAUSE).await;
                 Ok(())
@@ -264,6 +266,16 @@ impl Evaluation {
         let (encoded, applied) = (self.batch.len(), self.applied.len());
         for change in changes {
             let (key, value) = match change {
+                RecordChange::Put(object) if !object.mark().is_activated(state.level()) => {
+                    self.batch.truncate(encoded);
+                    let undone = self.applied.split_off(applied);
+                    state.undo(&undone, mark);
+                    return Err(Refusal::precondition(
+                        "registry.not-activated",
+                        "some server of this trust domain is too old to read this",
+                    )
+                    .hint("upgrade every server first"));
+                }
                 RecordChange::Put(object) => (object.key(), Some(object.encode())),
                 RecordChange::Remove(key) => (key, None),
             };

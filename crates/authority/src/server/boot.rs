@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,11 @@ use bonafide_crypto::random::Random;
 use bonafide_identity::time::Clock;
 use bonafide_keyring::{KeyFileSeal, Keyring, PassphraseSeal, Seal};
 use bonafide_secmem::SecretBytes;
-use bonafide_store::{SqliteStore, Store};
+use bonafide_store::{PostgresAddress, PostgresStore, SqliteStore, Store};
 use zeroize::Zeroizing;
 
 use super::StartError;
-use crate::config::{AuthorityConfig, SealConfig};
+use crate::config::{AuthorityConfig, SealConfig, StoreConfig};
 use crate::registry::Registry;
 
 /// Purpose of the MAC key that authenticates the store's rows.
@@ -40,6 +41,66 @@ pub(super) async fn create(
     clock: Arc<dyn Clock>,
     random: &dyn Random,
 ) -> Result<(), StartError> {
+    let keyring = create_directory(config)?;
+    let seal: Box<dyn Seal> = match seal_file(config) {
+        Some(path) => Box::new(KeyFileSeal::create(path, random)?),
+        None => seal(config)?,
+    };
+    let path = keyring;
+    let keyring = Keyring::create(&path, &*seal, random)?;
+    let store = match create_store(config, &keyring, random).await {
+        Ok(store) => store,
+        Err(cause) => {
+            // Keys to nothing would be in the way of the next attempt.
+            let _gone = fs::remove_file(&path);
+            if let Some(path) = seal_file(config) {
+                let _gone = fs::remove_file(path);
+            }
+            return Err(cause);
+        }
+    };
+    // Writes the settings: from now on the store is this trust domain's.
+    drop(Registry::open(Arc::clone(&store), config.trust_domain.clone(), clock).await?);
+    close(store).await;
+    Ok(())
+}
+
+/// Makes the data directory of one more server, with keyring and seal of the one in `of`.
+pub(super) async fn create_beside(
+    config: &AuthorityConfig,
+    of: &Path,
+    clock: Arc<dyn Clock>,
+) -> Result<(), StartError> {
+    if matches!(config.store, StoreConfig::Sqlite) {
+        return Err(StartError::StoreNotShared);
+    }
+    let keyring = create_directory(config)?;
+    let mut copies = vec![(of.join("keyring"), keyring)];
+    if let Some(path) = seal_file(config).filter(|path| !path.exists()) {
+        copies.push((of.join("seal.key"), path));
+    }
+    for (from, to) in &copies {
+        let failed =
+            |cause| StartError::io(&format!("`{}`, copied to `{}`", from.display(), to.display()), cause);
+        let content = Zeroizing::new(fs::read(from).map_err(failed)?);
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(failed)?;
+        file.write_all(&content).and_then(|()| file.sync_all()).map_err(failed)?;
+    }
+    let opened = open(config, clock).await;
+    if opened.is_err() {
+        for (_, to) in &copies {
+            let _gone = fs::remove_file(to);
+        }
+    }
+    let Opened { store, registry, .. } = opened?;
+    drop(registry);
+    close(store).await;
+    Ok(())
+}
+
+/// Makes the directory, where no authority may be. Where its keyring will be.
+fn create_directory(config: &AuthorityConfig) -> Result<PathBuf, StartError> {
     let directory = &config.data_dir;
     fs::DirBuilder::new()
         .recursive(true)
@@ -48,20 +109,42 @@ pub(super) async fn create(
         .map_err(|cause| StartError::io(&format!("`{}`", directory.display()), cause))?;
     check_directory(directory)?;
     let keyring = directory.join("keyring");
-    if keyring.exists() {
-        return Err(StartError::Exists(directory.clone()));
+    if keyring.exists() { Err(StartError::Exists(directory.clone())) } else { Ok(keyring) }
+}
+
+async fn create_store(
+    config: &AuthorityConfig,
+    keyring: &Keyring,
+    random: &dyn Random,
+) -> Result<Arc<dyn Store>, StartError> {
+    let key = keyring.mac_key(STORE);
+    if let Some(address) = postgres(config)? {
+        if !PostgresStore::create(&address, &key, random).await? {
+            return Err(StartError::StoreExists(address.to_string()));
+        }
+        return Ok(Arc::new(PostgresStore::open(address, &key).await?));
     }
-    let seal: Box<dyn Seal> = match seal_file(config) {
-        Some(path) => Box::new(KeyFileSeal::create(path, random)?),
-        None => seal(config)?,
-    };
-    let keyring = Keyring::create(&keyring, &*seal, random)?;
-    let store: Arc<dyn Store> =
-        Arc::new(SqliteStore::open(store_path(config), keyring.mac_key(STORE), random)?);
-    // Writes the settings: from now on the store is this trust domain's.
-    drop(Registry::open(Arc::clone(&store), config.trust_domain.clone(), clock).await?);
-    close(store).await;
-    Ok(())
+    Ok(Arc::new(SqliteStore::open(store_path(config), key, random)?))
+}
+
+/// Opens the store, which must be there.
+async fn open_store(config: &AuthorityConfig, keyring: &Keyring) -> Result<Arc<dyn Store>, StartError> {
+    let key = keyring.mac_key(STORE);
+    if let Some(address) = postgres(config)? {
+        return Ok(Arc::new(PostgresStore::open(address, &key).await?));
+    }
+    let path = store_path(config);
+    let store = tokio::task::spawn_blocking(move || SqliteStore::open_existing(path, key));
+    Ok(Arc::new(store.await.map_err(|_| StartError::Stopped)??))
+}
+
+/// The database, with the password that a file holds.
+fn postgres(config: &AuthorityConfig) -> Result<Option<PostgresAddress>, StartError> {
+    let StoreConfig::Postgres { url, password_file } = &config.store else { return Ok(None) };
+    let Some(file) = password_file else { return Ok(Some(url.clone())) };
+    let password = read_passphrase(file)
+        .map_err(|cause| StartError::io(&format!("the password in `{}`", file.display()), cause))?;
+    Ok(Some(url.clone().with_password(password.expose())))
 }
 
 /// Opens a data directory.
@@ -74,9 +157,7 @@ pub(super) async fn open(config: &AuthorityConfig, clock: Arc<dyn Clock>) -> Res
     check_directory(directory)?;
     let seal = seal(config)?;
     let keyring = Keyring::open(&keyring, &*seal)?;
-    let (path, key) = (store_path(config), keyring.mac_key(STORE));
-    let store = tokio::task::spawn_blocking(move || SqliteStore::open_existing(path, key));
-    let store: Arc<dyn Store> = Arc::new(store.await.map_err(|_| StartError::Stopped)??);
+    let store = open_store(config, &keyring).await?;
     let registry = Registry::open(Arc::clone(&store), config.trust_domain.clone(), clock).await?;
     Ok(Opened { keyring, store, registry, seal: seal.kind().to_owned() })
 }
@@ -100,6 +181,10 @@ pub(super) async fn renew_incarnation(
 ) -> Result<(), StartError> {
     let keyring = Keyring::open(config.data_dir.join("keyring"), &*seal(config)?)?;
     let (path, key) = (store_path(config), keyring.mac_key(STORE));
+    if let Some(address) = postgres(config)? {
+        PostgresStore::renew_incarnation(address, &key, &*random).await?;
+        return Ok(());
+    }
     let renewed = tokio::task::spawn_blocking(move || SqliteStore::renew_incarnation(path, key, &*random));
     renewed.await.map_err(|_| StartError::Stopped)??;
     Ok(())

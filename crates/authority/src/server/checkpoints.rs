@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bonafide_identity::InstanceId;
-use bonafide_identity::time::UnixTime;
+use bonafide_identity::time::{Clock, UnixTime};
 use bonafide_ledger::{Bindings, Ledger, SignedCheckpoint};
 use bonafide_net::drain::Shutdown;
+use bonafide_store::Incarnation;
 use bytes::Bytes;
 use prost::Message;
 use tokio::time::Instant;
@@ -19,8 +20,8 @@ use super::StartError;
 use crate::config::AuthorityConfig;
 use crate::entry::{self, Entry, entry::Kind};
 use crate::issuance::lineages::{Lineage, Lineages};
-use crate::journal::{Journal, hex};
-use crate::records::{LedgerMark, Object, RecordChange};
+use crate::journal::Journal;
+use crate::records::{self, LedgerMark, Object, RecordChange, Server, Succession};
 use crate::refusal::Refusal;
 use crate::registry::Registry;
 use crate::state::State;
@@ -30,6 +31,8 @@ use crate::stream::feed::{Feed, set_digest};
 const EVERY: Duration = Duration::from_secs(1);
 /// How often the store is told how far the ledger has come. Each time is a commit.
 const MARK_EVERY: Duration = Duration::from_secs(60);
+/// How often a server says that it is still there, in seconds.
+const ANNOUNCE_EVERY: i64 = 86_400;
 
 /// Publishes checkpoints, and leaves marks.
 #[derive(Clone, Debug)]
@@ -38,6 +41,7 @@ pub(super) struct Checkpoints {
     pub(super) ledger: Arc<Ledger>,
     pub(super) registry: Registry,
     pub(super) server: String,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 impl Checkpoints {
@@ -48,6 +52,12 @@ impl Checkpoints {
             if marked.elapsed() >= MARK_EVERY {
                 marked = Instant::now();
                 self.mark().await;
+                if let Err(refusal) = announce(&self.registry, &self.server, self.clock.now()).await {
+                    tracing::error!(
+                        code = refusal.code(),
+                        "the other servers are not told of this one: {refusal}"
+                    );
+                }
             }
             let next = (self.ledger.size(), self.feed.bindings());
             if published.as_ref() != Some(&next) && self.publish(&next.1).await {
@@ -82,6 +92,26 @@ impl Checkpoints {
     }
 }
 
+/// Tells the other servers that this one is there, and which records it can read.
+pub(super) async fn announce(registry: &Registry, server: &str, now: UnixTime) -> Result<(), Refusal> {
+    let known = registry.state().server(server).cloned();
+    let version = env!("CARGO_PKG_VERSION");
+    let is_fresh = |known: Arc<Server>| {
+        known.reads == records::VERSION
+            && known.version == version
+            && now.as_secs().saturating_sub(known.seen_at) < ANNOUNCE_EVERY
+    };
+    if known.is_some_and(is_fresh) {
+        return Ok(());
+    }
+    let record = Server { reads: records::VERSION, seen_at: now.as_secs(), version: version.to_owned() };
+    let (server, record): (Arc<str>, _) = (server.into(), Arc::new(record));
+    registry
+        .write(move |_| Ok(vec![RecordChange::Put(Object::Server(server.clone(), record.clone()))]))
+        .await?;
+    Ok(())
+}
+
 /// Tells the store how far the ledger has come, unless it knows.
 async fn mark(ledger: &Ledger, registry: &Registry, server: &str) -> Result<(), Refusal> {
     let (size, root) = ledger.root();
@@ -104,19 +134,44 @@ fn bindings(state: &State) -> Bindings {
     }
 }
 
+/// What an operator accepts, for one start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Accepted {
+    /// A ledger that is older than the store says, or another one.
+    pub(super) ledger: bool,
+    /// A store that is older than the ledger says, or another one. It was given a new incarnation since; this is the one
+    /// that it had.
+    pub(super) store: Option<Incarnation>,
+}
+
 /// Refuses a store that is older than the ledger's last checkpoint, or another one, and a ledger that is older than
-/// the store's mark, or another one. With `accepted` writes what was found into the ledger instead.
+/// the store's mark, or another one. With `accepted`, and where the store says that another server accepted it, writes
+/// what was found into the ledger instead.
 pub(super) async fn check_not_rolled_back(
     config: &AuthorityConfig,
     registry: &Registry,
     journal: &Journal,
     now: UnixTime,
-    accepted: bool,
+    accepted: Accepted,
 ) -> Result<(), StartError> {
     let seen = last_checkpoint(config, journal)?;
-    let found = bindings(&registry.state());
-    if accepted {
-        let expected = seen.as_ref().unwrap_or(&found);
+    let state = registry.state();
+    let found = bindings(&state);
+    if !accepted.ledger {
+        let mark = state.ledger_mark(&config.server).cloned();
+        if let Some(mark) = mark {
+            check_ledger(journal.ledger(), &mark, seen.is_some())?;
+        }
+    }
+    let expected = seen.as_ref().unwrap_or(&found);
+    let before = Incarnation::from_bytes(expected.incarnation);
+    // Another server was told that the store was restored; it said so in the store itself.
+    let succeeded = found.incarnation != expected.incarnation && state.succeeds(&before);
+    drop(state);
+    if !succeeded && accepted.store.is_none() {
+        check_store(&found, expected)?;
+    }
+    if accepted.ledger || accepted.store.is_some() || succeeded {
         let restore = entry::Restore {
             incarnation: Bytes::copy_from_slice(&found.incarnation),
             revision: found.revision,
@@ -124,15 +179,23 @@ pub(super) async fn check_not_rolled_back(
             expected_revision: expected.revision,
         };
         journal.append(now, vec![Kind::Restore(restore)]).await?;
-    } else {
-        let mark = registry.state().ledger_mark(&config.server).cloned();
-        if let Some(mark) = mark {
-            check_ledger(journal.ledger(), &mark, seen.is_some())?;
-        }
-        if let Some(seen) = seen {
-            check_store(&found, &seen)?;
-        }
     }
+    if let Some(replaced) = accepted.store {
+        let after = [expected.incarnation, *replaced.as_bytes()];
+        let succession = Arc::new(Succession {
+            after: after.iter().map(|incarnation| Bytes::copy_from_slice(incarnation)).collect(),
+            server: config.server.clone(),
+            at: now.as_secs(),
+        });
+        let incarnation: Arc<str> = Incarnation::from_bytes(found.incarnation).to_string().into();
+        registry
+            .write(move |_| {
+                let record = Object::Succession(incarnation.clone(), succession.clone());
+                Ok(vec![RecordChange::Put(record)])
+            })
+            .await?;
+    }
+    let found = bindings(&registry.state());
     // In this order: whoever finds a mark knows that there was a checkpoint.
     journal.ledger().checkpoint(&found).await?;
     mark(journal.ledger(), registry, &config.server).await?;
@@ -160,9 +223,9 @@ fn check_store(found: &Bindings, seen: &Bindings) -> Result<(), StartError> {
     }
     Err(StartError::RolledBack {
         found: found.revision,
-        found_incarnation: hex(&found.incarnation),
+        found_incarnation: Incarnation::from_bytes(found.incarnation),
         seen: seen.revision,
-        seen_incarnation: hex(&seen.incarnation),
+        seen_incarnation: Incarnation::from_bytes(seen.incarnation),
     })
 }
 

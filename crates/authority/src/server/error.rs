@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use bonafide_keyring::KeyringError;
 use bonafide_ledger::LedgerError;
 use bonafide_net::unix::BindError;
-use bonafide_store::StoreError;
+use bonafide_store::{Incarnation, StoreError};
 use bonafide_tls::TlsError;
 
 use crate::config::ConfigError;
@@ -84,11 +84,11 @@ pub enum StartError {
         /// The store's.
         found: u64,
         /// The store's.
-        found_incarnation: String,
+        found_incarnation: Incarnation,
         /// The latest checkpoint's.
         seen: u64,
         /// The latest checkpoint's.
-        seen_incarnation: String,
+        seen_incarnation: Incarnation,
     },
     /// The runtime is stopping.
     #[error("the process is stopping")]
@@ -96,6 +96,12 @@ pub enum StartError {
     /// The store can't be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database holds a store already.
+    #[error("there is a store in `{0}` already")]
+    StoreExists(String),
+    /// Two servers can't use one SQLite file.
+    #[error("one more server needs a store that servers share")]
+    StoreNotShared,
     /// TLS can't be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -126,6 +132,8 @@ impl StartError {
             Self::RolledBack { .. } => "store.rolled-back",
             Self::Stopped => "authority.stopped",
             Self::Store(error) => error.code(),
+            Self::StoreExists(_) => "store.exists",
+            Self::StoreNotShared => "store.not-shared",
             Self::Tls(error) => error.code(),
         }
     }
@@ -155,6 +163,11 @@ impl StartError {
                  once with `--accept-restore`: the ledger will say so"
             }
             Self::Store(error) => error.hint().unwrap_or_default(),
+            Self::StoreExists(_) => {
+                "name another database, or make one more server of that trust domain with `--beside DIR`, \
+                 where DIR is the data directory of one that is there"
+            }
+            Self::StoreNotShared => "name a PostgreSQL database with `--store`, the one of the other servers",
             Self::Tls(error) => error.hint(),
         }
     }

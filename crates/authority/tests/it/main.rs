@@ -21,6 +21,7 @@ mod records;
 mod registry;
 mod rollback;
 mod scope_property;
+mod servers;
 mod streams;
 mod support;
 mod tampering;

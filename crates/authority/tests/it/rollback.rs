@@ -4,21 +4,30 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bonafide_authority::config::StoreConfig;
 use bonafide_authority::{Authority, AuthorityConfig, StartError};
 use bonafide_crypto::random::SystemRandom;
-use bonafide_testkit::TestClock;
+use bonafide_testkit::{Database, Postgres, TestClock};
 use bonafide_wire::admin::ListRegistrationsRequest;
 use tempfile::TempDir;
 
 use crate::agents::Agent;
 use crate::world::{World, entry};
 
+const STORE: &str = "store.sqlite";
+
 /// Copies of a data directory at several moments, oldest first; a certificate was issued between any two.
 struct History {
     directory: Arc<TempDir>,
     config: AuthorityConfig,
     clock: Arc<TestClock>,
-    moments: Vec<PathBuf>,
+    moments: Vec<Moment>,
+}
+
+/// A copy of the data directory, and of the store if that is elsewhere.
+struct Moment {
+    files: PathBuf,
+    database: Option<Database>,
 }
 
 impl History {
@@ -32,9 +41,7 @@ impl History {
             let agent = Agent::join(&mut world, "lab").await;
             agent.connect().await.issue(&name).await.unwrap();
             let (directory, config, clock) = world.stop().await;
-            let copy = backups.join(moment.to_string());
-            copy_all(&config.data_dir, &copy);
-            copies.push(copy);
+            copies.push(Moment::of(&config, &backups.join(moment.to_string()), &format!("m{moment}")));
             world = World::start(directory, config, clock).await.unwrap();
         }
         let (directory, config, clock) = world.stop().await;
@@ -43,8 +50,20 @@ impl History {
 
     /// Puts `part` of the data directory back to what it was at `moment`.
     fn put_back(&self, part: &str, moment: usize) {
+        self.put_back_from(&self.moments[moment], part);
+    }
+
+    fn put_back_from(&self, moment: &Moment, part: &str) {
+        if let (STORE, Some(copy)) = (part, &moment.database) {
+            return database(&self.config).unwrap().put_back(copy);
+        }
         self.remove(part);
-        copy_all(&self.moments[moment].join(part), &self.config.data_dir.join(part));
+        copy_all(&moment.files.join(part), &self.config.data_dir.join(part));
+    }
+
+    /// Everything as it is now.
+    fn end(&self) -> Moment {
+        Moment::of(&self.config, &self.directory.path().join("end"), "end")
     }
 
     fn remove(&self, part: &str) {
@@ -70,6 +89,22 @@ impl History {
     }
 }
 
+impl Moment {
+    fn of(config: &AuthorityConfig, files: &Path, name: &str) -> Self {
+        copy_all(&config.data_dir, files);
+        let database = database(config).inspect(Database::cut_connections);
+        Self { files: files.to_owned(), database: database.map(|database| database.copy(name)) }
+    }
+}
+
+/// Of the store, unless that is a file.
+fn database(config: &AuthorityConfig) -> Option<Database> {
+    match &config.store {
+        StoreConfig::Postgres { url, .. } => Postgres::shared().map(|server| server.of(&url.to_string())),
+        StoreConfig::Sqlite => None,
+    }
+}
+
 fn copy_all(from: &Path, to: &Path) {
     if from.is_file() {
         fs::copy(from, to).unwrap();
@@ -88,7 +123,7 @@ fn copy_all(from: &Path, to: &Path) {
 #[tokio::test]
 async fn an_old_store_is_refused_without_the_ledgers_checkpoint_too() {
     let history = History::new(2).await;
-    history.put_back("store.sqlite", 0);
+    history.put_back(STORE, 0);
     assert_eq!(history.refused().await.code(), "store.rolled-back");
     // Whoever takes the witness away is not believed.
     history.remove("ledger/checkpoint");
@@ -117,10 +152,9 @@ async fn an_old_ledger_is_refused() {
 #[tokio::test]
 async fn a_ledger_that_went_another_way_is_refused() {
     let history = History::new(2).await;
-    let end = history.directory.path().join("end");
-    copy_all(&history.config.data_dir, &end);
+    let end = history.end();
     // The same server, with all its keys, writes another history from the first moment on.
-    for part in ["ledger", "store.sqlite"] {
+    for part in ["ledger", STORE] {
         history.put_back(part, 0);
     }
     let mut world = history.started().await;
@@ -131,8 +165,7 @@ async fn a_ledger_that_went_another_way_is_refused() {
     }
     world.stop().await;
     // Its ledger is longer than the store has seen, and correctly signed.
-    history.remove("store.sqlite");
-    copy_all(&end.join("store.sqlite"), &history.config.data_dir.join("store.sqlite"));
+    history.put_back_from(&end, STORE);
     let code = history.refused().await.code().to_owned();
     assert!(["ledger.rolled-back", "store.rolled-back"].contains(&&*code), "{code}");
 }
@@ -140,16 +173,14 @@ async fn a_ledger_that_went_another_way_is_refused() {
 #[tokio::test]
 async fn what_a_restore_took_back_can_not_be_put_back() {
     let history = History::new(2).await;
-    let end = history.directory.path().join("end");
-    copy_all(&history.config.data_dir, &end);
-    history.put_back("store.sqlite", 0);
+    let end = history.end();
+    history.put_back(STORE, 0);
     let mut world = history.accepted().await;
     let ids = world.admin.list_registrations(ListRegistrationsRequest::default()).await.unwrap().into_inner();
     assert_eq!(ids.registrations.len(), 1);
     world.stop().await;
     history.started().await.stop().await;
     // The store as it was before the restore: the same chain, and newer than the last checkpoint.
-    history.remove("store.sqlite");
-    copy_all(&end.join("store.sqlite"), &history.config.data_dir.join("store.sqlite"));
+    history.put_back_from(&end, STORE);
     assert_eq!(history.refused().await.code(), "store.rolled-back");
 }

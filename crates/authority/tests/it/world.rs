@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bonafide_authority::config::StoreConfig;
 use bonafide_authority::{Authority, AuthorityConfig, Running, StartError};
 use bonafide_crypto::random::SystemRandom;
 use bonafide_identity::TrustDomain;
 use bonafide_identity::time::Clock;
 use bonafide_net::drain::Shutdown;
-use bonafide_testkit::TestClock;
+use bonafide_testkit::{Database, Postgres, TestClock};
 use bonafide_wire::admin::admin_client::AdminClient;
 use bonafide_wire::admin::{CreateJoinTokenRequest, PutRegistrationRequest, PutSiteRequest};
 use bonafide_wire::types::{Registration, Scope, Selector, Site, registration};
@@ -40,12 +41,24 @@ impl World {
     }
 
     pub async fn empty() -> Self {
+        // The whole suite runs on either kind of store.
+        let on_postgres = std::env::var("BONAFIDE_TEST_STORE").is_ok_and(|store| store == "postgres");
+        let database = on_postgres.then(|| Postgres::shared().expect("PostgreSQL is installed").database());
+        Self::on(database).await
+    }
+
+    /// A new authority with its store in a database, or in a file.
+    pub async fn on(database: Option<Database>) -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
         let data = directory.path().join("data");
         let mut config = AuthorityConfig::new(trust_domain(), data);
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.limits.attestations_per_source = 10_000;
         config.limits.attestations_per_second = 10_000;
+        if let Some(database) = &database {
+            config.store =
+                StoreConfig::Postgres { url: database.url().parse().unwrap(), password_file: None };
+        }
         let clock = TestClock::new();
         Authority::init(&config, clock.clone(), &SystemRandom).await.unwrap();
         Self::start(directory, config, clock).await.unwrap()
@@ -66,6 +79,15 @@ impl World {
     pub async fn restart(mut self) -> Self {
         let (directory, config, clock) = self.stop().await;
         Self::start(directory, config, clock).await.unwrap()
+    }
+
+    /// One more server on the same store.
+    pub async fn beside(&self, name: &str) -> Self {
+        let mut config = self.config.clone();
+        config.server = name.into();
+        config.data_dir = self.directory.path().join(name);
+        Authority::init_beside(&config, &self.config.data_dir, self.clock.clone()).await.unwrap();
+        Self::start(self.directory.clone(), config, self.clock.clone()).await.unwrap()
     }
 
     /// Stops it; the data directory remains.

@@ -1,9 +1,10 @@
 //! `authority init|run`: one authority server.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{self, Write as _},
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -39,9 +40,36 @@ pub enum AuthorityCommand {
         /// Seal the root key with the passphrase in this file [default: with a key file in the data directory]
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
+        /// Keep the store in this PostgreSQL database, which several servers may share [default: in a file in the data
+        /// directory]
+        #[arg(long, value_name = "postgres://USER@HOST/DATABASE", value_parser = store)]
+        store: Option<Store>,
+        /// Name of this server, unique in its trust domain [default: a]
+        #[arg(long, value_name = "NAME")]
+        server: Option<String>,
+        /// Make one more server: take keyring and seal from this data directory of a server on the same store
+        #[arg(long, value_name = "DIR", requires = "store", requires = "server")]
+        beside: Option<PathBuf>,
     },
     /// Run the authority until it is told to end
     Run(Box<RunArgs>),
+}
+
+/// The address of a database. Not shown: a password may be in it.
+#[derive(Clone)]
+pub struct Store(String);
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Store(..)")
+    }
+}
+
+/// Whatever is wrong with it is said when the settings are read: clap would repeat what was given, and a password may
+/// be in that.
+#[expect(clippy::unnecessary_wraps, reason = "clap's signature")]
+fn store(text: &str) -> Result<Store, String> {
+    Ok(Store(text.to_owned()))
 }
 
 /// `authority run`.
@@ -77,13 +105,35 @@ pub struct RunArgs {
 /// Settings that cannot hold, files that cannot be written, and what keeps the authority from starting.
 pub async fn run(command: AuthorityCommand, console: &Console) -> Result<(), Failure> {
     match command {
-        AuthorityCommand::Init { trust_domain, config, data, listen, address, passphrase_file } => {
+        AuthorityCommand::Init {
+            trust_domain,
+            config,
+            data,
+            listen,
+            address,
+            passphrase_file,
+            store,
+            server,
+            beside,
+        } => {
             let data = std::path::absolute(&data).map_err(|source| Failure::read(&data, source))?;
-            let text = fill(&trust_domain, &data, listen, address.as_deref(), passphrase_file.as_deref())?;
+            let mut text =
+                fill(&trust_domain, &data, listen, address.as_deref(), passphrase_file.as_deref())?;
+            if let Some(server) = server {
+                text = text.replace("#server = \"a\"", &format!("server = {}", quoted(&server)));
+            }
+            if let Some(Store(url)) = store {
+                let store = format!("[store]\nkind = \"postgres\"\nurl = {}", quoted(&url));
+                text = text.replace("#[store]\n#kind = \"sqlite\"", &store);
+            }
             let settings = AuthorityConfig::parse(&text).map_err(|cause| config_failure(&config, &cause))?;
             write_new(&config, &text)?;
             // Without settings nobody would find the data; settings without data can be tried again.
-            roles::create_authority(&settings, console).await.inspect_err(|_| {
+            let created = match beside {
+                Some(of) => roles::create_authority_beside(&settings, &of, console).await,
+                None => roles::create_authority(&settings, console).await,
+            };
+            created.inspect_err(|_| {
                 let _ = fs::remove_file(&config);
             })?;
             console.note(format!("wrote {} and {}", config.display(), data.display()));
@@ -133,7 +183,7 @@ fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(|source| Failure::write(folder, source))?;
     }
-    let written = fs::OpenOptions::new().write(true).create_new(true).open(path);
+    let written = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     written
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|source| Failure::write(path, source))
