@@ -32,6 +32,8 @@ fn what_people_type_parses() {
         "ca revoke 00ff --wait --timeout 1m -o json",
         "ca drill --stolen intermediate --keep-root --timeout 2s",
         "ca drill --stolen jwt --id k1 --no-force",
+        "simulate --agents 5000 --entries 10000 --workloads 10000 --ttl 4m --for 5m --changes 600 --reuse-keys",
+        "simulate --authority unix:///a.sock -o json",
         "completion bash",
     ] {
         let arguments = std::iter::once("bonafide").chain(line.split(' '));
@@ -54,6 +56,9 @@ fn what_makes_no_sense_is_refused() {
         "site put edge",
         "join edge --socket tcp://127.0.0.1:1",
         "status --agent --authority",
+        "simulate --agents 0",
+        "simulate --for 60",
+        "simulate --authority /a.sock --directory /tmp",
         "completion tcsh",
     ] {
         let arguments = std::iter::once("bonafide").chain(line.split(' ').filter(|word| !word.is_empty()));
