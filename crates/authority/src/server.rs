@@ -157,7 +157,7 @@ async fn assemble(
     checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now(), restored).await?;
 
     let presence = Presence::new();
-    let feed = Feed::start(registry.clone(), &tasks, shutdown.clone());
+    let feed = Feed::start(registry.clone(), presence.clone(), &tasks, shutdown.clone());
     let rotation = Rotation {
         registry: registry.clone(),
         vault: vault.clone(),
