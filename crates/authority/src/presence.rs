@@ -2,7 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    ops::Bound,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,13 +22,15 @@ pub struct Presence {
 #[derive(Debug)]
 struct Shared {
     agents: Mutex<BTreeMap<SpiffeId, AgentPresence>>,
+    /// The revision up to which every [`Concern`] is complete.
+    noted: AtomicU64,
     /// Counts changes.
     changed: watch::Sender<u64>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { agents: Mutex::default(), changed: watch::Sender::new(0) }
+        Self { agents: Mutex::default(), noted: AtomicU64::new(0), changed: watch::Sender::new(0) }
     }
 }
 
@@ -43,13 +49,68 @@ pub struct AgentPresence {
     pub version: String,
     /// Which stream may still move `acknowledged`.
     newest: u64,
+    /// Of the newest stream.
+    concern: Arc<Concern>,
 }
+
+/// The last revision with something to tell one stream. Whoever has acknowledged it knows all that there is after it,
+/// too; so a change costs nothing for those whom it does not concern.
+#[derive(Debug)]
+pub struct Concern(AtomicU64);
+
+impl Default for Concern {
+    /// Everything concerns a stream that has not begun.
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl Concern {
+    /// The last revision with something to tell.
+    pub(crate) fn revision(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// The stream begins with the state of this revision.
+    pub(crate) fn begin(&self, revision: u64) {
+        self.0.store(revision, Ordering::Release);
+    }
+
+    /// There is something to tell at this revision.
+    pub(crate) fn reach(&self, revision: u64) {
+        self.0.fetch_max(revision, Ordering::AcqRel);
+    }
+}
+
+impl PartialEq for Concern {
+    fn eq(&self, other: &Self) -> bool {
+        self.revision() == other.revision()
+    }
+}
+
+impl Eq for Concern {}
 
 impl AgentPresence {
     /// Whether a stream is open.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.streams > 0
+    }
+
+    /// As it is once all concerns are known up to `noted`: whoever knows what concerns it knows everything.
+    fn at(&self, noted: u64) -> Self {
+        let mut presence = self.clone();
+        if self.is_connected() && self.concern.revision() <= self.acknowledged {
+            presence.acknowledged = self.acknowledged.max(noted);
+        }
+        presence
+    }
+
+    /// `noted`: whether the concern knows of `revision`.
+    fn is_behind(&self, revision: u64, noted: bool) -> bool {
+        self.is_connected()
+            && self.acknowledged < revision
+            && !(noted && self.concern.revision() <= self.acknowledged)
     }
 }
 
@@ -64,6 +125,7 @@ impl Presence {
     #[must_use]
     pub fn connect(&self, agent: SpiffeId, svid_expires_at: UnixTime, version: &str) -> Connection {
         let mut stream = 0;
+        let concern: Arc<Concern> = Arc::default();
         self.update(&agent, |presence| {
             presence.streams += 1;
             presence.newest += 1;
@@ -71,15 +133,23 @@ impl Presence {
             presence.renewed = 0;
             presence.svid_expires_at = Some(svid_expires_at);
             version.clone_into(&mut presence.version);
+            presence.concern = Arc::clone(&concern);
             stream = presence.newest;
         });
-        Connection { presence: self.clone(), agent, stream }
+        Connection { presence: self.clone(), agent, stream, concern }
     }
 
     /// One agent; `None` if it never connected to this server.
     #[must_use]
     pub fn agent(&self, agent: &SpiffeId) -> Option<AgentPresence> {
-        self.agents().get(agent).cloned()
+        let noted = self.shared.noted.load(Ordering::Acquire);
+        self.agents().get(agent).map(|presence| presence.at(noted))
+    }
+
+    /// All up to `revision` has reached the [`Concern`]s of the streams.
+    pub(crate) fn noted(&self, revision: u64) {
+        self.shared.noted.fetch_max(revision, Ordering::AcqRel);
+        self.shared.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// How many agents are connected, of those that `filter` lets through.
@@ -89,11 +159,10 @@ impl Presence {
 
     /// Connected agents that have not acknowledged `revision`, of those that `filter` lets through.
     pub fn behind(&self, revision: u64, filter: impl Fn(&SpiffeId) -> bool) -> Vec<SpiffeId> {
+        let noted = self.is_noted(revision);
         self.agents()
             .iter()
-            .filter(|(id, presence)| {
-                presence.is_connected() && presence.acknowledged < revision && filter(id)
-            })
+            .filter(|(id, presence)| presence.is_behind(revision, noted) && filter(id))
             .map(|(id, _)| id.clone())
             .collect()
     }
@@ -104,9 +173,29 @@ impl Presence {
         let counts = |presence: &AgentPresence| {
             presence.is_connected() || presence.svid_expires_at.is_some_and(|end| end > now)
         };
+        let noted = self.shared.noted.load(Ordering::Acquire);
         let agents = self.agents();
-        let missing = agents.iter().filter(|(_, presence)| counts(presence) && !done(presence));
+        let missing = agents.iter().filter(|(_, presence)| counts(presence) && !done(&presence.at(noted)));
         missing.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The first agent from `from` on that is behind.
+    fn first_behind(
+        &self,
+        revision: u64,
+        from: Bound<&SpiffeId>,
+        filter: impl Fn(&SpiffeId) -> bool,
+    ) -> Option<SpiffeId> {
+        let noted = self.is_noted(revision);
+        let agents = self.agents();
+        let mut later = agents.range::<SpiffeId, _>((from, Bound::Unbounded));
+        later
+            .find(|(id, presence)| presence.is_behind(revision, noted) && filter(id))
+            .map(|(id, _)| id.clone())
+    }
+
+    fn is_noted(&self, revision: u64) -> bool {
+        revision <= self.shared.noted.load(Ordering::Acquire)
     }
 
     /// Waits until no agent is behind, or the time is up; returns those that still are.
@@ -118,9 +207,17 @@ impl Presence {
     ) -> Vec<SpiffeId> {
         let mut changed = self.changes();
         let caught_up = async {
+            // Whoever is behind is waited for; those before have caught up. So an acknowledgement costs one look.
+            let mut waited_for: Option<SpiffeId> = None;
             loop {
                 changed.mark_unchanged();
-                if self.behind(revision, &filter).is_empty() || changed.changed().await.is_err() {
+                let from = waited_for.as_ref().map_or(Bound::Unbounded, Bound::Included);
+                waited_for = match self.first_behind(revision, from, &filter) {
+                    // One may have connected in the meantime.
+                    None => self.first_behind(revision, Bound::Unbounded, &filter),
+                    behind => behind,
+                };
+                if waited_for.is_none() || changed.changed().await.is_err() {
                     return;
                 }
             }
@@ -158,9 +255,16 @@ pub struct Connection {
     presence: Presence,
     agent: SpiffeId,
     stream: u64,
+    concern: Arc<Concern>,
 }
 
 impl Connection {
+    /// The last revision with something to tell this stream.
+    #[must_use]
+    pub(crate) fn concern(&self) -> &Arc<Concern> {
+        &self.concern
+    }
+
     /// The agent has applied everything up to `revision`. Acknowledgements of a stream that has been replaced, and
     /// lower ones, change nothing.
     pub fn acknowledge(&self, revision: u64) {
@@ -189,5 +293,37 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.presence.update(&self.agent, |presence| presence.streams = presence.streams.saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_waited_for_only_by_those_whom_it_concerns() {
+        let presence = Presence::new();
+        let connect = |name: &str| {
+            let agent = format!("spiffe://td/bonafide/agent/edge/{name}").parse().unwrap();
+            presence.connect(agent, UnixTime::from_secs(0), "")
+        };
+        let (one, two) = (connect("one"), connect("two"));
+        assert_eq!(presence.behind(5, |_| true).len(), 2, "everything concerns a stream that has not begun");
+        for connection in [&one, &two] {
+            connection.concern().begin(5);
+            connection.acknowledge(5);
+        }
+        presence.noted(5);
+        assert!(presence.behind(5, |_| true).is_empty());
+        assert_eq!(presence.behind(8, |_| true).len(), 2, "nobody knows yet whom it concerns");
+        two.concern().reach(8);
+        presence.noted(9);
+        assert_eq!(presence.behind(8, |_| true), [two.agent.clone()]);
+        assert_eq!(presence.agent(&one.agent).unwrap().acknowledged, 9);
+        assert_eq!(presence.agent(&two.agent).unwrap().acknowledged, 5);
+        assert_eq!(presence.wait(8, Duration::from_secs(1), |_| true).await, [two.agent.clone()]);
+        let waiting = presence.wait(8, Duration::from_secs(60), |_| true);
+        let acknowledged = async { two.acknowledge(8) };
+        assert!(tokio::join!(waiting, acknowledged).0.is_empty());
     }
 }

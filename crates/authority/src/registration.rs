@@ -132,8 +132,8 @@ pub fn earn(
         )
         .hint("`bonafide explain` shows what is missing"));
     }
-    let grant = granted(site, registration, attested)?;
-    Ok(Earned { grant, registration: registration.clone(), site: site.clone() })
+    let grant = granted(site, &registration, attested)?;
+    Ok(Earned { grant, registration, site: site.clone() })
 }
 
 /// The last two steps of [`earn`]: the ID, and the scope.

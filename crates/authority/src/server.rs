@@ -180,7 +180,7 @@ async fn assemble(
     checkpoints::announce(&registry, &config.server, clock.now()).await?;
 
     let presence = Presence::new();
-    let feed = Feed::start(registry.clone(), &tasks, shutdown.clone());
+    let feed = Feed::start(registry.clone(), presence.clone(), &tasks, shutdown.clone());
     let rotation = Rotation {
         registry: registry.clone(),
         vault: vault.clone(),

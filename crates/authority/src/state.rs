@@ -4,6 +4,7 @@
 //! that a change costs what it changes, however much there is.
 
 mod bundle;
+mod registered;
 mod site;
 
 use std::{
@@ -16,6 +17,7 @@ use bonafide_crypto::digest::SetDigest;
 use bonafide_identity::{Certificate, SpiffeId, TrustDomain, bundle::TrustBundle, time::UnixTime};
 use bonafide_store::Incarnation;
 
+use self::registered::Registered;
 pub use self::{bundle::bundle_of, site::SiteState};
 use crate::journal::hex;
 use crate::records::{
@@ -35,7 +37,7 @@ pub struct State {
     revision: u64,
     settings: Option<Arc<Settings>>,
     sites: BTreeMap<Arc<str>, SiteState>,
-    registrations: BTreeMap<Arc<str>, Arc<Registration>>,
+    registrations: BTreeSet<Registered>,
     tokens: BTreeMap<String, Arc<JoinToken>>,
     token_by_hash: HashMap<[u8; 32], Arc<JoinToken>>,
     agents: BTreeMap<SpiffeId, Arc<Agent>>,
@@ -63,6 +65,8 @@ pub struct AppliedChange {
     pub before: Option<Object>,
     /// The record since.
     pub after: Option<Object>,
+    /// `after`, as both copies of the state hold it.
+    registered: Option<Registered>,
 }
 
 impl State {
@@ -76,7 +80,7 @@ impl State {
             revision: 0,
             settings: None,
             sites: BTreeMap::new(),
-            registrations: BTreeMap::new(),
+            registrations: BTreeSet::new(),
             tokens: BTreeMap::new(),
             token_by_hash: HashMap::new(),
             agents: BTreeMap::new(),
@@ -142,21 +146,37 @@ impl State {
 
     /// One registration, whatever its site.
     #[must_use]
-    pub fn registration(&self, id: &str) -> Option<&Arc<Registration>> {
-        self.registrations.get(id)
+    pub fn registration(&self, id: &str) -> Option<Arc<Registration>> {
+        self.registrations.get(id)?.decode()
+    }
+
+    /// The revision of the last change to a registration.
+    #[must_use]
+    pub fn registration_revision(&self, id: &str) -> Option<u64> {
+        Some(self.registrations.get(id)?.revision())
+    }
+
+    /// The digest of all registrations of all sites.
+    #[must_use]
+    pub fn digest(&self) -> SetDigest {
+        let mut digest = SetDigest::default();
+        for site in self.sites.values() {
+            site.add_to(&mut digest);
+        }
+        digest
     }
 
     /// Registrations of all sites in the order of their IDs, those after `after`.
-    pub fn registrations_after(&self, after: &str) -> impl Iterator<Item = &Arc<Registration>> {
+    pub fn registrations_after(&self, after: &str) -> impl Iterator<Item = Arc<Registration>> {
         use std::ops::Bound;
         self.registrations
             .range::<str, _>((Bound::Excluded(after), Bound::Unbounded))
-            .map(|(_, registration)| registration)
+            .filter_map(Registered::decode)
     }
 
     /// The registrations that an agent may host, in the order of their IDs within each of the two kinds: those of all
     /// its site's agents, then its own. Says nothing about whether the agent is banned.
-    pub fn registrations_of<'a>(&'a self, agent: &'a Agent) -> impl Iterator<Item = &'a Arc<Registration>> {
+    pub fn registrations_of<'a>(&'a self, agent: &'a Agent) -> impl Iterator<Item = Arc<Registration>> {
         self.site(&agent.site).into_iter().flat_map(|site| site.hosted_by(&agent.id))
     }
 
@@ -307,9 +327,10 @@ impl State {
             Some(value) => Object::decode(key, value, revision)?,
             None => None,
         };
-        let before = self.put(key, after.clone());
+        let registered = registered(after.as_ref(), value);
+        let before = self.put(key, after.clone(), registered.clone());
         self.revision = revision;
-        let change = AppliedChange { key: key.into(), revision, before, after };
+        let change = AppliedChange { key: key.into(), revision, before, after, registered };
         if change.touches_bundle() {
             self.signing_keys_revision = revision;
             self.rebuild_bundle();
@@ -319,7 +340,7 @@ impl State {
 
     /// Applies a change that another copy of the state has seen.
     pub(crate) fn replay(&mut self, change: &AppliedChange) {
-        self.put(&change.key, change.after.clone());
+        self.put(&change.key, change.after.clone(), change.registered.clone());
         self.revision = change.revision;
         if change.touches_bundle() {
             self.signing_keys_revision = change.revision;
@@ -331,7 +352,10 @@ impl State {
     pub(crate) fn undo(&mut self, changes: &[AppliedChange], mark: Mark) {
         let mut keys_touched = false;
         for change in changes.iter().rev() {
-            self.put(&change.key, change.before.clone());
+            // What was undone is not there any more to be shared.
+            let record = change.before.as_ref().map(Object::encode);
+            let registered = registered(change.before.as_ref(), record.as_deref());
+            self.put(&change.key, change.before.clone(), registered);
             keys_touched |= change.touches_bundle();
         }
         self.revision = mark.revision;
@@ -352,7 +376,8 @@ impl State {
         if object.as_ref().is_some_and(is_published) {
             self.signing_keys_revision = self.signing_keys_revision.max(revision);
         }
-        self.put(key, object);
+        let registered = registered(object.as_ref(), Some(value));
+        self.put(key, object, registered);
         Ok(())
     }
 
@@ -367,8 +392,8 @@ impl State {
             Arc::new(bundle_of(&self.trust_domain, self.signing_keys.values(), self.signing_keys_revision));
     }
 
-    /// Replaces what stands at `key`, and returns what stood there.
-    fn put(&mut self, key: &str, after: Option<Object>) -> Option<Object> {
+    /// Replaces what stands at `key`, and returns what stood there. `registered` is `after`, if that is a registration.
+    fn put(&mut self, key: &str, after: Option<Object>, registered: Option<Registered>) -> Option<Object> {
         let before = self.take(key);
         if let Some(at) = before.as_ref().and_then(Object::expires_at) {
             self.expiries.remove(&(at, key.to_owned()));
@@ -397,8 +422,11 @@ impl State {
                 self.ledger_marks.insert(server, mark);
             }
             Object::Registration(registration) => {
-                self.site_mut(&registration.site).add_registration(&registration);
-                self.registrations.insert(registration.id.as_str().into(), registration);
+                if let Some(registered) = registered {
+                    let parent = registration.parent.as_ref();
+                    self.site_mut(&registration.site).add_registration(&registered, parent);
+                    self.registrations.insert(registered);
+                }
             }
             Object::Server(name, server) => {
                 self.servers.insert(name, server);
@@ -442,7 +470,7 @@ impl State {
                 self.ledger_marks.remove_entry(name).map(|(server, mark)| Object::LedgerMark(server, mark))
             }
             "registration" => {
-                let registration = self.registrations.remove(name)?;
+                let registration = self.registrations.take(name)?.decode()?;
                 self.leave_site(&registration.site.clone(), |site| site.remove_registration(&registration));
                 Some(Object::Registration(registration))
             }
@@ -473,6 +501,16 @@ impl State {
                 self.sites.remove(name);
             }
         }
+    }
+}
+
+/// The bytes of a registration's record, to be kept.
+fn registered(object: Option<&Object>, record: Option<&[u8]>) -> Option<Registered> {
+    match (object, record) {
+        (Some(Object::Registration(registration)), Some(record)) => {
+            Some(Registered::new(&registration.id, registration.revision, record))
+        }
+        _ => None,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
         inspect::InspectArgs,
         join::JoinArgs,
         log::LogCommand,
+        simulate::SimulateArgs,
         site::SiteCommand,
         status::StatusArgs,
         svid::SvidCommand,
@@ -130,6 +131,8 @@ pub enum Command {
     /// Print the trust bundle
     #[command(subcommand)]
     Bundle(BundleCommand),
+    /// Measure an authority under very many virtual agents
+    Simulate(SimulateArgs),
     /// An actor of the demo
     #[command(hide = true)]
     DemoServer {

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Set for the processes of the demo.
-const END_WITH_PARENT: &str = "BONAFIDE_END_WITH_PARENT";
+pub(crate) const END_WITH_PARENT: &str = "BONAFIDE_END_WITH_PARENT";
 const TRUST_DOMAIN: &str = "demo.bonafide";
 const SITE: &str = "stage";
 /// Short, so that nobody waits long for rotations: the shortest that an authority grants.

@@ -22,6 +22,7 @@
 //! | `bonafide ca drill` | replace a stolen key, renew everything, distrust it everywhere |
 //! | `bonafide bundle show` | the trust bundle, as SPIFFE document or PEM |
 //! | `bonafide log show\|verify` | the issuance ledger, from its files alone |
+//! | `bonafide simulate` | what an authority pays for very many agents |
 //! | `bonafide completion SHELL` | a completion script |
 //!
 //! `bonafide-agent` is the agent alone: `run`, `status`, `explain`, `svid`, `inspect`, `completion`.
@@ -153,6 +154,7 @@ async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Ca(command) => command::ca::run(command, console).await,
         Command::Log(command) => command::log::run(command, console).await,
         Command::Bundle(command) => command::bundle::run(command, console).await,
+        Command::Simulate(arguments) => command::simulate::run(arguments, console).await,
         Command::Demo(arguments) => demo::run(arguments, console).await,
         Command::DemoServer { client } => demo::role::play(Part::Server { client }, console).await,
         Command::DemoClient { server, address } => {

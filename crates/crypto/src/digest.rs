@@ -71,6 +71,13 @@ impl SetDigest {
         }
     }
 
+    /// Adds every occurrence of every item of another set.
+    pub fn merge(&mut self, other: &Self) {
+        for (lane, add) in self.0.iter_mut().zip(other.0.iter()) {
+            *lane = lane.wrapping_add(*add);
+        }
+    }
+
     /// The digest as 32 bytes, to send and to compare. The empty set has a digest too.
     #[must_use]
     pub fn bytes(&self) -> [u8; 32] {
@@ -173,6 +180,9 @@ mod tests {
             prop_assert_ne!(with.bytes(), before.bytes());
             with.remove(&extra);
             prop_assert_eq!(&with, &before);
+            let mut merged = digest(&items[..1]);
+            merged.merge(&digest(&items[1..]));
+            prop_assert_eq!(&merged, &before);
             items.reverse();
             prop_assert_eq!(digest(&items).bytes(), before.bytes());
             let first = items[0].clone();

@@ -1,10 +1,12 @@
 //! The real authority, in a process of its own.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Write as _},
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +14,7 @@ use bonafide_attest::join::JoinLine;
 use bonafide_authority::{Authority, AuthorityConfig};
 use bonafide_crypto::random::SystemRandom;
 use bonafide_identity::time::SystemClock;
+use bonafide_simulation::Process;
 use bonafide_wire::{
     admin::{
         CreateJoinTokenRequest, DeleteRequest, PutRegistrationRequest, PutSiteRequest,
@@ -29,16 +32,28 @@ pub(crate) const TRUST_DOMAIN: &str = "lab.example";
 pub(crate) const SITE: &str = "lab";
 pub(crate) const REGISTRATION: &str = "shop-cart";
 
+/// Where the authority of a directory listens, once it has listened: agents come back to the same place.
+const LISTEN: &str = "listen";
+
 /// An authority that is killed when dropped.
 #[derive(Debug)]
 pub(crate) struct AuthorityProcess {
     process: Child,
     admin: AdminClient<Channel>,
+    took: Duration,
 }
 
 impl AuthorityProcess {
     /// Starts this program once more, as an authority with its data in `directory`, with one site.
     pub(crate) async fn start(directory: &Path) -> Result<Self> {
+        let mut authority = Self::serve(directory).await?;
+        authority.put_site().await?;
+        Ok(authority)
+    }
+
+    /// The same with what lies in `directory`, and no more.
+    pub(crate) async fn serve(directory: &Path) -> Result<Self> {
+        let began = Instant::now();
         let mut process = Command::new(std::env::current_exe()?)
             .arg("--serve-authority")
             .arg(directory)
@@ -53,13 +68,12 @@ impl AuthorityProcess {
         })
         .await?;
         read?;
+        let took = began.elapsed();
         if line.trim().is_empty() {
             bail!("the authority did not start");
         }
         let admin = AdminClient::new(socket(line.trim()).await?);
-        let mut authority = Self { process, admin };
-        authority.put_site().await?;
-        Ok(authority)
+        Ok(Self { process, admin, took })
     }
 
     /// The CPU time that it has used.
@@ -76,6 +90,21 @@ impl AuthorityProcess {
     pub(crate) async fn join_word(&mut self) -> Result<String> {
         let request = CreateJoinTokenRequest { site: SITE.to_owned(), ..Default::default() };
         Ok(self.admin.create_join_token(request).await?.into_inner().join)
+    }
+
+    /// For other users of the admin API.
+    pub(crate) fn admin(&self) -> AdminClient<Channel> {
+        self.admin.clone()
+    }
+
+    /// What it uses.
+    pub(crate) fn process(&self) -> Result<Process> {
+        Ok(Process::of(self.process.id())?)
+    }
+
+    /// From its start until it served.
+    pub(crate) const fn took(&self) -> Duration {
+        self.took
     }
 
     /// Removes an entry.
@@ -122,14 +151,27 @@ impl Drop for AuthorityProcess {
 
 /// What the other process does: serves until its input ends.
 pub(crate) async fn serve(directory: &Path) -> Result<()> {
-    let mut config = AuthorityConfig::new(TRUST_DOMAIN.parse()?, directory);
-    config.listen = ([127, 0, 0, 1], 0).into();
-    Authority::init(&config, Arc::new(SystemClock), &SystemRandom).await?;
+    let place = directory.join(LISTEN);
+    let mut config = config(directory)?;
+    if let Ok(known) = fs::read_to_string(&place) {
+        config.listen = known.parse()?;
+    }
+    if !directory.join("keyring").exists() {
+        Authority::init(&config, Arc::new(SystemClock), &SystemRandom).await?;
+    }
     let running = Authority::start(config, Arc::new(SystemClock), Arc::new(SystemRandom)).await?;
+    fs::write(place, running.node_address().to_string())?;
     writeln!(std::io::stdout(), "{}", running.admin_socket().display())?;
     tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await??;
     running.shutdown().await?;
     Ok(())
+}
+
+/// Of every authority of the lab.
+pub(crate) fn config(directory: &Path) -> Result<AuthorityConfig> {
+    let mut config = AuthorityConfig::new(TRUST_DOMAIN.parse()?, directory);
+    config.listen = ([127, 0, 0, 1], 0).into();
+    Ok(config)
 }
 
 pub(crate) async fn socket(path: &str) -> Result<Channel> {

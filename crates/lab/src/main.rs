@@ -5,27 +5,34 @@ mod agent;
 mod append;
 mod authority;
 mod clock;
+mod commit;
 mod figure;
+mod fill;
 mod handshake;
 mod matching;
 mod mint;
 mod node;
 mod pairs;
 mod push;
+mod scale;
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use nix::sys::statfs;
 
-use crate::{figure::Figure, mint::Mint};
+use crate::{figure::Figure, fill::Filled, mint::Mint, scale::Crowd};
 
 /// As the program that is measured has it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 16] = [
     "mint",
     "mint-1",
     "jwt-mint",
@@ -34,6 +41,14 @@ const NAMES: [&str; 8] = [
     "cold-start-latency",
     "handshake",
     "ledger-append",
+    "commit",
+    "memory-100k",
+    "memory-1m",
+    "start-100k",
+    "agents-1000-memory",
+    "agents-1000-cpu",
+    "push-fanout",
+    "reconnect-1000",
 ];
 
 /// Measures, and compares with what is physically possible.
@@ -51,6 +66,9 @@ struct Options {
     /// Be the authority of a benchmark
     #[arg(long, hide = true, value_name = "DIRECTORY")]
     serve_authority: Option<PathBuf>,
+    /// Fill the store of an authority, which then isn't started
+    #[arg(long, hide = true, value_names = ["DIRECTORY", "ENTRIES"], num_args = 2)]
+    fill_authority: Option<Vec<String>>,
     /// Be the agent of a benchmark
     #[arg(long, hide = true, value_name = "DIRECTORY")]
     serve_agent: Option<PathBuf>,
@@ -90,6 +108,9 @@ async fn run(options: &Options) -> Result<()> {
     if let Some(directory) = &options.serve_authority {
         return authority::serve(directory).await;
     }
+    if let Some([directory, entries]) = options.fill_authority.as_deref() {
+        return fill::fill(Path::new(directory), entries.parse()?).await;
+    }
     if let Some(directory) = &options.serve_agent {
         return agent::serve(directory).await;
     }
@@ -103,9 +124,14 @@ async fn run(options: &Options) -> Result<()> {
     }
     let mut figures: Vec<Figure> = Vec::new();
     let mut mint: Option<Mint> = None;
+    let mut filled = Filled::default();
+    let mut crowd: Option<Crowd> = None;
     for name in NAMES.into_iter().filter(|name| options.wants(name)) {
         if name.contains("mint") && mint.is_none() {
             mint = Some(Mint::start(options).await?);
+        }
+        if name.starts_with("agents-1000") && crowd.is_none() {
+            crowd = Some(Crowd::measure(options).await?);
         }
         let figure = match (name, &mut mint) {
             ("mint", Some(mint)) => mint.x509_figure().await?,
@@ -115,6 +141,14 @@ async fn run(options: &Options) -> Result<()> {
             ("push-latency-p99", _) => push::push_figure(options).await?,
             ("cold-start-latency", _) => push::cold_start_figure(options).await?,
             ("handshake", _) => handshake::figure().await?,
+            ("commit", _) => commit::figure(options).await?,
+            ("memory-100k", _) => filled.memory_figure(options, "memory-100k", 100_000, 80.0).await?,
+            ("memory-1m", _) => filled.memory_figure(options, "memory-1m", 1_000_000, 400.0).await?,
+            ("start-100k", _) => filled.start_figure(options).await?,
+            ("agents-1000-memory", _) => crowd.as_ref().context("measured before")?.memory.clone(),
+            ("agents-1000-cpu", _) => crowd.as_ref().context("measured before")?.cpu.clone(),
+            ("push-fanout", _) => scale::push_figure(options).await?,
+            ("reconnect-1000", _) => scale::reconnect_figure(options).await?,
             _ => append::figure(options).await?,
         };
         if options.json {

@@ -44,6 +44,8 @@ pub struct SqliteStore {
 struct Reader {
     connection: Connection,
     keys: Keys,
+    /// What was verified when the store was opened, for the first one who asks: nothing is verified twice.
+    verified: Option<Snapshot>,
 }
 
 impl SqliteStore {
@@ -89,7 +91,7 @@ impl SqliteStore {
         let _lock = database::lock(path)?;
         let keys = Keys::derive(&key);
         let mut connection = database::connect(path)?;
-        let (row, digest) = verification::verify(&mut connection, &keys)?;
+        let (row, digest) = verification::verify(&mut connection, &keys, |_| ())?;
         let incarnation = Incarnation::from_bytes(random.array());
         let (sender, _) = watch::channel(row.revision);
         Writer::new(connection, keys, row, digest, sender).renew(incarnation)?;
@@ -116,9 +118,11 @@ impl SqliteStore {
     fn start(path: &Path, key: &MacKey, lock: File) -> Result<Self, StoreError> {
         let keys = Keys::derive(key);
         let mut connection = database::connect(path)?;
-        let (row, digest) = verification::verify(&mut connection, &keys)?;
+        let mut objects = Vec::new();
+        let (row, digest) = verification::verify(&mut connection, &keys, |object| objects.push(object))?;
+        let verified = Some(Snapshot { head: row.head(), objects });
         let (sender, committed) = watch::channel(row.revision);
-        let reader = Reader { connection: database::connect_read_only(path)?, keys: keys.clone() };
+        let reader = Reader { connection: database::connect_read_only(path)?, keys: keys.clone(), verified };
         let writer = Writer::new(connection, keys, row, digest, sender);
         Ok(Self {
             path: path.to_owned(),
@@ -201,6 +205,11 @@ impl Reader {
     fn snapshot(&mut self) -> Result<Snapshot, StoreError> {
         let transaction = self.connection.transaction().map_err(database::error)?;
         let row = rows::head(&transaction, &self.keys)?;
+        if let Some(verified) = self.verified.take()
+            && verified.head == row.head()
+        {
+            return Ok(verified);
+        }
         let mut objects = Vec::new();
         let walk = rows::each_object(&transaction, &self.keys, &row, |object| {
             objects.push(object.to_owned());

@@ -121,10 +121,8 @@ impl Admin {
     fn outcomes(&self, state: &State, agent: &Agent, attested: &SelectorSet) -> Vec<Outcome> {
         let now = self.clock.now();
         let Some(site) = state.site(&agent.site) else { return Vec::new() };
-        let mut matching = site.matches(attested);
-        matching.sort_unstable();
-        matching
-            .iter()
+        site.matches(attested, usize::MAX)
+            .into_iter()
             .filter_map(|id| state.registration(id))
             .filter(|registration| is_hosted(registration, &agent.id))
             .take(OUTCOMES)
@@ -170,12 +168,12 @@ fn near_misses(
     for other in state.sites() {
         let Some(record) = other.site().filter(|record| rights.sees(&record.name)) else { continue };
         let here = *record.name == *site;
-        for id in other.matches(attested).into_iter().take(OUTCOMES) {
-            match state.registration(&id) {
-                Some(_) if !here => add(&id, Vec::new(), format!("it is for the site `{}`", record.name)),
-                Some(registration) if !is_hosted(registration, agent) => {
+        for id in other.matches(attested, OUTCOMES) {
+            match state.registration(id) {
+                Some(_) if !here => add(id, Vec::new(), format!("it is for the site `{}`", record.name)),
+                Some(registration) if !is_hosted(&registration, agent) => {
                     let parent = registration.parent.as_ref().map(ToString::to_string).unwrap_or_default();
-                    add(&id, Vec::new(), format!("it is for the agent `{parent}`"));
+                    add(id, Vec::new(), format!("it is for the agent `{parent}`"));
                 }
                 _ => (),
             }
@@ -184,11 +182,11 @@ fn near_misses(
     let own = state.site(site).map(|site| site.near_misses(attested, NEAR_MISSES)).unwrap_or_default();
     for (id, missing) in own {
         let elsewhere = state
-            .registration(&id)
-            .and_then(|registration| registration.parent.as_ref())
-            .filter(|parent| *parent != agent)
+            .registration(id)
+            .and_then(|registration| registration.parent.clone())
+            .filter(|parent| parent != agent)
             .map(|parent| format!("it is for the agent `{parent}`"));
-        add(&id, missing, elsewhere.unwrap_or_default());
+        add(id, missing, elsewhere.unwrap_or_default());
     }
     found
 }

@@ -57,15 +57,15 @@ impl Admin {
                 let site = site.ok_or_else(|| unknown_site(&registration.site))?;
                 scope::check_registration(site, &registration)?;
                 let before = state.registration(&registration.id);
-                if let Some(before) = before
+                if let Some(before) = &before
                     && (create_only || before.site != registration.site)
                 {
                     return Err(taken(&registration.id));
                 }
-                let created_at = before.map_or(registration.created_at, |before| before.created_at);
+                let created_at = before.as_ref().map_or(registration.created_at, |before| before.created_at);
                 let management_labels = kept_labels(
                     &registration.management_labels,
-                    before.map(|before| &before.management_labels),
+                    before.as_ref().map(|before| &before.management_labels),
                 );
                 let after = Registration { created_at, management_labels, ..registration.clone() };
                 Ok((vec![RecordChange::Put(Object::Registration(Arc::new(after)))], registration.id.clone()))
@@ -138,10 +138,10 @@ impl Admin {
             size => size.min(MAX_PAGE),
         };
         let after = request.page_token.as_str();
-        let wanted = |registration: &&Arc<Registration>| {
+        let wanted = |registration: &Arc<Registration>| {
             request.spiffe_id.is_empty() || registration.spiffe_id_text() == request.spiffe_id
         };
-        let mut page: Vec<&Arc<Registration>> = if request.site.is_empty() {
+        let mut page: Vec<Arc<Registration>> = if request.site.is_empty() {
             let visible =
                 state.registrations_after(after).filter(|registration| rights.sees(&registration.site));
             visible.filter(wanted).take(size + 1).collect()
@@ -158,8 +158,7 @@ impl Admin {
             Some(last) if more => last.id.clone(),
             _ => String::new(),
         };
-        let registrations =
-            page.into_iter().map(|registration| wire::from_registration(registration)).collect();
+        let registrations = page.iter().map(|registration| wire::from_registration(registration)).collect();
         Ok(ListRegistrationsResponse { registrations, next_page_token })
     }
 }

@@ -354,7 +354,7 @@ fn still_earned(
     let site = state.site(&record.site).and_then(SiteState::site);
     let stands = registration.is_empty()
         || site.is_some_and(|site| as_decided(site.revision))
-            && state.registration(registration).is_some_and(|found| as_decided(found.revision));
+            && state.registration_revision(registration).is_some_and(as_decided);
     if stands {
         return Ok(());
     }

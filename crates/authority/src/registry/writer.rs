@@ -43,7 +43,8 @@ pub(super) struct Writer {
 pub(super) async fn load(store: &dyn Store, trust_domain: &TrustDomain) -> Result<State, RegistryError> {
     let snapshot = store.snapshot().await?;
     let mut state = State::empty(trust_domain.clone(), snapshot.head.incarnation);
-    for object in &snapshot.objects {
+    // Each is given back as soon as it is folded.
+    for object in snapshot.objects {
         state.load(object.revision.0, &object.key, &object.value)?;
     }
     state.loaded(snapshot.head.revision.0);

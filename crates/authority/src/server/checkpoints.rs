@@ -25,7 +25,7 @@ use crate::records::{self, LedgerMark, Object, RecordChange, Server, Succession}
 use crate::refusal::Refusal;
 use crate::registry::Registry;
 use crate::state::State;
-use crate::stream::feed::{Feed, set_digest};
+use crate::stream::feed::Feed;
 
 /// How often a checkpoint is published when there is something new.
 const EVERY: Duration = Duration::from_secs(1);
@@ -130,7 +130,7 @@ fn bindings(state: &State) -> Bindings {
     Bindings {
         incarnation: *state.incarnation().as_bytes(),
         revision: state.revision(),
-        set_digest: set_digest(state).bytes(),
+        set_digest: state.digest().bytes(),
     }
 }
 

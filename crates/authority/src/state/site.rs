@@ -1,29 +1,29 @@
 //! What belongs to one site.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, BinaryHeap, HashMap},
+    ops::Bound,
     sync::Arc,
 };
 
-use bonafide_attest::{Selector, SelectorSet, matcher::SubsetIndex, registration::Registration};
+use bonafide_attest::{Selector, SelectorSet, registration::Registration};
 use bonafide_crypto::digest::SetDigest;
 use bonafide_identity::SpiffeId;
 
+use super::registered::Registered;
 use crate::{records::Agent, site::Site};
 
 /// A site with its registrations, agents and tokens.
 #[derive(Clone, Debug, Default)]
 pub struct SiteState {
     site: Option<Arc<Site>>,
-    /// Of registrations.
-    ids: BTreeSet<Arc<str>>,
-    index: SubsetIndex<Arc<str>>,
+    registrations: BTreeSet<Registered>,
     /// Registrations that every agent of the site may host.
-    shared: BTreeMap<Arc<str>, Arc<Registration>>,
+    shared: BTreeSet<Registered>,
     /// Digest of `shared`.
     digest: SetDigest,
     /// Registrations of one agent alone.
-    own: HashMap<SpiffeId, BTreeMap<Arc<str>, Arc<Registration>>>,
+    own: HashMap<SpiffeId, BTreeSet<Registered>>,
     agents: BTreeSet<SpiffeId>,
     tokens: usize,
 }
@@ -38,13 +38,12 @@ impl SiteState {
     /// How many registrations it has.
     #[must_use]
     pub fn registration_count(&self) -> usize {
-        self.ids.len()
+        self.registrations.len()
     }
 
     /// IDs of its registrations, those after `after`.
-    pub fn registration_ids_after(&self, after: &str) -> impl Iterator<Item = &Arc<str>> {
-        use std::ops::Bound;
-        self.ids.range::<str, _>((Bound::Excluded(after), Bound::Unbounded))
+    pub fn registration_ids_after(&self, after: &str) -> impl Iterator<Item = &str> {
+        self.registrations.range::<str, _>((Bound::Excluded(after), Bound::Unbounded)).map(Registered::id)
     }
 
     /// Its agents, banned ones too.
@@ -54,7 +53,6 @@ impl SiteState {
 
     /// Its agents in the order of their IDs, those after `after`.
     pub fn agents_after(&self, after: Option<&SpiffeId>) -> impl Iterator<Item = &SpiffeId> {
-        use std::ops::Bound;
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.agents.range::<SpiffeId, _>((from, Bound::Unbounded))
     }
@@ -72,62 +70,93 @@ impl SiteState {
     }
 
     /// What an agent may host: what all agents may, then what it alone may.
-    pub fn hosted_by<'a>(
-        &'a self,
-        agent: &SpiffeId,
-    ) -> impl Iterator<Item = &'a Arc<Registration>> + use<'a> {
-        self.shared.values().chain(self.own.get(agent).into_iter().flat_map(BTreeMap::values))
+    pub fn hosted_by<'a>(&'a self, agent: &SpiffeId) -> impl Iterator<Item = Arc<Registration>> + use<'a> {
+        self.shared.iter().chain(self.own.get(agent).into_iter().flatten()).filter_map(Registered::decode)
     }
 
     /// The digest of [`Self::hosted_by`].
     #[must_use]
     pub fn digest_for(&self, agent: &SpiffeId) -> SetDigest {
         let mut digest = self.digest.clone();
-        for registration in self.own.get(agent).into_iter().flat_map(BTreeMap::values) {
+        for registration in self.own.get(agent).into_iter().flatten() {
             digest.insert(&registration.digest_item());
         }
         digest
     }
 
-    /// IDs of the site's registrations whose selectors are all attested, whichever agent may host them.
-    #[must_use]
-    pub fn matches(&self, attested: &SelectorSet) -> Vec<Arc<str>> {
-        self.index.matches(attested)
+    /// Adds what all agents of the site together may host to a digest.
+    pub(super) fn add_to(&self, digest: &mut SetDigest) {
+        digest.merge(&self.digest);
+        for registration in self.own.values().flatten() {
+            digest.insert(&registration.digest_item());
+        }
     }
 
-    /// IDs of the site's registrations that nearly match, closest first, with what is missing.
+    /// IDs of the site's registrations whose selectors are all attested, whichever agent may host them, at most `limit`.
+    /// Looks at every registration: it is for people who ask why, not for the path of a request.
     #[must_use]
-    pub fn near_misses(&self, attested: &SelectorSet, limit: usize) -> Vec<(Arc<str>, Vec<Selector>)> {
-        self.index.near_misses(attested, limit)
+    pub fn matches(&self, attested: &SelectorSet, limit: usize) -> Vec<&str> {
+        self.registrations
+            .iter()
+            .filter(|registration| {
+                registration.selectors().iter().all(|(key, value)| is_attested(attested, key, value))
+            })
+            .map(Registered::id)
+            .take(limit)
+            .collect()
+    }
+
+    /// IDs of the site's registrations that nearly match, with what is missing: fewest missing selectors first, then most
+    /// shared ones. Looks at every registration.
+    #[must_use]
+    pub fn near_misses(&self, attested: &SelectorSet, limit: usize) -> Vec<(&str, Vec<Selector>)> {
+        // A bounded heap with the worst on top: (missing, not shared, ID).
+        let mut closest: BinaryHeap<(usize, usize, &str)> = BinaryHeap::with_capacity(limit + 1);
+        for registration in &self.registrations {
+            let selectors = registration.selectors();
+            let missing = selectors.iter().filter(|(key, value)| !is_attested(attested, key, value)).count();
+            if missing > 0 {
+                closest.push((missing, usize::MAX - (selectors.len() - missing), registration.id()));
+            }
+            if closest.len() > limit {
+                closest.pop();
+            }
+        }
+        let describe = |(_, _, id): (usize, usize, &'_ str)| {
+            let registration = self.registrations.get(id)?;
+            let missing = registration.selectors().into_iter();
+            let missing = missing.filter(|(key, value)| !is_attested(attested, key, value));
+            Some((
+                registration.id(),
+                missing.filter_map(|(key, value)| Selector::new(&key, &value).ok()).collect(),
+            ))
+        };
+        closest.into_sorted_vec().into_iter().filter_map(describe).collect()
     }
 
     pub(super) fn set_site(&mut self, site: Option<Arc<Site>>) -> Option<Arc<Site>> {
         std::mem::replace(&mut self.site, site)
     }
 
-    pub(super) fn add_registration(&mut self, registration: &Arc<Registration>) {
-        let id: Arc<str> = registration.id.as_str().into();
-        self.ids.insert(id.clone());
-        // A record without selectors is damaged and never gets here; if one did, it would match nothing.
-        let _ = self.index.insert(id.clone(), &registration.selectors);
-        match &registration.parent {
+    pub(super) fn add_registration(&mut self, registered: &Registered, parent: Option<&SpiffeId>) {
+        self.registrations.insert(registered.clone());
+        match parent {
             None => {
-                self.digest.insert(&registration.digest_item());
-                self.shared.insert(id, registration.clone());
+                self.digest.insert(&registered.digest_item());
+                self.shared.insert(registered.clone());
             }
             Some(parent) => {
-                self.own.entry(parent.clone()).or_default().insert(id, registration.clone());
+                self.own.entry(parent.clone()).or_default().insert(registered.clone());
             }
         }
     }
 
     pub(super) fn remove_registration(&mut self, registration: &Registration) {
         let id = registration.id.as_str();
-        self.ids.remove(id);
-        self.index.remove(&Arc::from(id));
+        self.registrations.remove(id);
         match &registration.parent {
             None => {
-                if self.shared.remove(id).is_some() {
+                if self.shared.remove(id) {
                     self.digest.remove(&registration.digest_item());
                 }
             }
@@ -160,6 +189,11 @@ impl SiteState {
 
     /// Neither a record nor anything that names it.
     pub(super) fn is_gone(&self) -> bool {
-        self.site.is_none() && self.ids.is_empty() && self.agents.is_empty() && self.tokens == 0
+        self.site.is_none() && self.registrations.is_empty() && self.agents.is_empty() && self.tokens == 0
     }
+}
+
+/// Whether one of the attested selectors is written like this.
+fn is_attested(attested: &SelectorSet, key: &str, value: &str) -> bool {
+    attested.values(key).any(|attested| attested == value)
 }

@@ -103,13 +103,15 @@ impl Driver {
 
     async fn serve(&self, inbound: &mut Streaming<AgentMessage>) -> Result<(), End> {
         let hello = self.hello(inbound).await?;
-        let mut changed = self.shared.feed.subscribe();
+        let record = self.admitted()?;
+        let version = printable(&hello.agent_version);
+        let connection = self.shared.presence.connect(self.agent.clone(), self.svid.not_after(), &version);
+        let changes = self.shared.feed.subscribe(&record, Arc::clone(connection.concern()));
         self.shared.feed.caught_up().await;
         let record = self.admitted()?;
         self.vouched_for()?;
-        let version = printable(&hello.agent_version);
-        let connection = self.shared.presence.connect(self.agent.clone(), self.svid.not_after(), &version);
-        let (session, first) = Session::begin(&hello, &self.shared.feed.view(&record));
+        let (session, first) = Session::begin(&hello, &self.shared.feed.view(&record, connection.concern()));
+        changes.begin(session.told());
         let asker = Asker {
             agent: self.agent.clone(),
             attestation: self.attestation,
@@ -136,9 +138,11 @@ impl Driver {
                 () = self.sender.answers.too_slow() => {
                     return Err(closing(Code::ResourceExhausted, "stream.too-slow", "the agent does not read its answers"));
                 }
-                Ok(()) = changed.changed() => {
+                () = changes.changed() => {
                     open.record = self.admitted()?;
-                    let messages = open.session.advance(&self.shared.feed.view(&open.record));
+                    let view = self.shared.feed.view(&open.record, open.asker.connection.concern());
+                    let messages = open.session.advance(&view);
+                    drop(view);
                     if !messages.is_empty() {
                         bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
                     }
@@ -150,8 +154,11 @@ impl Driver {
                 burst = burst(inbound) => self.hear(&mut open, burst?).await?,
                 () = &mut bookmark => {
                     bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
-                    let message = open.session.bookmark();
-                    self.send(vec![message]).await?;
+                    let view = self.shared.feed.view(&open.record, open.asker.connection.concern());
+                    let mut messages = open.session.advance(&view);
+                    drop(view);
+                    messages.push(open.session.bookmark());
+                    self.send(messages).await?;
                 }
             }
         }
@@ -203,7 +210,7 @@ impl Driver {
                     return Err(closing(Code::InvalidArgument, "stream.hello", "the agent said hello twice"));
                 }
                 Some(Said::Acknowledge(acknowledge)) => {
-                    let view = self.shared.feed.view(&open.record);
+                    let view = self.shared.feed.view(&open.record, open.asker.connection.concern());
                     let messages = open.session.acknowledge(&acknowledge, &view).map_err(violated)?;
                     drop(view);
                     if !messages.is_empty() {

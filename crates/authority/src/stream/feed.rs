@@ -1,8 +1,8 @@
 //! The newest changes of the log, sorted by site: what streams tell their agents.
 //!
-//! A change costs each stream a wake-up, and those of its site the look at it; nothing is read again from the state.
+//! A change wakes the streams that it concerns, and no other; nothing is read again from the state.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bonafide_attest::registration::Registration;
@@ -13,14 +13,15 @@ use bonafide_ledger::Bindings;
 use bonafide_net::drain::Shutdown;
 use bonafide_wire::types;
 use bytes::Bytes;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::task::TaskTracker;
 
 use super::session::{AgentChange, AgentView, Changes, Head};
 use crate::convert;
+use crate::presence::{Concern, Presence};
 use crate::records::{Agent, Object};
 use crate::registry::{Applied, Registry};
-use crate::state::State;
+use crate::state::{AppliedChange, State};
 
 /// Changes that are remembered of each site. An agent that was away for more gets a snapshot.
 const MAX_CHANGES: usize = 16_384;
@@ -29,6 +30,7 @@ const MAX_CHANGES: usize = 16_384;
 #[derive(Debug)]
 pub(crate) struct Feed {
     registry: Registry,
+    presence: Presence,
     rings: Mutex<Rings>,
     /// The revision up to which the rings are complete.
     revision: watch::Sender<u64>,
@@ -42,11 +44,29 @@ pub(crate) struct View<'a> {
     feed: &'a Feed,
     state: Arc<State>,
     agent: &'a Agent,
+    concern: &'a Concern,
+}
+
+/// A stream that is woken when there is something to tell, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    feed: Arc<Feed>,
+    site: String,
+    agent: SpiffeId,
+    stream: Arc<Listener>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    concern: Arc<Concern>,
+    wake: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Rings {
     sites: HashMap<String, Ring>,
+    /// By site, then by agent.
+    streams: HashMap<String, HashMap<SpiffeId, Vec<Arc<Listener>>>>,
     revision: u64,
     /// Of sites that have no ring yet.
     floor: u64,
@@ -74,12 +94,18 @@ struct Touched {
 
 impl Feed {
     /// Follows `registry` until `shutdown`.
-    pub(crate) fn start(registry: Registry, tasks: &TaskTracker, shutdown: Shutdown) -> Arc<Self> {
+    pub(crate) fn start(
+        registry: Registry,
+        presence: Presence,
+        tasks: &TaskTracker,
+        shutdown: Shutdown,
+    ) -> Arc<Self> {
         let applied = registry.subscribe();
         let state = registry.state();
         let rings = Rings::at(&state);
         let feed = Arc::new(Self {
             registry,
+            presence,
             revision: watch::Sender::new(rings.revision),
             rings: Mutex::new(rings),
             document: Mutex::new(None),
@@ -88,14 +114,20 @@ impl Feed {
         feed
     }
 
-    /// Wakes whenever there may be something to tell.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.revision.subscribe()
+    /// Wakes a stream of `agent` whenever there is something to tell it. `concern` says how far.
+    pub(crate) fn subscribe(self: &Arc<Self>, agent: &Agent, concern: Arc<Concern>) -> Subscription {
+        let stream = Arc::new(Listener { concern, wake: Notify::new() });
+        let (site, agent) = (agent.site.clone(), agent.id.clone());
+        let mut rings = self.rings();
+        let streams = rings.streams.entry(site.clone()).or_default().entry(agent.clone()).or_default();
+        streams.push(Arc::clone(&stream));
+        drop(rings);
+        Subscription { feed: Arc::clone(self), site, agent, stream }
     }
 
     /// What `agent` may see now. Not to be kept: the registry pays for old states.
-    pub(crate) fn view<'a>(&'a self, agent: &'a Agent) -> View<'a> {
-        View { feed: self, state: self.registry.state(), agent }
+    pub(crate) fn view<'a>(&'a self, agent: &'a Agent, concern: &'a Concern) -> View<'a> {
+        View { feed: self, state: self.registry.state(), agent, concern }
     }
 
     /// Waits until the rings know all that the state knew when this was called.
@@ -148,18 +180,21 @@ impl Feed {
         if applied.revision <= rings.revision {
             return;
         }
-        for change in applied.changes.iter() {
-            if change.revision > rings.revision {
-                rings.note(change.revision, change.before.as_ref(), change.after.as_ref());
-            }
+        let known = rings.revision;
+        let new = || applied.changes.iter().filter(|change| change.revision > known);
+        for change in new() {
+            rings.note(change.revision, change.before.as_ref(), change.after.as_ref());
         }
+        rings.wake_concerned(new(), applied.revision);
         rings.revision = applied.revision;
         // Two copies of the state take turns, each with a bundle of its own: the sequence tells.
         if rings.bundle.as_ref().is_none_or(|known| known.sequence != bundle.sequence) {
             rings.bundle = Some(bundle);
             rings.bundle_revision = applied.revision;
+            rings.wake_all(applied.revision);
         }
         drop(rings);
+        self.presence.noted(applied.revision);
         self.revision.send_replace(applied.revision);
     }
 
@@ -168,8 +203,11 @@ impl Feed {
         let state = self.registry.state();
         let revision = state.revision();
         let mut rings = self.rings();
-        *rings = Rings { bundle_revision: revision, ..Rings::at(&state) };
+        let streams = std::mem::take(&mut rings.streams);
+        *rings = Rings { bundle_revision: revision, streams, ..Rings::at(&state) };
+        rings.wake_all(revision);
         drop(rings);
+        self.presence.noted(revision);
         self.revision.send_replace(revision);
     }
 
@@ -178,13 +216,44 @@ impl Feed {
     }
 }
 
-/// The digest of all registrations of all sites.
-pub(crate) fn set_digest(state: &State) -> SetDigest {
-    let mut digest = SetDigest::default();
-    for registration in state.registrations_after("") {
-        digest.insert(&registration.digest_item());
+impl Subscription {
+    /// The stream has begun with the state of this revision; what came since may concern it.
+    pub(crate) fn begin(&self, told: u64) {
+        let rings = self.feed.rings();
+        self.stream.concern.begin(told.max(rings.revision));
+        if rings.revision > told {
+            self.stream.wake.notify_one();
+        }
     }
-    digest
+
+    /// Resolves when there may be something to tell.
+    pub(crate) async fn changed(&self) {
+        self.stream.wake.notified().await;
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut rings = self.feed.rings();
+        if let Some(agents) = rings.streams.get_mut(&self.site) {
+            if let Some(streams) = agents.get_mut(&self.agent) {
+                streams.retain(|stream| !Arc::ptr_eq(stream, &self.stream));
+                if streams.is_empty() {
+                    agents.remove(&self.agent);
+                }
+            }
+            if agents.is_empty() {
+                rings.streams.remove(&self.site);
+            }
+        }
+    }
+}
+
+impl Listener {
+    fn wake(&self, revision: u64) {
+        self.concern.reach(revision);
+        self.wake.notify_one();
+    }
 }
 
 impl AgentView for View<'_> {
@@ -199,11 +268,15 @@ impl AgentView for View<'_> {
 
     fn hosted(&self) -> Vec<types::Registration> {
         let hosted = self.state.registrations_of(self.agent);
-        hosted.map(|registration| convert::wire::for_agents(registration)).collect()
+        hosted.map(|registration| convert::wire::for_agents(&registration)).collect()
     }
 
     fn changes(&self, since: u64) -> Option<Changes> {
         let rings = self.feed.rings();
+        // Marked under the same lock: of all that is in the rings, nothing after that concerns the agent.
+        if self.concern.revision() <= since && since <= rings.revision {
+            return Some(Changes { revision: rings.revision, registrations: Vec::new(), bundle: None });
+        }
         let ring = rings.sites.get(&self.agent.site);
         if since < ring.map_or(rings.floor, |ring| ring.floor) {
             return None;
@@ -227,9 +300,40 @@ impl Rings {
             floor: state.revision(),
             bundle: Some(Arc::clone(state.bundle())),
             incarnation: *state.incarnation().as_bytes(),
-            digest: set_digest(state),
+            digest: state.digest(),
             ..Self::default()
         }
+    }
+
+    /// Wakes the streams that have something to tell because of changes, which lead to `revision`.
+    fn wake_concerned<'a>(&self, changes: impl Iterator<Item = &'a AppliedChange>, revision: u64) {
+        let mut sites = BTreeSet::new();
+        for object in changes.flat_map(|change| change.before.iter().chain(&change.after)) {
+            match object {
+                Object::Registration(registration) => match &registration.parent {
+                    Some(parent) => self.wake(&registration.site, parent, revision),
+                    None => _ = sites.insert(registration.site.as_str()),
+                },
+                // Banned, perhaps.
+                Object::Agent(agent) => self.wake(&agent.site, &agent.id, revision),
+                Object::Site(site) => _ = sites.insert(site.name.as_ref()),
+                // Who is vouched for by a key that is not trusted any more must go.
+                Object::SigningKey(_) => return self.wake_all(revision),
+                _ => {}
+            }
+        }
+        let agents = sites.into_iter().filter_map(|site| self.streams.get(site)).flat_map(HashMap::values);
+        agents.flatten().for_each(|stream| stream.wake(revision));
+    }
+
+    fn wake(&self, site: &str, agent: &SpiffeId, revision: u64) {
+        let streams = self.streams.get(site).and_then(|agents| agents.get(agent));
+        streams.into_iter().flatten().for_each(|stream| stream.wake(revision));
+    }
+
+    fn wake_all(&self, revision: u64) {
+        let agents = self.streams.values().flat_map(HashMap::values);
+        agents.flatten().for_each(|stream| stream.wake(revision));
     }
 
     fn note(&mut self, revision: u64, before: Option<&Object>, after: Option<&Object>) {

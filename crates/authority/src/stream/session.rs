@@ -165,6 +165,11 @@ impl Session {
         Kind::Bookmark(Bookmark { revision: self.told, set_digest: Bytes::copy_from_slice(&set_digest) })
     }
 
+    /// The revision that the agent will have reached once it has applied all that was sent.
+    pub(crate) fn told(&self) -> u64 {
+        self.told
+    }
+
     /// The highest revision that the agent is known to have applied.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.acknowledged

@@ -173,7 +173,7 @@ async fn only_what_has_the_label_is_pruned() {
     let answer = apply(&server, keep).await;
     assert_eq!(told(&answer), ["a1 unchanged", "a2 deleted", "a3 deleted", "old deleted"]);
     let state = server.registry.state();
-    let left: Vec<&str> = state.registrations_after("").map(|own| own.id.as_str()).collect();
+    let left: Vec<String> = state.registrations_after("").map(|own| own.id.clone()).collect();
     assert_eq!(left, ["a1", "b1", "none"]);
     assert!(state.site("old").is_none() && state.site("edge").is_some());
 }

@@ -442,7 +442,7 @@ fn earnings(state: &State, server: &Server) -> Vec<Earned> {
 
 fn check_earnings(server: &Server, state: &State, reach: &Reach) {
     // Entries that a narrower scope has left outside.
-    let outside = |own: &&Arc<Registration>| match &own.kind {
+    let outside = |own: &Arc<Registration>| match &own.kind {
         Kind::Entry(id) => {
             state.site(&own.site).and_then(|site| site.site()).is_some_and(|site| !model_allows_id(site, id))
         }

@@ -37,6 +37,8 @@ fn what_people_type_parses() {
         "diff -f . --prune -l team=a",
         "export",
         "export entry rules --site edge -l team=a",
+        "simulate --agents 5000 --entries 10000 --workloads 10000 --ttl 4m --for 5m --changes 600 --reuse-keys",
+        "simulate --authority unix:///a.sock -o json",
         "completion bash",
     ] {
         let arguments = std::iter::once("bonafide").chain(line.split(' '));
@@ -65,6 +67,9 @@ fn what_makes_no_sense_is_refused() {
         "site put edge",
         "join edge --socket tcp://127.0.0.1:1",
         "status --agent --authority",
+        "simulate --agents 0",
+        "simulate --for 60",
+        "simulate --authority /a.sock --directory /tmp",
         "completion tcsh",
     ] {
         let arguments = std::iter::once("bonafide").chain(line.split(' ').filter(|word| !word.is_empty()));

@@ -5,15 +5,20 @@ use rusqlite::Connection;
 
 use super::{database::error, rows};
 use crate::{
-    Place, StoreError,
+    Object, Place, StoreError,
     authentication::{HeadRow, Keys},
     sql,
     walk::{Audit, verify_first_change},
 };
 
 /// Verifies the schema, the head, the chain of changes, each object, each object against the log, and the set of
-/// objects against the head. Returns the head and the digest of the set.
-pub(super) fn verify(connection: &mut Connection, keys: &Keys) -> Result<(HeadRow, SetDigest), StoreError> {
+/// objects against the head. Returns the head and the digest of the set. `keep` gets each object; they hold only once this
+/// has succeeded.
+pub(super) fn verify(
+    connection: &mut Connection,
+    keys: &Keys,
+    mut keep: impl FnMut(Object),
+) -> Result<(HeadRow, SetDigest), StoreError> {
     let transaction = connection.transaction().map_err(error)?;
     verify_schema(&transaction)?;
     let head = rows::head(&transaction, keys)?;
@@ -25,7 +30,10 @@ pub(super) fn verify(connection: &mut Connection, keys: &Keys) -> Result<(HeadRo
     })?;
     verify_nothing_before(&transaction, &head)?;
 
-    let walk = rows::each_object(&transaction, keys, &head, |object| audit.object(&head, object))?;
+    let walk = rows::each_object(&transaction, keys, &head, |object| {
+        keep(object.to_owned());
+        audit.object(&head, object)
+    })?;
     audit.finish()?;
     let digest = walk.finish()?;
     verify_pages(&transaction)?;

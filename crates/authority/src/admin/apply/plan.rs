@@ -141,7 +141,7 @@ impl Planner<'_> {
             return Outcome::refused(key, refusal);
         }
         let before = self.state.site(&wanted.name).and_then(SiteState::site);
-        let created_at = before.map_or(wanted.created_at, |before| before.created_at);
+        let created_at = before.as_ref().map_or(wanted.created_at, |before| before.created_at);
         let after = Arc::new(Site { created_at, ..(**wanted).clone() });
         let outcome = Outcome {
             key: key.clone(),
@@ -173,16 +173,15 @@ impl Planner<'_> {
             Some(before) if before.site != wanted.site => return Outcome::refused(key, taken(&wanted.id)),
             before => before,
         };
-        let created_at = before.map_or(wanted.created_at, |before| before.created_at);
+        let created_at = before.as_ref().map_or(wanted.created_at, |before| before.created_at);
         let after = Registration { created_at, ..(**wanted).clone() };
-        let same = before.is_some_and(|before| {
-            let revision = before.revision;
-            **before == Registration { revision, ..after.clone() }
-        });
+        let revision = before.as_ref().map_or(0, |before| before.revision);
+        let same =
+            before.as_ref().is_some_and(|before| **before == Registration { revision, ..after.clone() });
         let outcome = Outcome {
             key: key.clone(),
             action: if before.is_some() { Action::Changed } else { Action::Created },
-            before: before.cloned().map(Record::Registration),
+            before: before.map(Record::Registration),
             after: Some(Record::Registration(Arc::new(after))),
             refusal: None,
             warnings: Vec::new(),
@@ -193,8 +192,7 @@ impl Planner<'_> {
         let known = self.state.site(&wanted.site).and_then(SiteState::site);
         let checked = match self.sites.get(wanted.site.as_str()).or(known) {
             None => Err(unknown_site(&wanted.site)),
-            Some(site) => scope::check_registration(site, wanted)
-                .and_then(|()| self.compared(key, before.map_or(0, |before| before.revision))),
+            Some(site) => scope::check_registration(site, wanted).and_then(|()| self.compared(key, revision)),
         };
         outcome.unless(checked)
     }
@@ -213,7 +211,7 @@ impl Planner<'_> {
                 return None;
             }
             let checked = self.rights.of_site(&registration.site);
-            (Record::Registration(registration.clone()), registration.revision, checked)
+            (Record::Registration(Arc::clone(&registration)), registration.revision, checked)
         };
         let outcome = Outcome {
             key: key.clone(),
@@ -235,12 +233,12 @@ impl Planner<'_> {
             .filter(|pruned| pruned.kind == ResourceKind::Registration)
             .map(|pruned| pruned.name.as_str())
             .collect();
-        let stays = |id: &&Arc<str>| {
+        let stays = |id: &&str| {
             let labelled = self
                 .state
                 .registration(id)
                 .is_some_and(|own| has_labels(&own.management_labels, &self.request.prune));
-            !(labelled && pruned.contains(&***id))
+            !(labelled && pruned.contains(id))
         };
         let come = outcomes.iter().filter(|outcome| match (&outcome.after, outcome.action) {
             (Some(Record::Registration(own)), Action::Created) => own.site == key.name,
@@ -342,7 +340,7 @@ fn stranded(site: &Site, state: &State, described: &BTreeSet<String>) -> Option<
     let outside = own
         .registration_ids_after("")
         .take(MAX_TRIED)
-        .filter(|id| !described.contains(&***id))
+        .filter(|id| !described.contains(*id))
         .filter_map(|id| state.registration(id))
         .filter(|registration| scope::check_registration(before, registration).is_ok())
         .filter(|registration| scope::check_registration(site, registration).is_err());

@@ -385,6 +385,8 @@ async fn bytes_of_the_file_itself() {
 async fn a_running_store_notices_too() {
     let fixture = Fixture::new().await;
     let store = fixture.backend.open().await;
+    // The first one is what was verified when the store was opened.
+    store.snapshot().await.unwrap();
     let connection = Connection::open(fixture.backend.path()).unwrap();
     connection.execute("UPDATE object SET value = x'00' WHERE key = 'b'", []).unwrap();
     let error = store.snapshot().await.unwrap_err();
