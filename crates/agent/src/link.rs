@@ -117,9 +117,7 @@ impl Dial for TlsDial {
             if self.has_expired() {
                 self.attest_again().await?;
             }
-            let dialled = open(&self.address, &self.config).await;
-            // The other side can't say more than "bad certificate"; this side knows.
-            dialled.map_err(|problem| if self.has_expired() { rejoin_needed() } else { problem })
+            open(&self.address, &self.config).await
         })
     }
 }
@@ -169,7 +167,10 @@ pub(crate) async fn run(engine: Arc<Engine>, dial: Arc<dyn Dial>, random: Arc<dy
             Ended::Banned => break,
             Ended::After(synced, problem) => {
                 failures = if synced { 0 } else { failures + 1 };
-                problem
+                // The other side can't say more than "bad certificate", and maybe only after it took the connection;
+                // this side knows.
+                let expired = engine.read(|core| core.node_expiry()).is_some_and(|at| at <= engine.now());
+                if expired && !synced { rejoin_needed() } else { problem }
             }
         };
         tracing::warn!(code = problem.code, message = problem.message, "no stream to the authority");

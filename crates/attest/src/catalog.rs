@@ -95,7 +95,7 @@ mod tests {
         assert_eq!((distance("", "abc"), distance("kitten", "sitting"), distance("a", "a")), (3, 3, 0));
         for (written, meant) in [
             ("docker.imageid", Some("docker.image_id")),
-            ("systemd.unit", None),
+            ("systemd.unit", Some("systemd.id")),
             ("systemd.ids", Some("systemd.id")),
             ("unix.uuid", Some("unix.uid")),
             ("k8s.ns", None),

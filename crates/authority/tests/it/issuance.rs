@@ -170,10 +170,9 @@ async fn renewal_takes_a_fresh_key_and_both_signatures() {
     change("lineage.malformed", &|ask| ask.nonce = Bytes::from_static(&[1; 15]));
     change("lineage.discontinuous", &|ask| ask.generation += 1);
     change("lineage.discontinuous", &|ask| ask.instance = Bytes::from_static(&[1; 16]));
-    change("lineage.previous", &|ask| ask.previous_chain.truncate(1));
     change("lineage.previous", &|ask| ask.previous_chain.clear());
     change("lineage.malformed", &|ask| ask.previous_chain = vec![ask.previous_chain[0].clone(); 9]);
-    change("lineage.discontinuous", &|ask| ask.previous_chain = first.chain.clone());
+    change("lineage.forked", &|ask| ask.previous_chain = first.chain.clone());
     change("registration.unknown", &|ask| ask.registration = "other".into());
     change("lineage.same-key", &|ask| {
         ask.public_key = Bytes::copy_from_slice(third.key.public_key().spki_der())

@@ -18,6 +18,7 @@ pub(super) async fn create(client: &mut Client, head: &HeadRow, keys: &Keys) -> 
             // Two that make it at once meet in the catalogue.
             Err(cause)
                 if cause.code() == Some(&SqlState::DUPLICATE_TABLE)
+                    || cause.code() == Some(&SqlState::DUPLICATE_OBJECT)
                     || cause.code() == Some(&SqlState::UNIQUE_VIOLATION) =>
             {
                 return Ok(false);
