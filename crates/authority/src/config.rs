@@ -72,6 +72,7 @@ pub enum SealConfig {
 }
 
 /// Where the revision log is.
+#[expect(clippy::large_enum_variant, reason = "there is one of them in a process")]
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum StoreConfig {

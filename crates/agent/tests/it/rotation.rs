@@ -388,7 +388,7 @@ async fn a_planned_change_of_root_and_jwt_key_costs_no_handshake() {
     fleet.world.clock.advance(Duration::from_secs(35 * 60));
     fleet.renewed(&issuer).await;
     load.go_on().await;
-    fleet.world.clock.advance(Duration::from_secs(40 * 60));
+    fleet.world.clock.advance(Duration::from_secs(20 * 60));
     load.go_on().await;
     let list = fleet.operator.list().await;
     let state = |id: &str| list.iter().find(|key| key.id == id).map(|key| key.state.clone());

@@ -92,10 +92,10 @@ impl Lineages {
     /// Takes back what [`Self::note`] did, because nothing was released.
     pub(crate) fn undo(&self, instance: InstanceId, noted: &Lineage, before: Option<Lineage>) {
         let mut shard = self.shard(instance);
-        let is_newest = |newest: &Box<Lineage>| {
+        let is_newest = |newest: &Lineage| {
             !newest.ended && newest.serial == noted.serial && newest.generation == noted.generation
         };
-        if shard.instances.get(&instance).is_some_and(is_newest) {
+        if shard.instances.get(&instance).is_some_and(|newest| is_newest(newest)) {
             match before {
                 Some(before) => shard.instances.insert(instance, Box::new(before)),
                 None => shard.instances.remove(&instance),
@@ -105,8 +105,9 @@ impl Lineages {
 
     /// The newest certificate of an instance that is alive.
     pub(crate) fn newest(&self, instance: InstanceId, now: UnixTime) -> Option<Lineage> {
-        let alive = |newest: &&Box<Lineage>| newest.not_after > now && !newest.ended;
-        self.shard(instance).instances.get(&instance).filter(alive).map(|newest| (**newest).clone())
+        let shard = self.shard(instance);
+        let newest = shard.instances.get(&instance)?;
+        (newest.not_after > now && !newest.ended).then(|| (**newest).clone())
     }
 
     /// The process has ended; only the agent that it ran under may say so.

@@ -18,6 +18,7 @@ const CONFIG: &str = "/etc/bonafide/authority.toml";
 const TEMPLATE: &str = include_str!("authority.toml");
 
 /// One authority server.
+#[expect(clippy::large_enum_variant, reason = "there is one of them in a process")]
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum AuthorityCommand {
     /// Make the data directory of a new authority, and a settings file with every default and what it means
