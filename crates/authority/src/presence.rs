@@ -321,7 +321,10 @@ mod tests {
         assert_eq!(presence.behind(8, |_| true), std::slice::from_ref(&two.agent));
         assert_eq!(presence.agent(&one.agent).unwrap().acknowledged, 9);
         assert_eq!(presence.agent(&two.agent).unwrap().acknowledged, 5);
-        assert_eq!(presence.wait(8, Duration::from_secs(1), |_| true).await, std::slice::from_ref(&two.agent));
+        assert_eq!(
+            presence.wait(8, Duration::from_secs(1), |_| true).await,
+            std::slice::from_ref(&two.agent)
+        );
         let waiting = presence.wait(8, Duration::from_secs(60), |_| true);
         let acknowledged = async { two.acknowledge(8) };
         assert!(tokio::join!(waiting, acknowledged).0.is_empty());
