@@ -192,8 +192,12 @@ impl Bench {
 
     async fn down(&self) {
         self.server.0.up.store(false, Ordering::SeqCst);
-        self.server.0.cut.notify_waiters();
-        self.until(|bench| !bench.engine.read(|core| core.is_synced())).await;
+        // Who does not listen at this moment hears it the next time.
+        self.until(|bench| {
+            bench.server.0.cut.notify_waiters();
+            !bench.engine.read(|core| core.is_synced())
+        })
+        .await;
     }
 
     fn change(&self, change: impl FnOnce(&mut FakeAuthority)) {
