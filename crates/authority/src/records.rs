@@ -4,12 +4,17 @@
 use std::sync::Arc;
 
 use bonafide_attest::{SelectorSet, registration::Registration};
-use bonafide_identity::{SpiffeId, TrustDomain, time::UnixTime};
+use bonafide_identity::{
+    Revocation, SpiffeId, TrustDomain,
+    revocation::{Subject, SubjectKind},
+    time::UnixTime,
+};
 use prost::Message;
 
 use crate::{
     convert::record as convert,
     generated::record::{self as proto, record::Kind},
+    idempotency::hex,
     site::Site,
 };
 
@@ -72,6 +77,21 @@ pub struct Ban {
     pub reason: String,
 }
 
+/// What is no longer trusted, and on whose word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationRecord {
+    /// As it is pushed.
+    pub revocation: Revocation,
+    /// The site that the subject belongs to; empty if that is not known, or several share it.
+    pub owner: String,
+    /// In the words of who revoked it. Peers are not told.
+    pub reason: String,
+    /// A SPIFFE ID, or `local`.
+    pub revoked_by: String,
+    /// When.
+    pub revoked_at: UnixTime,
+}
+
 /// One record that the fold understands.
 #[derive(Clone, Debug)]
 pub enum Object {
@@ -87,6 +107,8 @@ pub enum Object {
     LedgerMark(Arc<str>, Arc<LedgerMark>),
     /// `registration/<id>`
     Registration(Arc<Registration>),
+    /// `revocation/<digest of the subject>`
+    Revocation(Arc<RevocationRecord>),
     /// `settings`
     Settings(Arc<Settings>),
     /// `key/<id>`
@@ -115,6 +137,7 @@ impl Object {
             Self::Lease(name, _) => lease_key(name),
             Self::LedgerMark(server, _) => format!("{LEDGER}{server}"),
             Self::Registration(registration) => registration_key(&registration.id),
+            Self::Revocation(record) => revocation_key(&record.revocation.subject),
             Self::Settings(_) => SETTINGS.to_owned(),
             Self::SigningKey(key) => signing_key_key(&key.id),
             Self::Site(site) => site_key(&site.name),
@@ -128,6 +151,10 @@ impl Object {
             Self::Idempotency(_, idempotency) => Some(UnixTime::from_secs(idempotency.expires_at)),
             Self::JoinToken(token) => Some(token.expires_at),
             Self::Registration(registration) => registration.expires_at,
+            // A quarantine lasts until it is lifted.
+            Self::Revocation(record) if record.revocation.subject.kind() != SubjectKind::Site => {
+                Some(record.revocation.expires_at)
+            }
             _ => None,
         }
     }
@@ -142,6 +169,7 @@ impl Object {
             Self::Lease(_, lease) => Kind::Lease((**lease).clone()),
             Self::LedgerMark(_, mark) => Kind::LedgerMark((**mark).clone()),
             Self::Registration(registration) => Kind::Registration(convert::from_registration(registration)),
+            Self::Revocation(record) => Kind::Revocation(convert::from_revocation(record)),
             Self::Settings(settings) => Kind::Settings(proto::Settings {
                 trust_domain: settings.trust_domain.to_string(),
                 created_at: settings.created_at.as_secs(),
@@ -192,6 +220,9 @@ impl Object {
             }
             Kind::Registration(registration) => convert::to_registration(&registration, revision)
                 .map(|registration| Self::Registration(Arc::new(registration))),
+            Kind::Revocation(record) => {
+                convert::to_revocation(&record).map(|record| Self::Revocation(Arc::new(record)))
+            }
             Kind::Settings(settings) => settings.trust_domain.parse().ok().map(|trust_domain| {
                 let created_at = UnixTime::from_secs(settings.created_at);
                 Self::Settings(Arc::new(Settings { trust_domain, created_at }))
@@ -249,6 +280,7 @@ pub const SETTINGS: &str = "settings";
 const IDEMPOTENCY: &str = "idem/";
 const LEASE: &str = "lease/";
 const LEDGER: &str = "ledger/";
+const REVOCATION: &str = "revocation/";
 
 /// Key of an agent's record.
 #[must_use]
@@ -272,6 +304,20 @@ pub fn lease_key(name: &str) -> String {
 #[must_use]
 pub fn registration_key(id: &str) -> String {
     format!("registration/{id}")
+}
+
+/// Key of a revocation. A digest, because a SPIFFE ID may be longer than a key of the store.
+#[must_use]
+pub fn revocation_key(subject: &Subject) -> String {
+    let kind = match subject.kind() {
+        SubjectKind::Agent => "agent",
+        SubjectKind::AuthorityKey => "authority-key",
+        SubjectKind::Id => "id",
+        SubjectKind::Instance => "instance",
+        SubjectKind::Site => "site",
+    };
+    let digest = bonafide_crypto::digest::sha256(subject.as_bytes());
+    format!("{REVOCATION}{kind}/{}", hex(&digest))
 }
 
 /// Key of a signing key's record.

@@ -11,6 +11,7 @@ pub mod explain;
 pub mod inspect;
 pub mod join;
 pub mod log;
+pub mod revoke;
 pub mod site;
 pub mod status;
 pub mod svid;

@@ -109,6 +109,12 @@ impl Lineages {
         self.shard(instance).instances.get(&instance).filter(alive).map(|newest| (**newest).clone())
     }
 
+    /// The agent of an instance of which some certificate is valid, whether or not its process has ended.
+    pub(crate) fn agent_of(&self, instance: InstanceId, now: UnixTime) -> Option<Arc<SpiffeId>> {
+        let valid = |newest: &&Box<Lineage>| newest.not_after > now;
+        self.shard(instance).instances.get(&instance).filter(valid).map(|newest| Arc::clone(&newest.agent))
+    }
+
     /// The process has ended; only the agent that it ran under may say so.
     pub(crate) fn end(&self, instance: InstanceId, agent: &SpiffeId) {
         if let Some(newest) = self.shard(instance).instances.get_mut(&instance)

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio_util::task::TaskTracker;
 
+use super::revoked::RevocationRing;
 use super::session::{AgentChange, AgentView, Changes, Head};
 use crate::convert;
 use crate::records::{Agent, Object};
@@ -44,7 +45,7 @@ pub(crate) struct View<'a> {
     agent: &'a Agent,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Rings {
     sites: HashMap<String, Ring>,
     revision: u64,
@@ -55,6 +56,8 @@ struct Rings {
     incarnation: [u8; 16],
     /// Of all registrations of all sites.
     digest: SetDigest,
+    /// Of all sites: every agent gets all of them.
+    revocations: RevocationRing,
 }
 
 #[derive(Debug, Default)]
@@ -153,6 +156,7 @@ impl Feed {
                 rings.note(change.revision, change.before.as_ref(), change.after.as_ref());
             }
         }
+        rings.revocations.seal();
         rings.revision = applied.revision;
         // Two copies of the state take turns, each with a bundle of its own: the sequence tells.
         if rings.bundle.as_ref().is_none_or(|known| known.sequence != bundle.sequence) {
@@ -194,6 +198,7 @@ impl AgentView for View<'_> {
             revision: self.state.revision(),
             digest: self.state.digest_of(self.agent),
             bundle: self.feed.document(self.state.bundle()),
+            revocations: Arc::clone(self.state.revocations()),
         }
     }
 
@@ -215,8 +220,10 @@ impl AgentView for View<'_> {
         }
         let bundle = if rings.bundle_revision > since { rings.bundle.clone() } else { None };
         let revision = rings.revision;
+        let revocations = rings.revocations.since(since);
         drop(rings);
-        Some(Changes { revision, registrations, bundle: bundle.map(|bundle| self.feed.document(&bundle)) })
+        let bundle = bundle.map(|bundle| self.feed.document(&bundle));
+        Some(Changes { revision, registrations, bundle, revocations })
     }
 }
 
@@ -228,11 +235,14 @@ impl Rings {
             bundle: Some(Arc::clone(state.bundle())),
             incarnation: *state.incarnation().as_bytes(),
             digest: set_digest(state),
-            ..Self::default()
+            revocations: RevocationRing::at(state.revocations(), state.revision()),
+            sites: HashMap::new(),
+            bundle_revision: 0,
         }
     }
 
     fn note(&mut self, revision: u64, before: Option<&Object>, after: Option<&Object>) {
+        self.revocations.note(revision, before, after);
         let registration = |object: Option<&Object>| match object {
             Some(Object::Registration(registration)) => Some(Arc::clone(registration)),
             _ => None,
