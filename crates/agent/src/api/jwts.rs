@@ -138,13 +138,13 @@ impl Api {
                 .key_id
                 .as_deref()
                 .is_some_and(|key_id| self.engine().read(|core| core.is_tainted_jwt(key_id)));
-            let svid = JwtSvid::from_trusted_source(&entry.token, None);
-            let stands = |svid: JwtSvid| {
-                revoked.revocations.as_ref().is_none_or(|revocations| {
-                    revocations.of_token(svid.id(), svid.instance(), svid.issued_at()).is_none()
-                })
-            };
-            !tainted && svid.is_ok_and(stands)
+            // A token that does not say when it was issued is as old as can be.
+            let issued_at = JwtSvid::from_trusted_source(&entry.token, None).ok();
+            let issued_at = issued_at.and_then(|svid| svid.issued_at());
+            let stands = revoked.revocations.as_ref().is_none_or(|revocations| {
+                revocations.of_token(&key.spiffe_id, key.instance, issued_at).is_none()
+            });
+            !tainted && stands
         });
         if let Some(entry) = remembered.as_ref().filter(|entry| entry.fresh_until > now) {
             return Ok(entry.token.clone());

@@ -27,6 +27,7 @@ pub struct LocalAdmins {
 
 /// Who calls, as kernel or TLS have proved it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each call, and it is not kept")]
 pub enum Caller {
     /// On the local socket, and allowed there: everything.
     Local {

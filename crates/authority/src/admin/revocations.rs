@@ -95,7 +95,10 @@ impl Admin {
         let state = self.registry.state();
         let revocation = state.revocation(&subject).map(|record| from_revocation(&record.revocation));
         let registrations = match &subject {
-            Subject::Id(id) => yielding(&state, id, &self.reader(caller)?.1),
+            // Whoever has revoked its own ID may read nothing any more, but its write stands.
+            Subject::Id(id) => {
+                self.reader(caller).map_or_else(|_| Vec::new(), |(_, rights)| yielding(&state, id, &rights))
+            }
             _ => Vec::new(),
         };
         let deleted = answer.name.split(' ').filter(|id| !id.is_empty()).map(ToOwned::to_owned).collect();

@@ -116,7 +116,8 @@ async fn records_are_bounded_and_leave_room_for_operators() {
     let server = server().await;
     let admin = edge_admin();
     for number in 0..1000 {
-        revoke(&server, &admin, &instance(1, number)).await.unwrap();
+        // By an operator, who may write faster.
+        revoke(&server, &LOCAL, &instance(1, number)).await.unwrap();
     }
     assert_eq!(code(revoke(&server, &admin, &instance(1, 1000)).await), "revocation.too-many");
     assert_eq!(code(revoke(&server, &admin, &instance(1, 7)).await), "ok", "it is revoked already");

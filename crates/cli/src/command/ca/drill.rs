@@ -173,7 +173,7 @@ impl Drill {
 /// The ID of the root above an intermediate.
 fn issuer(intermediate: &SigningAuthority) -> Result<String, Failure> {
     let certificate = bonafide_identity::Certificate::from_der(&intermediate.certificate);
-    let certificate = certificate.map_err(|error| Failure::of(error.code(), &error, error.hint()))?;
+    let certificate = certificate.map_err(|error| Failure::of(error.code(), error, error.hint()))?;
     Ok(certificate.authority_key_id().map(crate::text::hex).unwrap_or_default())
 }
 
