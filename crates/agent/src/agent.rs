@@ -264,7 +264,8 @@ fn engine(
     core.restore(view, storage.load_instances()?, lives, clock.now());
     let engine = Engine::new(core, Arc::clone(clock), storage, trust_domain, Shutdown::new());
     if let Some(bundle) = bundle.filter(|bundle| !bundle.is_empty()) {
-        engine.publish(&bundle);
+        let revocations = engine.read(|core| Arc::clone(core.view.revocations()));
+        engine.publish(&bundle, &revocations);
     }
     engine.with(|_, _| ());
     engine.watch_restored(evidence);

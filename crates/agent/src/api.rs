@@ -23,6 +23,7 @@ mod feed;
 mod json;
 mod jwts;
 mod own;
+mod revocations;
 #[cfg(test)]
 mod tests;
 mod workload;

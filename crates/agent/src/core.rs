@@ -35,6 +35,7 @@ mod conversation;
 mod launches;
 mod renewal;
 mod restore;
+mod revoked;
 mod tainted;
 #[cfg(test)]
 mod tests;
@@ -94,6 +95,8 @@ pub(crate) enum Effect {
     Registrations,
     /// The bundle has changed.
     Trust,
+    /// Revocations have changed.
+    Revocations,
     /// A JWT-SVID, or why there is none.
     Jwt(u64, Result<(String, UnixTime), Refusal>),
     /// The agent has a new SVID of its own.
@@ -135,6 +138,8 @@ pub(crate) struct Core {
     /// When something last happened, by the clock of that moment.
     latest: UnixTime,
     banned: Option<Problem>,
+    /// Whether this agent or its site was revoked when that was last looked at.
+    was_cut_off: bool,
     effects: Vec<Effect>,
 }
 
@@ -164,6 +169,7 @@ impl Core {
             timers: BTreeSet::new(),
             latest: UnixTime::EPOCH,
             banned: None,
+            was_cut_off: false,
             effects: Vec::new(),
         }
     }
@@ -218,7 +224,7 @@ impl Core {
         match &self.banned {
             Some(problem) => Err(Refusal::banned(problem)),
             None if !self.view.is_ready() || self.view.bundle().is_empty() => Err(Refusal::initializing()),
-            None => Ok(()),
+            None => self.check_not_cut_off(),
         }
     }
 
@@ -279,6 +285,10 @@ impl Core {
             self.effects.push(Effect::Trust);
             self.look_for_tainted(now);
         }
+        if changes.revocations {
+            self.apply_revocations(now);
+            self.effects.push(Effect::Revocations);
+        }
         self.effects.push(Effect::SaveView);
     }
 
@@ -315,6 +325,10 @@ impl Core {
     fn instance_is_due(&mut self, id: InstanceId, now: UnixTime) {
         let Some(instance) = self.instances.get(&id) else { return };
         let expired = instance.is_expired(now);
+        if self.is_withheld(instance) {
+            // It is kept so that its launch gets no other one.
+            return;
+        }
         match (&instance.binding, expired) {
             (Some(binding), true) => {
                 let launch = binding.launch;
@@ -350,6 +364,9 @@ impl Core {
         }
         if credential.instance().is_some_and(|named| named != id) {
             return Err(CredentialError::Other { what: "instance" });
+        }
+        if self.is_revoked(credential, id) {
+            return Err(CredentialError::Revoked);
         }
         if credential.not_after() <= now { Err(CredentialError::Expired) } else { Ok(()) }
     }

@@ -28,6 +28,8 @@ pub struct LeafFacts {
     pub instance: Option<InstanceId>,
     /// The key that it certifies.
     pub public_key: PublicKey,
+    /// Start of its validity: what revocations are compared with.
+    pub not_before: UnixTime,
     /// End of its validity.
     pub not_after: UnixTime,
 }
@@ -44,6 +46,9 @@ pub enum CredentialError {
         /// What differs.
         what: &'static str,
     },
+    /// Was revoked while it was under way.
+    #[error("the authority sent an SVID that it has revoked")]
+    Revoked,
     /// Has expired already.
     #[error("the authority sent an SVID that has expired by this node's clock")]
     Expired,
@@ -54,6 +59,7 @@ impl CredentialError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Malformed | Self::Other { .. } => "agent.issued-unfit",
+            Self::Revoked => "agent.issued-revoked",
             Self::Expired => "agent.clock",
         }
     }
@@ -64,6 +70,7 @@ impl CredentialError {
             Self::Malformed | Self::Other { .. } => {
                 "look at the authority's log; its version may not fit the agent's"
             }
+            Self::Revoked => "it is asked for again by itself",
             Self::Expired => "compare the clocks of this node and of the authority",
         }
     }
@@ -93,6 +100,7 @@ impl ReadLeaf for StrictLeaf {
             spiffe_id: leaf.spiffe_id().cloned().ok_or(CredentialError::Malformed)?,
             instance: leaf.attributes().and_then(|attributes| attributes.instance),
             public_key: leaf.public_key().clone(),
+            not_before: leaf.not_before(),
             not_after: leaf.not_after(),
         })
     }
@@ -155,6 +163,11 @@ impl Credential {
     /// The launch that the leaf names.
     pub fn instance(&self) -> Option<InstanceId> {
         self.facts.instance
+    }
+
+    /// Start of the leaf's validity.
+    pub fn not_before(&self) -> UnixTime {
+        self.facts.not_before
     }
 
     /// End of the leaf's validity.

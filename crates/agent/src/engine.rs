@@ -10,10 +10,9 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use bonafide_attest::SelectorSet;
 use bonafide_identity::{
-    Certificate, TrustDomain,
+    Certificate, Revocations, TrustDomain,
     bundle::{BundleMap, TrustBundle},
     time::{Clock, UnixTime},
     x509::X509Svid,
@@ -91,6 +90,8 @@ pub(crate) struct Connection {
 pub(crate) struct Published {
     pub(crate) version: u64,
     pub(crate) bundles: Arc<BundleMap>,
+    /// What the authority has revoked. In `bundles`, too; a change of it alone leaves `version` as it is.
+    pub(crate) revocations: Option<Arc<Revocations>>,
     /// Concatenated DER.
     pub(crate) x509: Bytes,
     /// JWKS with JWT keys only.
@@ -119,7 +120,7 @@ impl Engine {
             storage,
             trust_domain,
             identity: IdentitySlot::new(),
-            trust: Arc::new(ArcSwap::default()),
+            trust: Trust::default(),
             published: watch::Sender::default(),
             registrations: watch::Sender::new(0),
             rescheduled: Notify::new(),
@@ -248,7 +249,7 @@ impl Engine {
             let mut inner = self.lock();
             inner.core.set_node(credential, node.renew_after);
             if *inner.core.view.bundle() != bundle {
-                self.publish(&bundle);
+                self.publish(&bundle, inner.core.view.revocations());
             }
             inner.node = Some(node);
         }
@@ -295,8 +296,8 @@ impl Engine {
         self.with(|core, now| core.disconnected(now));
     }
 
-    /// Publishes a bundle document. The last good one stays if this one can't be read.
-    pub(crate) fn publish(&self, document: &[u8]) {
+    /// Publishes a bundle document with what is revoked. The last good one stays if this one can't be read.
+    pub(crate) fn publish(&self, document: &[u8], revocations: &Arc<Revocations>) {
         let bundle = match TrustBundle::parse(&self.trust_domain, document) {
             Ok(bundle) => bundle,
             Err(error) => return tracing::error!(%error, "the authority sent a bundle that can't be read"),
@@ -306,13 +307,27 @@ impl Engine {
         }
         let x509 = bundle.x509_authorities().iter().flat_map(|authority| authority.der().to_vec()).collect();
         let jwt = bundle.to_jwt_json().into();
-        let mut bundles = BundleMap::new();
-        bundles.insert(bundle);
-        let bundles = Arc::new(bundles);
+        let bundles = Arc::new(BundleMap::from(bundle).with_revocations(Arc::clone(revocations)));
         self.trust.store(Arc::clone(&bundles));
         self.published.send_modify(|published| {
             let version = published.version + 1;
-            *published = Arc::new(Published { version, bundles, x509, jwt });
+            let revocations = Some(Arc::clone(revocations));
+            *published = Arc::new(Published { version, bundles, revocations, x509, jwt });
+        });
+    }
+
+    /// Publishes what is revoked beside the bundle that is served already.
+    fn publish_revocations(&self, revocations: &Arc<Revocations>) {
+        self.published.send_modify(|published| {
+            let bundles = Arc::new((*published.bundles).clone().with_revocations(Arc::clone(revocations)));
+            self.trust.store(Arc::clone(&bundles));
+            *published = Arc::new(Published {
+                version: published.version,
+                bundles,
+                revocations: Some(Arc::clone(revocations)),
+                x509: published.x509.clone(),
+                jwt: published.jwt.clone(),
+            });
         });
     }
 
@@ -413,7 +428,7 @@ impl Engine {
             }
             Effect::Trust => {
                 let document = inner.core.view.bundle().clone();
-                self.publish(&document);
+                self.publish(&document, inner.core.view.revocations());
                 match &mut inner.node {
                     Some(node) => {
                         node.bundle = document;
@@ -421,6 +436,10 @@ impl Engine {
                     }
                     None => Ok(()),
                 }
+            }
+            Effect::Revocations => {
+                self.publish_revocations(inner.core.view.revocations());
+                Ok(())
             }
             Effect::Jwt(ticket, result) => {
                 if let Some(waiting) = inner.jwts.remove(&ticket) {

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use bonafide_attest::join::JoinLine;
 use bonafide_crypto::{
     csr,
@@ -19,7 +18,7 @@ use bonafide_identity::{
     time::{Clock, UnixTime},
     x509,
 };
-use bonafide_tls::{Authorizer, ClientConfig, TlsError, Trust, client_config, pinned_client_config};
+use bonafide_tls::{Authorizer, ClientConfig, TlsError, Trust, Trusted, client_config, pinned_client_config};
 use bonafide_wire::{
     node::{AttestBegin, AttestRequest, Attested, attest_request, attest_response, node_client::NodeClient},
     problem_of,
@@ -311,8 +310,7 @@ pub(crate) async fn join(
             pinned_client_config(line.trust_domain.clone(), line.root_pin, Arc::clone(&clock)).map_err(tls)?
         }
         Way::Certificate(join) => {
-            let trust =
-                Trust::new(ArcSwap::from_pointee(join.trust(learned).map_err(|error| files(&error))?));
+            let trust = Trust::new(Trusted::new(join.trust(learned).map_err(|error| files(&error))?));
             client_config(None, &trust, servers_of(&join.trust_domain)?, Arc::clone(&clock)).map_err(tls)?
         }
     };

@@ -122,6 +122,13 @@ impl Refusal {
         }
     }
 
+    /// This agent, or its site, was revoked.
+    pub(crate) fn revoked(code: &'static str, subject: &bonafide_identity::revocation::Subject) -> Self {
+        let message = format!("the authority has revoked the {subject}: nobody is served here");
+        let hint = "ask whoever runs the authority; `bonafide revoke list` says when and why";
+        Self::new(Code::PermissionDenied, code, message, hint)
+    }
+
     /// The agent is about to stop.
     pub(crate) fn stopping() -> Self {
         Self::new(Code::Unavailable, "agent.stopping", "the agent is stopping", "try again soon")

@@ -41,6 +41,7 @@ impl ReadLeaf for FakeLeaf {
             spiffe_id: text(id).parse().unwrap(),
             instance: text(instance).parse().ok(),
             public_key: PublicKey::from_spki_der(spki).unwrap(),
+            not_before: UnixTime::from_secs(text(end).parse::<i64>().unwrap() - 3600),
             not_after: UnixTime::from_secs(text(end).parse().unwrap()),
         })
     }

@@ -15,8 +15,11 @@ use bonafide_attest::{
     registration::{Registration, digest_item},
 };
 use bonafide_crypto::digest::SetDigest;
-use bonafide_identity::{SpiffeId, TrustDomain, bundle::TrustBundle, time::UnixTime};
+use bonafide_identity::{
+    Revocations, SpiffeId, TrustDomain, bundle::TrustBundle, revocation::MAX_REVOCATIONS, time::UnixTime,
+};
 use bonafide_wire::{
+    apply_revocations, from_revocation,
     node::{Acknowledge, Bookmark, Hello, Update},
     types,
 };
@@ -42,6 +45,7 @@ pub(crate) struct View {
     rows: BTreeMap<RegistrationId, Row>,
     index: SubsetIndex<RegistrationId>,
     bundle: Bytes,
+    revocations: Arc<Revocations>,
     staged: Option<Staged>,
 }
 
@@ -60,6 +64,10 @@ struct Staged {
     upserts: BTreeMap<String, types::Registration>,
     removals: BTreeSet<String>,
     bundle: Bytes,
+    /// What is to be forgotten, taken back and revoked, in this order.
+    revocations_start: bool,
+    unrevoked: Vec<types::Revocation>,
+    revoked: Vec<types::Revocation>,
 }
 
 /// What an update has changed.
@@ -68,6 +76,7 @@ pub(crate) struct Changes {
     /// Registrations that are new, different or gone.
     pub(crate) registrations: Vec<RegistrationId>,
     pub(crate) bundle: bool,
+    pub(crate) revocations: bool,
 }
 
 /// The authority does not keep to the protocol: begin again.
@@ -79,6 +88,8 @@ pub(crate) enum Violation {
     Backwards,
     #[error("an update has more registrations than a node can host")]
     TooMany,
+    #[error("an update revokes more than a trust domain can")]
+    TooManyRevocations,
     #[error("an update names no incarnation or no revision")]
     Nameless,
 }
@@ -86,6 +97,7 @@ pub(crate) enum Violation {
 impl View {
     pub(crate) fn new(trust_domain: TrustDomain) -> Self {
         Self {
+            revocations: Arc::new(Revocations::new(trust_domain.clone())),
             trust_domain,
             incarnation: Bytes::new(),
             revision: 0,
@@ -109,6 +121,11 @@ impl View {
     /// The bundle document (JWKS); empty before there is one.
     pub(crate) fn bundle(&self) -> &Bytes {
         &self.bundle
+    }
+
+    /// What the authority has revoked. The same `Arc` until it changes.
+    pub(crate) fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
     }
 
     /// How many registrations the node may host.
@@ -163,6 +180,7 @@ impl View {
             revision: self.revision,
             set_digest: Bytes::copy_from_slice(&self.digest.bytes()),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            revocations_digest: Bytes::copy_from_slice(&self.revocations.digest()),
         }
     }
 
@@ -186,6 +204,17 @@ impl View {
         for registration in update.upserts {
             staged.removals.remove(&registration.id);
             staged.upserts.insert(registration.id.clone(), registration);
+        }
+        if update.revocations_start {
+            staged.revocations_start = true;
+            staged.unrevoked.clear();
+            staged.revoked.clear();
+        }
+        staged.unrevoked.extend(update.unrevoked);
+        staged.revoked.extend(update.revoked);
+        if staged.revoked.len().max(staged.unrevoked.len()) > MAX_REVOCATIONS {
+            self.staged = None;
+            return Err(Violation::TooManyRevocations);
         }
         let kept = if staged.snapshot { 0 } else { known };
         if kept.saturating_add(staged.upserts.len()) > MAX_REGISTRATIONS.saturating_mul(2)
@@ -220,14 +249,16 @@ impl View {
         if bookmark.revision < self.revision {
             return Err(Violation::Backwards);
         }
-        if self.is_ready() && self.digest.bytes().as_slice() == bookmark.set_digest.as_ref() {
+        let same_revocations = bookmark.revocations_digest.is_empty()
+            || self.revocations.digest().as_slice() == bookmark.revocations_digest.as_ref();
+        if self.is_ready()
+            && same_revocations
+            && self.digest.bytes().as_slice() == bookmark.set_digest.as_ref()
+        {
             self.revision = bookmark.revision;
             return Ok(self.acknowledge());
         }
-        Ok(Acknowledge {
-            revision: bookmark.revision,
-            set_digest: Bytes::copy_from_slice(&self.digest.bytes()),
-        })
+        Ok(Acknowledge { revision: bookmark.revision, ..self.acknowledge() })
     }
 
     /// Forgets where it stands, so that the next stream begins with a snapshot. What is known goes on being
@@ -247,6 +278,9 @@ impl View {
             upserts: self.rows.values().map(|row| row.wire.clone()).collect(),
             removals: Vec::new(),
             bundle: self.bundle.clone(),
+            revocations_start: true,
+            revoked: self.revocations.iter().map(|revocation| from_revocation(&revocation)).collect(),
+            unrevoked: Vec::new(),
         }
     }
 
@@ -261,7 +295,11 @@ impl View {
     }
 
     fn acknowledge(&self) -> Acknowledge {
-        Acknowledge { revision: self.revision, set_digest: Bytes::copy_from_slice(&self.digest.bytes()) }
+        Acknowledge {
+            revision: self.revision,
+            set_digest: Bytes::copy_from_slice(&self.digest.bytes()),
+            revocations_digest: Bytes::copy_from_slice(&self.revocations.digest()),
+        }
     }
 
     fn apply(&mut self, mut staged: Staged, revision: u64) -> Changes {
@@ -304,6 +342,21 @@ impl View {
                     changes.bundle = true;
                 }
                 Err(reason) => tracing::error!(reason, "the authority sent a trust bundle that is left out"),
+            }
+        }
+        if staged.revocations_start || !staged.revoked.is_empty() || !staged.unrevoked.is_empty() {
+            let mut set = if staged.revocations_start {
+                Revocations::new(self.trust_domain.clone())
+            } else {
+                (*self.revocations).clone()
+            };
+            let (_, left_out) = apply_revocations(&mut set, &staged.revoked, &staged.unrevoked);
+            if left_out > 0 {
+                tracing::error!(left_out, "the authority revokes what this agent does not understand");
+            }
+            if set != *self.revocations {
+                self.revocations = Arc::new(set);
+                changes.revocations = true;
             }
         }
         self.incarnation = staged.incarnation;

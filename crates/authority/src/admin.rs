@@ -8,12 +8,14 @@ mod nodes;
 mod paging;
 mod quota;
 mod registrations;
+mod revocations;
 mod service;
 mod sites;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bonafide_crypto::random::Random;
+use bonafide_identity::InstanceId;
 use bonafide_identity::time::{Clock, UnixTime};
 use bonafide_wire::admin::admin_server::AdminServer;
 use prost::Message;
@@ -46,6 +48,8 @@ pub struct ServerInfo {
     pub local: LocalAdmins,
     /// Entries of the issuance ledger now.
     pub ledger_size: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// The site of an instance that this server has issued to, while one of its certificates is valid.
+    pub site_of_instance: Arc<dyn Fn(InstanceId) -> Option<String> + Send + Sync>,
 }
 
 /// The admin API's implementation, over a registry. Cheap to clone.

@@ -4,12 +4,17 @@
 use std::sync::Arc;
 
 use bonafide_attest::{SelectorSet, registration::Registration};
-use bonafide_identity::{SpiffeId, TrustDomain, time::UnixTime};
+use bonafide_identity::{
+    Revocation, SpiffeId, TrustDomain,
+    revocation::{Subject, SubjectKind},
+    time::UnixTime,
+};
 use prost::Message;
 
 use crate::{
     convert::record as convert,
     generated::record::{self as proto, record::Kind},
+    idempotency::hex,
     site::Site,
 };
 
@@ -74,6 +79,21 @@ pub struct Ban {
     pub reason: String,
 }
 
+/// What is no longer trusted, and on whose word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationRecord {
+    /// As it is pushed.
+    pub revocation: Revocation,
+    /// The site that the subject belongs to; empty if that is not known, or several share it.
+    pub owner: String,
+    /// In the words of who revoked it. Peers are not told.
+    pub reason: String,
+    /// A SPIFFE ID, or `local`.
+    pub revoked_by: String,
+    /// When.
+    pub revoked_at: UnixTime,
+}
+
 /// One record that the fold understands.
 #[derive(Clone, Debug)]
 pub enum Object {
@@ -91,6 +111,8 @@ pub enum Object {
     Registration(Arc<Registration>),
     /// `server/<name>`; the name stands here.
     Server(Arc<str>, Arc<Server>),
+    /// `revocation/<digest of the subject>`
+    Revocation(Arc<RevocationRecord>),
     /// `settings`
     Settings(Arc<Settings>),
     /// `key/<id>`
@@ -140,6 +162,7 @@ impl Object {
             Self::LedgerMark(server, _) => format!("{LEDGER}{server}"),
             Self::Registration(registration) => registration_key(&registration.id),
             Self::Server(name, _) => format!("{SERVER}{name}"),
+            Self::Revocation(record) => revocation_key(&record.revocation.subject),
             Self::Settings(_) => SETTINGS.to_owned(),
             Self::SigningKey(key) => signing_key_key(&key.id),
             Self::Site(site) => site_key(&site.name),
@@ -154,6 +177,10 @@ impl Object {
             Self::Idempotency(_, idempotency) => Some(UnixTime::from_secs(idempotency.expires_at)),
             Self::JoinToken(token) => Some(token.expires_at),
             Self::Registration(registration) => registration.expires_at,
+            // A quarantine lasts until it is lifted.
+            Self::Revocation(record) if record.revocation.subject.kind() != SubjectKind::Site => {
+                Some(record.revocation.expires_at)
+            }
             _ => None,
         }
     }
@@ -169,6 +196,7 @@ impl Object {
             Self::LedgerMark(_, mark) => Kind::LedgerMark((**mark).clone()),
             Self::Registration(registration) => Kind::Registration(convert::from_registration(registration)),
             Self::Server(_, server) => Kind::Server((**server).clone()),
+            Self::Revocation(record) => Kind::Revocation(convert::from_revocation(record)),
             Self::Settings(settings) => Kind::Settings(proto::Settings {
                 trust_domain: settings.trust_domain.to_string(),
                 created_at: settings.created_at.as_secs(),
@@ -231,6 +259,9 @@ impl Object {
             Kind::Succession(succession) => key
                 .strip_prefix(INCARNATION)
                 .map(|incarnation| Self::Succession(incarnation.into(), Arc::new(succession))),
+            Kind::Revocation(record) => {
+                convert::to_revocation(&record).map(|record| Self::Revocation(Arc::new(record)))
+            }
             Kind::Settings(settings) => settings.trust_domain.parse().ok().map(|trust_domain| {
                 let created_at = UnixTime::from_secs(settings.created_at);
                 Self::Settings(Arc::new(Settings { trust_domain, created_at }))
@@ -290,6 +321,7 @@ const LEASE: &str = "lease/";
 const LEDGER: &str = "ledger/";
 const SERVER: &str = "server/";
 const INCARNATION: &str = "incarnation/";
+const REVOCATION: &str = "revocation/";
 
 /// Key of an agent's record.
 #[must_use]
@@ -313,6 +345,20 @@ pub fn lease_key(name: &str) -> String {
 #[must_use]
 pub fn registration_key(id: &str) -> String {
     format!("registration/{id}")
+}
+
+/// Key of a revocation. A digest, because a SPIFFE ID may be longer than a key of the store.
+#[must_use]
+pub fn revocation_key(subject: &Subject) -> String {
+    let kind = match subject.kind() {
+        SubjectKind::Agent => "agent",
+        SubjectKind::AuthorityKey => "authority-key",
+        SubjectKind::Id => "id",
+        SubjectKind::Instance => "instance",
+        SubjectKind::Site => "site",
+    };
+    let digest = bonafide_crypto::digest::sha256(subject.as_bytes());
+    format!("{REVOCATION}{kind}/{}", hex(&digest))
 }
 
 /// Key of a signing key's record.

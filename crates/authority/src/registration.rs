@@ -90,6 +90,21 @@ pub fn attestation_mark(attestation: u64) -> Option<Attribute> {
     (attestation != 0).then(|| Attribute::new(Kind::Evidence, ATTESTATION_KEY, attestation.to_string()))
 }
 
+/// Nothing is issued in a site while it is quarantined.
+///
+/// # Errors
+/// `site.quarantined`.
+pub fn check_quarantine(state: &State, site: &str) -> Result<(), Refusal> {
+    if !state.is_quarantined(site) {
+        return Ok(());
+    }
+    Err(Refusal::denied(
+        "site.quarantined",
+        format!("the site `{site}` is quarantined: nothing is issued there"),
+    )
+    .hint("`bonafide site release` ends it, once its trouble is cleared"))
+}
+
 /// Checks evidence against site, registration and scope, in this order. An entry may be earned without selectors: the
 /// agent's pool draws SVIDs before the launch is known, and the agent matches at the launch.
 ///
@@ -103,6 +118,7 @@ pub fn earn(
     now: UnixTime,
 ) -> Result<Earned, Refusal> {
     let agent = admitted_agent(state, agent)?;
+    check_quarantine(state, &agent.site)?;
     let unknown = || {
         Refusal::not_found(
             "registration.unknown",

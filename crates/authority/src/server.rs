@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bonafide_crypto::digest::sha256;
 use bonafide_crypto::random::Random;
+use bonafide_identity::reserved;
 use bonafide_identity::time::Clock;
 use bonafide_ledger::{Ledger, LedgerConfig, LedgerError};
 use bonafide_net::drain::Shutdown;
@@ -249,7 +250,7 @@ async fn assemble(
         presence: presence.clone(),
         issuer,
         journal,
-        lineages,
+        lineages: Arc::clone(&lineages),
         attestors: vec![Arc::new(JoinTokens), Arc::new(X509Pop::new(Arc::clone(&random)))],
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
@@ -279,6 +280,11 @@ async fn assemble(
     let listener = tls_listener::Listener::new(socket, &tls, limits).map_err(listening)?;
     let node_address = listener.local_addr();
     let sized = Arc::clone(&ledger);
+    let judged_by = Arc::clone(&clock);
+    let site_of_instance = move |instance| {
+        let agent = lineages.agent_of(instance, judged_by.now())?;
+        reserved::agent_site(&agent).map(ToOwned::to_owned)
+    };
     let admin = Admin::new(
         registry.clone(),
         presence,
@@ -292,6 +298,7 @@ async fn assemble(
             started_at: clock.now(),
             local: LocalAdmins { own_uid: boot::own_uid(), gid: config.admin_gid },
             ledger_size: Arc::new(move || sized.size()),
+            site_of_instance: Arc::new(site_of_instance),
         },
     )
     .with_rotation(rotation);

@@ -14,15 +14,17 @@ use std::{
 
 use bonafide_attest::registration::Registration;
 use bonafide_crypto::digest::SetDigest;
-use bonafide_identity::{Certificate, SpiffeId, TrustDomain, bundle::TrustBundle, time::UnixTime};
+use bonafide_identity::{
+    Certificate, Revocations, SpiffeId, TrustDomain, bundle::TrustBundle, revocation::Subject, time::UnixTime,
+};
 use bonafide_store::Incarnation;
 
 use self::registered::Registered;
 pub use self::{bundle::bundle_of, site::SiteState};
 use crate::journal::hex;
 use crate::records::{
-    self, Agent, Idempotency, JoinToken, Lease, LedgerMark, Object, RecordError, Server, Settings,
-    SigningKey, Succession,
+    self, Agent, Idempotency, JoinToken, Lease, LedgerMark, Object, RecordError, RevocationRecord, Server,
+    Settings, SigningKey, Succession,
 };
 use crate::site::Site;
 
@@ -50,6 +52,10 @@ pub struct State {
     ledger_marks: BTreeMap<Arc<str>, Arc<LedgerMark>>,
     servers: BTreeMap<Arc<str>, Arc<Server>>,
     successions: BTreeMap<Arc<str>, Arc<Succession>>,
+    /// By the store's key.
+    revocation_records: BTreeMap<Arc<str>, Arc<RevocationRecord>>,
+    /// The same, as peers get them.
+    revocations: Arc<Revocations>,
     /// What housekeeping may remove, earliest first.
     expiries: BTreeSet<(UnixTime, String)>,
 }
@@ -75,6 +81,8 @@ impl State {
     pub fn empty(trust_domain: TrustDomain, incarnation: Incarnation) -> Self {
         Self {
             bundle: Arc::new(TrustBundle::new(trust_domain.clone())),
+            revocation_records: BTreeMap::new(),
+            revocations: Arc::new(Revocations::new(trust_domain.clone())),
             trust_domain,
             incarnation,
             revision: 0,
@@ -225,6 +233,29 @@ impl State {
     #[must_use]
     pub fn agent(&self, id: &SpiffeId) -> Option<&Arc<Agent>> {
         self.agents.get(id)
+    }
+
+    /// What is no longer trusted. The same `Arc` until it changes.
+    #[must_use]
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
+    /// Every revocation with its reason.
+    pub fn revocation_records(&self) -> impl ExactSizeIterator<Item = &Arc<RevocationRecord>> {
+        self.revocation_records.values()
+    }
+
+    /// The revocation of exactly this subject.
+    #[must_use]
+    pub fn revocation(&self, subject: &Subject) -> Option<&Arc<RevocationRecord>> {
+        self.revocation_records.get(records::revocation_key(subject).as_str())
+    }
+
+    /// Whether nothing may be issued by a site's evidence at the moment.
+    #[must_use]
+    pub fn is_quarantined(&self, site: &str) -> bool {
+        self.revocations.get(&Subject::Site(site.into())).is_some()
     }
 
     /// All signing keys, by ID.
@@ -434,6 +465,14 @@ impl State {
             Object::Succession(incarnation, succession) => {
                 self.successions.insert(incarnation, succession);
             }
+            Object::Revocation(record) => {
+                // The write was checked against the bounds of the set, so this can't fail; a record that did must not
+                // stop a server that has to refuse the others.
+                if let Err(error) = Arc::make_mut(&mut self.revocations).insert(record.revocation.clone()) {
+                    tracing::error!(code = error.code(), "a revocation has no effect: {error}");
+                }
+                self.revocation_records.insert(key.into(), record);
+            }
             Object::Settings(settings) => self.settings = Some(settings),
             Object::SigningKey(key) => {
                 self.signing_keys.insert(key.id.clone(), key);
@@ -479,6 +518,11 @@ impl State {
                 .successions
                 .remove_entry(name)
                 .map(|(incarnation, succession)| Object::Succession(incarnation, succession)),
+            "revocation" => {
+                let record = self.revocation_records.remove(key)?;
+                Arc::make_mut(&mut self.revocations).remove(&record.revocation.subject);
+                Some(Object::Revocation(record))
+            }
             "key" => self.signing_keys.remove(name).map(Object::SigningKey),
             "site" => {
                 let site = self.sites.get_mut(name)?.set_site(None)?;

@@ -4,4 +4,5 @@ pub(crate) mod driver;
 pub(crate) mod feed;
 pub(crate) mod outbound;
 pub(crate) mod places;
+pub(crate) mod revoked;
 mod session;

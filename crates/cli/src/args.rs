@@ -17,6 +17,7 @@ use crate::{
         inspect::InspectArgs,
         join::JoinArgs,
         log::LogCommand,
+        revoke::RevokeCommand,
         simulate::SimulateArgs,
         site::SiteCommand,
         status::StatusArgs,
@@ -122,6 +123,9 @@ pub enum Command {
     /// Run the agent of this node; list and ban agents
     #[command(subcommand)]
     Agent(AgentsCommand),
+    /// Revoke an instance, an ID, an agent or a site at once; list and undo that
+    #[command(subcommand)]
+    Revoke(RevokeCommand),
     /// Show and change what signs: roots, intermediates, JWT keys; replace what was stolen
     #[command(subcommand)]
     Ca(CaCommand),

@@ -151,6 +151,7 @@ async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Join(arguments) => command::join::run(arguments, console).await,
         Command::Token(command) => command::token::run(command, console).await,
         Command::Agent(command) => command::agent::run(command, console).await,
+        Command::Revoke(command) => command::revoke::run(command, console).await,
         Command::Ca(command) => command::ca::run(command, console).await,
         Command::Log(command) => command::log::run(command, console).await,
         Command::Bundle(command) => command::bundle::run(command, console).await,

@@ -7,6 +7,7 @@ pub mod explanation;
 pub mod inspection;
 pub mod ledger;
 pub mod registration;
+pub mod revocation;
 pub mod simulation;
 pub mod site;
 pub mod status;

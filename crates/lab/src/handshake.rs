@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use arc_swap::ArcSwap;
 use bonafide_identity::{
     X509Svid,
     time::{Clock, SystemClock},
 };
 use bonafide_testkit::TestDomain;
-use bonafide_tls::{Authorizer, Clients, IdentitySlot, client_config, server_config};
+use bonafide_tls::{Authorizer, Clients, IdentitySlot, Trusted, client_config, server_config};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
     SignatureScheme,
@@ -41,7 +40,7 @@ pub(crate) async fn figure() -> Result<Figure> {
         slot.set(svid);
         slot
     };
-    let trust = Arc::new(ArcSwap::from_pointee(domain.bundles()));
+    let trust = Arc::new(Trusted::new(domain.bundles()));
     let members = Authorizer::member_of(domain.trust_domain().clone());
     let server =
         server_config(&end(&server_svid), &trust, Clients::Required(members.clone()), Arc::new(SystemClock))?;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use arc_swap::ArcSwap;
 use bonafide_attest::join::JoinLine;
 use bonafide_crypto::{
     csr,
@@ -14,7 +13,9 @@ use bonafide_identity::{
     bundle::{BundleMap, TrustBundle},
     time::SystemClock,
 };
-use bonafide_tls::{Authorizer, ClientConfig, IdentitySlot, Trust, client_config, pinned_client_config};
+use bonafide_tls::{
+    Authorizer, ClientConfig, IdentitySlot, Trust, Trusted, client_config, pinned_client_config,
+};
 use bonafide_wire::node::{
     AgentMessage, AttestBegin, AttestRequest, AuthorityMessage, Hello, agent_message, attest_request,
     attest_response, authority_message, node_client::NodeClient,
@@ -58,7 +59,7 @@ impl Node {
         let bundle = TrustBundle::parse(&trust_domain, &attested.bundle)?;
         let mut bundles = BundleMap::default();
         bundles.insert(bundle);
-        let trust: Trust = Arc::new(ArcSwap::from_pointee(bundles));
+        let trust: Trust = Arc::new(Trusted::new(bundles));
         let slot = IdentitySlot::new();
         slot.set(&X509Svid::new(chain, key, None)?);
         let servers = Authorizer::member_of(trust_domain);

@@ -57,8 +57,19 @@ impl Endpoint {
 
     /// A client of the Workload API. It connects when it is first used, and again when the connection is lost.
     pub(crate) fn client(&self) -> WorkloadClient {
+        SpiffeWorkloadApiClient::with_interceptor(self.channel(), SecurityHeader)
+            .max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// A client of the agent's own calls, at the same place.
+    pub(crate) fn agent_client(&self) -> AgentClient {
+        bonafide_wire::agent::agent_client::AgentClient::with_interceptor(self.channel(), SecurityHeader)
+            .max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    fn channel(&self) -> Channel {
         let endpoint = tonic::transport::Endpoint::from(Uri::from_static("http://localhost"));
-        let channel = match self.0.clone() {
+        match self.0.clone() {
             Address::Unix(path) => endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
                 let path = path.clone();
                 async move { UnixStream::connect(path).await.map(TokioIo::new) }
@@ -68,12 +79,12 @@ impl Endpoint {
                     TcpStream::connect(address).await.map(TokioIo::new)
                 }))
             }
-        };
-        SpiffeWorkloadApiClient::with_interceptor(channel, SecurityHeader)
-            .max_decoding_message_size(MAX_MESSAGE)
+        }
     }
 }
 
+pub(crate) type AgentClient =
+    bonafide_wire::agent::agent_client::AgentClient<InterceptedService<Channel, SecurityHeader>>;
 pub(crate) type WorkloadClient = SpiffeWorkloadApiClient<InterceptedService<Channel, SecurityHeader>>;
 
 /// Every request says `workload.spiffe.io: true` (SPIFFE Workload Endpoint §6.1), which keeps requests out that somebody

@@ -4,16 +4,20 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
-use bonafide_identity::{BundleMap, Clock, JwtSvid, SpiffeId, UnixTime, jwt};
-use bonafide_tls::Trust;
+use bonafide_identity::{BundleMap, Clock, JwtSvid, Revocations, SpiffeId, UnixTime, jwt};
+use bonafide_tls::{Trust, Trusted};
 use bonafide_wire::workload::{JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 
 use crate::{
-    Endpoint, Error, Options, Pick, backoff::Backoff, endpoint::WorkloadClient, error::Ended,
-    messages::jwt_bundles, task::Task,
+    Endpoint, Error, Options, Pick,
+    backoff::Backoff,
+    endpoint::WorkloadClient,
+    error::Ended,
+    messages::jwt_bundles,
+    revocations::{Follower, Watch},
+    task::Task,
 };
 
 /// How many audiences are remembered.
@@ -27,6 +31,7 @@ const FETCH_TIME: Duration = Duration::from_secs(10);
 pub struct JwtSource {
     shared: Arc<Shared>,
     _task: Arc<Task>,
+    _watch: Arc<Watch>,
 }
 
 #[derive(Debug)]
@@ -83,7 +88,7 @@ impl JwtSource {
             None => Endpoint::from_environment()?,
         };
         let mut client = endpoint.client();
-        let mut backoff = Backoff::new(options.random);
+        let mut backoff = Backoff::new(Arc::clone(&options.random));
         let deadline = Instant::now() + options.patience;
         let (stream, bundles) = loop {
             match first(&mut client, deadline).await {
@@ -99,14 +104,15 @@ impl JwtSource {
         };
         let shared = Arc::new(Shared {
             client: client.clone(),
-            bundles: Arc::new(ArcSwap::from_pointee(bundles)),
+            bundles: Arc::new(Trusted::new(bundles)),
             cache: Mutex::default(),
             pick: options.pick,
             clock: options.clock,
         });
         backoff.reset();
+        let watch = Watch::begin(&endpoint, Arc::clone(&shared), options.random, deadline).await;
         let task = Task::spawn(follow(Arc::clone(&shared), client, stream, backoff));
-        Ok(Self { shared, _task: Arc::new(task) })
+        Ok(Self { shared, _task: Arc::new(task), _watch: Arc::new(watch) })
     }
 
     /// A JWT-SVID for these audiences. The same one is given out until half of its life is over; while the agent is away,
@@ -143,6 +149,7 @@ impl JwtSource {
     }
 
     /// Validates a token that somebody presented, by the bundle of its subject's trust domain, without asking the agent.
+    /// One that was revoked is refused, as far as the agent has told.
     ///
     /// # Errors
     /// [`Error::Jwt`] says what is wrong with it.
@@ -161,11 +168,16 @@ impl Shared {
         work(&mut self.cache.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Puts new bundles in the place of those before; what is revoked stays so.
+    fn put(&self, bundles: &BundleMap) {
+        self.bundles.update(|before| Arc::new(bundles.clone().with_revocations_of(before)));
+    }
+
     /// Drops everything if the agent has withdrawn it.
     fn end(&self, ended: &Ended) {
         tracing::warn!(code = ended.error.code(), error = %ended.error, "the stream of JWT bundles broke");
         if ended.withdrawn {
-            self.bundles.store(Arc::default());
+            self.put(&BundleMap::new());
             self.cache(BTreeMap::clear);
         }
     }
@@ -201,6 +213,14 @@ impl Shared {
     }
 }
 
+impl Follower for Shared {
+    fn revoked(&self, set: Arc<Revocations>) {
+        self.bundles.update(|before| Arc::new(before.clone().with_revocations(set)));
+        // A token of ours may be among them.
+        self.cache(BTreeMap::clear);
+    }
+}
+
 type Stream = Streaming<JwtBundlesResponse>;
 
 async fn first(client: &mut WorkloadClient, deadline: Instant) -> Result<(Stream, BundleMap), Ended> {
@@ -231,7 +251,7 @@ async fn follow(shared: Arc<Shared>, mut client: WorkloadClient, mut stream: Str
             match next(&mut stream).await {
                 Ok(new) => {
                     backoff.reset();
-                    shared.bundles.store(Arc::new(new));
+                    shared.put(&new);
                     // The keys have changed, perhaps because one was stolen: what it signed is not given out again.
                     shared.cache(BTreeMap::clear);
                 }
@@ -244,7 +264,7 @@ async fn follow(shared: Arc<Shared>, mut client: WorkloadClient, mut stream: Str
             match first(&mut client, Instant::now() + Duration::from_secs(30)).await {
                 Ok((stream, new)) => {
                     backoff.reset();
-                    shared.bundles.store(Arc::new(new));
+                    shared.put(&new);
                     break stream;
                 }
                 Err(new) => ended = new,

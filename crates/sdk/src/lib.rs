@@ -26,6 +26,8 @@
 //! - [`X509Source`]: the process' X509-SVID and the bundles of those it trusts, always fresh.
 //! - [`JwtSource`]: JWT-SVIDs for places where TLS ends early, and their validation without a round trip.
 //! - [`grpc`] and [`tls`]: servers and clients. A rotation changes new handshakes; open connections live on.
+//! - What the authority has revoked is refused at each handshake, and open connections to it end, at most seconds later.
+//!   That takes an agent of Bonafide; with another one the lifetime of an SVID is the bound.
 //! - [`Authorizer`]: who may be at the other end. [`Caller`]: who is.
 
 mod backoff;
@@ -35,6 +37,7 @@ mod error;
 pub mod grpc;
 mod jwt_source;
 mod messages;
+mod revocations;
 mod task;
 pub mod tls;
 mod x509_source;

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bonafide_crypto::random::{Random, SystemRandom};
-use bonafide_identity::{BundleMap, Clock, SpiffeId, SystemClock, X509Svid};
+use bonafide_identity::{BundleMap, Clock, Revocations, SpiffeId, SystemClock, X509Svid};
 use bonafide_tls::{IdentitySlot, Trust};
 use bonafide_wire::workload::{X509svidRequest, X509svidResponse};
 use tokio::{
@@ -17,6 +17,7 @@ use crate::{
     endpoint::WorkloadClient,
     error::Ended,
     messages::{X509State, x509_state},
+    revocations::{Follower, Watch},
     task::Task,
 };
 
@@ -72,12 +73,16 @@ impl Default for Options {
 
 /// The X509-SVID of this process and the bundles of those it trusts, kept fresh by a background task.
 ///
-/// While the agent is away, the last SVID is kept until it expires. When the agent says that this process is entitled to
+/// What the authority has revoked comes by a stream of its own: peers that are revoked are refused, and connections to
+/// them end, raw ones and gRPC's, on both sides. That takes an agent of Bonafide.
+///
+/// While the agent is away, the last SVID is kept until it expires, and what was known to be revoked stays so. When the agent says that this process is entitled to
 /// none, it is gone at once. Clones share everything; the task ends with the last.
 #[derive(Clone, Debug)]
 pub struct X509Source {
     shared: Arc<Shared>,
     _task: Arc<Task>,
+    _watch: Arc<Watch>,
 }
 
 #[derive(Debug)]
@@ -117,7 +122,7 @@ impl X509Source {
             None => Endpoint::from_environment()?,
         };
         let mut client = endpoint.client();
-        let mut backoff = Backoff::new(options.random);
+        let mut backoff = Backoff::new(Arc::clone(&options.random));
         let deadline = Instant::now() + options.patience;
         let (stream, state) = loop {
             match first(&mut client, deadline).await {
@@ -144,8 +149,9 @@ impl X509Source {
         });
         shared.apply(state);
         backoff.reset();
+        let watch = Watch::begin(&endpoint, Arc::clone(&shared), options.random, deadline).await;
         let task = Task::spawn(follow(Arc::clone(&shared), client, stream, backoff));
-        Ok(Self { shared, _task: Arc::new(task) })
+        Ok(Self { shared, _task: Arc::new(task), _watch: Arc::new(watch) })
     }
 
     /// The SVID of this moment.
@@ -172,7 +178,7 @@ impl X509Source {
         self.shared.svids.load_full()
     }
 
-    /// The bundles of this moment: one's own trust domain and those it federates with.
+    /// The bundles of this moment: one's own trust domain and those it federates with. They carry what is revoked.
     pub fn bundles(&self) -> Arc<BundleMap> {
         self.shared.trust.load_full()
     }
@@ -195,12 +201,19 @@ impl X509Source {
     }
 }
 
+impl Follower for Shared {
+    fn revoked(&self, set: Arc<Revocations>) {
+        self.trust.update(|trust| Arc::new(trust.clone().with_revocations(set)));
+        self.updates.send_modify(|count| *count += 1);
+    }
+}
+
 /// Waits for changes of a source.
 #[derive(Clone, Debug)]
 pub struct Updates(watch::Receiver<u64>);
 
 impl Updates {
-    /// Resolves after the next change of SVIDs or bundles; changes that came since the last call count. `false` once the
+    /// Resolves after the next change of SVIDs, bundles or revocations; changes that came since the last call count. `false` once the
     /// source is gone.
     pub async fn changed(&mut self) -> bool {
         self.0.changed().await.is_ok()
@@ -211,7 +224,7 @@ impl Shared {
     /// Puts a full state in the place of the one before.
     fn apply(&self, state: X509State) {
         // Bundles first: who sees the new SVID must be able to meet peers that have rotated too.
-        self.trust.store(Arc::new(state.bundles));
+        self.trust.update(|trust| Arc::new(state.bundles.with_revocations_of(trust)));
         match self.pick.of(&state.svids) {
             Some(svid) => self.slot.set(svid),
             None => self.slot.clear(),

@@ -143,6 +143,8 @@ impl VirtualAgent {
             revision: self.revision,
             set_digest: Bytes::copy_from_slice(&self.digest.bytes()),
             agent_version: version(),
+            // It plays no peer that would have to know them.
+            revocations_digest: Bytes::new(),
         };
         let opened = tokio::select! {
             opened = self.line.open(hello) => opened,
@@ -309,8 +311,11 @@ impl VirtualAgent {
     }
 
     async fn acknowledge(&self, say: &mpsc::Sender<AgentMessage>) -> Result<(), Problem> {
-        let acknowledge =
-            Acknowledge { revision: self.revision, set_digest: Bytes::copy_from_slice(&self.digest.bytes()) };
+        let acknowledge = Acknowledge {
+            revision: self.revision,
+            set_digest: Bytes::copy_from_slice(&self.digest.bytes()),
+            revocations_digest: Bytes::new(),
+        };
         tell(say, agent_message::Kind::Acknowledge(acknowledge)).await
     }
 }

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use bonafide_attest::join::JoinLine;
 use bonafide_crypto::{
     csr,
@@ -17,7 +16,9 @@ use bonafide_identity::{
     bundle::{BundleMap, TrustBundle},
     time::{SystemClock, UnixTime},
 };
-use bonafide_tls::{Authorizer, ClientConfig, IdentitySlot, Trust, client_config, pinned_client_config};
+use bonafide_tls::{
+    Authorizer, ClientConfig, IdentitySlot, Trust, Trusted, client_config, pinned_client_config,
+};
 use bonafide_wire::{
     node::{
         AgentMessage, AttestBegin, AttestRequest, Attested, AuthorityMessage, Hello, agent_message,
@@ -148,7 +149,7 @@ impl Line {
             TrustBundle::parse(&trust_domain, &bundle).map_err(|error| failed(error.code(), &error))?;
         let mut bundles = BundleMap::default();
         bundles.insert(bundle);
-        let trust: Trust = Arc::new(ArcSwap::from_pointee(bundles));
+        let trust: Trust = Arc::new(Trusted::new(bundles));
         let svid = svid(&chain, key)?;
         let slot = IdentitySlot::new();
         slot.set(&svid);

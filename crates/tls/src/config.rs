@@ -185,7 +185,11 @@ impl ServerConfig {
         let (config, verdict) = self.for_connection()?;
         let handshake = TlsAcceptor::from(config).accept(io);
         let done = tokio::time::timeout(self.side.handshake_time, handshake).await;
-        ServerStream::new(done.map_err(|_| TlsError::Timeout)?.map(Into::into), verdict)
+        ServerStream::new(
+            done.map_err(|_| TlsError::Timeout)?.map(Into::into),
+            verdict,
+            self.side.judge.trust(),
+        )
     }
 
     /// The verifier belongs to one connection, so that its verdict can't be mistaken for another's.
@@ -240,6 +244,10 @@ impl ClientConfig {
         let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
         let handshake = TlsConnector::from(Arc::new(config)).connect(name, io);
         let done = tokio::time::timeout(self.side.handshake_time, handshake).await;
-        ClientStream::new(done.map_err(|_| TlsError::Timeout)?.map(Into::into), verdict)
+        ClientStream::new(
+            done.map_err(|_| TlsError::Timeout)?.map(Into::into),
+            verdict,
+            self.side.judge.trust(),
+        )
     }
 }

@@ -93,9 +93,12 @@ impl TlsError {
         }
     }
 
-    /// The peer's refusal inside an I/O error of an established [`TlsStream`](crate::TlsStream); `None` if it is about
-    /// something else.
+    /// The peer's refusal, or ours because the peer was revoked, inside an I/O error of an established
+    /// [`TlsStream`](crate::TlsStream); `None` if it is about something else.
     pub fn of_io(error: &io::Error) -> Option<Self> {
+        if let Some(own) = error.get_ref()?.downcast_ref::<Self>() {
+            return own.duplicate();
+        }
         match error.get_ref()?.downcast_ref::<rustls::Error>()? {
             rustls::Error::AlertReceived(alert) => Some(Self::Refused(describe(*alert))),
             _ => None,

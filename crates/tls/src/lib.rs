@@ -6,6 +6,7 @@
 //! - A peer is who [`bonafide_identity::x509::verify`] says, at the time of the handshake, under the [`Trust`] of that
 //!   moment, and only if the [`Authorizer`] agrees. What it verified is kept beside the connection ([`peer_svid`]): nobody
 //!   parses the certificate a second time.
+//! - A connection ends when its peer is revoked ([`Trusted`]), not only when its SVID does.
 //! - [`IdentitySlot`] holds what we present. Setting it changes new handshakes; open connections live on.
 //!
 //! In TLS 1.3 a client has finished before the server has looked at the client's certificate. So a server's refusal
@@ -19,6 +20,7 @@ mod listener;
 mod slot;
 mod sources;
 mod stream;
+mod trusted;
 mod verifier;
 
 pub use bonafide_identity::x509::VerifiedX509Svid;
@@ -29,6 +31,7 @@ pub use error::{PeerError, TlsError};
 pub use listener::{TcpConnection, TlsLimits, TlsListener};
 pub use slot::IdentitySlot;
 pub use stream::{ClientStream, ServerStream, TlsStream, peer_svid};
+pub use trusted::Trusted;
 
-/// The bundles by which peers are judged, exchanged as a whole when they change.
-pub type Trust = std::sync::Arc<arc_swap::ArcSwap<bonafide_identity::bundle::BundleMap>>;
+/// [`Trusted`], shared by those who change it and those who judge by it.
+pub type Trust = std::sync::Arc<Trusted>;

@@ -8,13 +8,19 @@ use std::{
 use bonafide_identity::x509::VerifiedX509Svid;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{PeerError, TlsError, verifier::Verdict};
+use crate::{
+    PeerError, TlsError, Trust,
+    trusted::{Direction, Place},
+    verifier::Verdict,
+};
 
 /// A TLS connection, and who is at the other end.
 #[derive(Debug)]
 pub struct TlsStream<IO> {
     inner: tokio_rustls::TlsStream<IO>,
     peer: Option<Arc<VerifiedX509Svid>>,
+    /// Tells when the peer is revoked.
+    place: Option<Place>,
 }
 
 /// What a server gets of [`ServerConfig::accept`](crate::ServerConfig::accept).
@@ -33,13 +39,17 @@ impl<IO> TlsStream<IO> {
     pub(crate) fn new(
         handshake: io::Result<tokio_rustls::TlsStream<IO>>,
         verdict: Verdict,
+        trust: Option<&Trust>,
     ) -> Result<Self, TlsError> {
         let verdict: Option<Result<_, PeerError>> = verdict.get().cloned();
         match (handshake, verdict) {
             (_, Some(Err(refused))) => Err(refused.into()),
             (Err(error), _) => Err(TlsError::of_handshake(error)),
-            (Ok(inner), Some(Ok(peer))) => Ok(Self { inner, peer: Some(peer) }),
-            (Ok(inner), None) => Ok(Self { inner, peer: None }),
+            (Ok(inner), Some(Ok(peer))) => {
+                let place = trust.map(|trust| trust.enter(&peer));
+                Ok(Self { inner, peer: Some(peer), place })
+            }
+            (Ok(inner), None) => Ok(Self { inner, peer: None, place: None }),
         }
     }
 
@@ -68,15 +78,34 @@ impl<IO> TlsStream<IO> {
     }
 }
 
+impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
+    /// Does `io` as long as the peer is not revoked.
+    fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        io: impl FnOnce(Pin<&mut tokio_rustls::TlsStream<IO>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if let Some(place) = &self.place {
+            place.check()?;
+        }
+        let polled = io(Pin::new(&mut self.inner), cx);
+        if let (Poll::Pending, Some(place)) = (&polled, &self.place) {
+            place.wait(direction, cx)?;
+        }
+        polled
+    }
+}
+
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_read(cx, out)
+        self.get_mut().poll(cx, Direction::Read, |inner, cx| inner.poll_read(cx, out))
     }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
+        self.get_mut().poll(cx, Direction::Write, |inner, cx| inner.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -84,7 +113,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, parts)
+        self.get_mut().poll(cx, Direction::Write, |inner, cx| inner.poll_write_vectored(cx, parts))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -92,10 +121,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        self.get_mut().poll(cx, Direction::Write, |inner, cx| inner.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Never refused: it is how a connection ends.
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }
 }

@@ -29,6 +29,14 @@ pub(crate) enum Judge {
 }
 
 impl Judge {
+    /// What may change while a connection is open; a pin does not.
+    pub(crate) fn trust(&self) -> Option<&Trust> {
+        match self {
+            Self::Trust { trust, .. } => Some(trust),
+            Self::Pin { .. } => None,
+        }
+    }
+
     fn judge(&self, chain: &[&[u8]], clock: &dyn Clock) -> Result<VerifiedX509Svid, PeerError> {
         match self {
             Self::Trust { trust, authorizer } => {
@@ -102,6 +110,7 @@ fn alert(error: &PeerError) -> Error {
         PeerError::Svid(error) => match error.code() {
             "x509.expired" => CertificateError::Expired,
             "x509.not-yet-valid" => CertificateError::NotValidYet,
+            code if code.starts_with("x509.revoked-") => CertificateError::Revoked,
             _ => CertificateError::Other(OtherError(Arc::new(error.clone()))),
         },
     };

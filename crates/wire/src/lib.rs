@@ -12,7 +12,11 @@
 mod generated;
 
 mod problem;
+mod revocation;
 mod secret;
 
 pub use generated::{admin, agent, node, types, workload};
 pub use problem::{IntoStatus, problem_of};
+pub use revocation::{
+    REVOCATIONS_PART, apply_revocations, from_revocation, from_subject, to_revocation, to_subject,
+};

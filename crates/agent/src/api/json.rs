@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use bonafide_identity::{Revocation, Revocations, revocation::Subject, time::UnixTime};
 use bonafide_wire::{
     agent::{AgentStatus, Explanation, Identity, NearMiss},
     types,
@@ -29,6 +30,7 @@ pub(crate) fn routes(api: Api) -> Router {
     Router::new()
         .route("/v1/whoami", get(who_am_i))
         .route("/v1/status", get(status))
+        .route("/v1/revocations", get(revocations))
         .route("/v1/explain", post(explain))
         .layer(axum::extract::DefaultBodyLimit::max(4096))
         .layer(Extension(api))
@@ -57,6 +59,16 @@ async fn status(
     check_header(&headers)?;
     peer.check_unchanged().await?;
     Ok(axum::Json(agent_status(&api.status())).into_response())
+}
+
+async fn revocations(
+    Extension(api): Extension<Api>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    check_header(&headers)?;
+    peer.check_unchanged().await?;
+    Ok(axum::Json(revocation_set(&api.revocations())).into_response())
 }
 
 async fn explain(
@@ -104,6 +116,32 @@ fn problem(problem: &types::Problem) -> Value {
 
 fn selectors(selectors: &[types::Selector]) -> Value {
     selectors.iter().map(|selector| json!({ "key": selector.key, "value": selector.value })).collect()
+}
+
+fn revocation_set(set: &Revocations) -> Value {
+    let revoked = set.iter().map(|Revocation { subject, issued_before, expires_at }| {
+        let (kind, name) = match &subject {
+            Subject::Agent(id) => ("agent", id.to_string()),
+            Subject::AuthorityKey(key_id) => ("authorityKey", hex(key_id)),
+            Subject::Id(id) => ("spiffeId", id.to_string()),
+            Subject::Instance(instance) => ("instance", instance.to_string()),
+            Subject::Site(site) => ("site", site.to_string()),
+        };
+        json!({
+            kind: name,
+            "issuedBefore": issued_before.map_or(0, UnixTime::as_secs),
+            "expiresAt": expires_at.as_secs(),
+        })
+    });
+    json!({
+        "trustDomain": set.trust_domain().to_string(),
+        "revoked": revoked.collect::<Value>(),
+        "digest": hex(&set.digest()),
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn explanation(explanation: &Explanation) -> Value {

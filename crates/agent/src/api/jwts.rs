@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bonafide_identity::{InstanceId, SpiffeId, jwt, time::UnixTime};
+use bonafide_identity::{InstanceId, JwtSvid, SpiffeId, jwt, time::UnixTime};
 
 use super::{Api, Caller};
 use crate::{core::IdentityState, refusal::Refusal};
@@ -118,6 +118,9 @@ impl Api {
         audience: &[String],
     ) -> Result<String, Refusal> {
         let Some(spiffe_id) = identity.spiffe_id.clone() else { return Err(Refusal::other_identity()) };
+        if let Some(problem) = identity.problem.as_ref().filter(|_| identity.is_withheld) {
+            return Err(Refusal::of_authority(problem, false));
+        }
         let instance = identity.held.as_ref().map(|held| held.instance);
         let key = Key {
             registration: identity.registration.id.clone(),
@@ -128,10 +131,20 @@ impl Api {
             audience: audience.to_vec(),
         };
         let now = self.engine().now();
-        // What a stolen key has signed is not given out again.
+        let revoked = Arc::clone(&self.engine().published().borrow());
+        // What a stolen key has signed is not given out again, nor what was revoked.
         let remembered = self.0.jwts.get(&key, now).filter(|entry| {
-            let key_id = entry.key_id.as_deref();
-            !key_id.is_some_and(|key_id| self.engine().read(|core| core.is_tainted_jwt(key_id)))
+            let tainted = entry
+                .key_id
+                .as_deref()
+                .is_some_and(|key_id| self.engine().read(|core| core.is_tainted_jwt(key_id)));
+            // A token that does not say when it was issued is as old as can be.
+            let issued_at = JwtSvid::from_trusted_source(&entry.token, None).ok();
+            let issued_at = issued_at.and_then(|svid| svid.issued_at());
+            let stands = revoked.revocations.as_ref().is_none_or(|revocations| {
+                revocations.of_token(&key.spiffe_id, key.instance, issued_at).is_none()
+            });
+            !tainted && stands
         });
         if let Some(entry) = remembered.as_ref().filter(|entry| entry.fresh_until > now) {
             return Ok(entry.token.clone());

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bonafide_wire::agent::{
-    AgentStatus, ExplainRequest, Explanation, Identity, NearMiss, PeerEvidence, StatusRequest, WhoAmIRequest,
-    agent_server::Agent,
+    AgentStatus, ExplainRequest, Explanation, Identity, NearMiss, PeerEvidence, StatusRequest,
+    WatchRevocationsRequest, WhoAmIRequest, agent_server::Agent,
 };
 use tonic::{Request, Response, Status};
 
@@ -28,6 +28,17 @@ pub(crate) struct OwnService(pub(crate) Api);
 
 #[tonic::async_trait]
 impl Agent for OwnService {
+    type WatchRevocationsStream = super::revocations::Stream;
+
+    async fn watch_revocations(
+        &self,
+        request: Request<WatchRevocationsRequest>,
+    ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
+        let peer = peer_of(&request)?;
+        peer.check_unchanged().await?;
+        Ok(Response::new(self.0.watch_revocations(peer).await?))
+    }
+
     async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Result<Response<Explanation>, Status> {
         Ok(Response::new(self.0.who_am_i(peer_of(&request)?).await?))
     }

@@ -29,6 +29,8 @@ pub(super) enum Slot {
     Waiting(Arc<Claim>),
     /// A rule that can't make an ID of these facts.
     Impossible(Problem),
+    /// The instance was revoked, so this launch gets no other one.
+    Revoked(InstanceId, Problem),
 }
 
 /// What a launch may be given now.
@@ -54,6 +56,8 @@ pub(crate) struct IdentityState {
     pub(crate) problem: Option<Problem>,
     /// Nothing will come as long as nothing changes.
     pub(crate) is_refused: bool,
+    /// Its instance was revoked, and the launch gets no other one, nor tokens.
+    pub(crate) is_withheld: bool,
 }
 
 /// The SVID of one identity.
@@ -174,6 +178,7 @@ impl Core {
             held,
             problem,
             is_refused,
+            is_withheld: false,
         };
         Some(match slot {
             Slot::Held(id) => {
@@ -191,6 +196,11 @@ impl Core {
                 let is_refused = bin.is_some_and(|bin| bin.is_final);
                 state(claim, None, bin.and_then(|bin| bin.problem.clone()), is_refused)
             }
+            Slot::Revoked(id, problem) => {
+                let instance = self.instances.get(id)?;
+                let refused = state(&instance.claim, None, Some(problem.clone()), true);
+                IdentityState { is_withheld: true, ..refused }
+            }
             Slot::Impossible(problem) => IdentityState {
                 registration,
                 spiffe_id: None,
@@ -198,6 +208,7 @@ impl Core {
                 held: None,
                 problem: Some(problem.clone()),
                 is_refused: true,
+                is_withheld: false,
             },
         })
     }
@@ -247,6 +258,7 @@ impl Core {
         now: UnixTime,
     ) -> (Slot, bool) {
         match slot {
+            Some(Slot::Revoked(id, problem)) => (Slot::Revoked(id, problem), false),
             Some(Slot::Held(id)) => {
                 if let Some(instance) = self.instances.get_mut(&id)
                     && instance.claim.subject == claim.subject
@@ -296,7 +308,7 @@ impl Core {
         Slot::Waiting(claim)
     }
 
-    fn vacate(&mut self, key: LaunchKey, slot: Slot, now: UnixTime) {
+    pub(super) fn vacate(&mut self, key: LaunchKey, slot: Slot, now: UnixTime) {
         match slot {
             Slot::Held(id) => {
                 if let Some(claim) = self.instances.get(&id).map(|instance| Arc::clone(&instance.claim)) {
@@ -305,6 +317,7 @@ impl Core {
                 self.retire(id, now);
             }
             Slot::Waiting(claim) => self.stop_waiting(&claim, key),
+            Slot::Revoked(id, _) => self.retire(id, now),
             Slot::Impossible(_) => {}
         }
     }

@@ -67,6 +67,9 @@ impl Core {
     /// An instance of a launch should be renewed as soon as it may.
     pub(super) fn want_renewal(&mut self, id: InstanceId, now: UnixTime) {
         let synced = self.conversation.synced;
+        if self.instances.get(&id).is_none_or(|instance| self.is_withheld(instance)) {
+            return;
+        }
         let Some(instance) = self.instances.get_mut(&id) else { return };
         let renewal = &mut instance.renewal;
         let may = instance.binding.is_some()

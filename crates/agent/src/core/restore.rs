@@ -116,6 +116,8 @@ impl Core {
             let hosted = self.view.get(&id).cloned();
             self.refit_bins(&id, hosted.as_deref(), now);
         }
+        // First of all, or a launch would be given what was withheld from it.
+        self.apply_revocations(now);
         for launch in self.launches.keys().copied().collect::<Vec<_>>() {
             self.reconcile(launch, now);
         }

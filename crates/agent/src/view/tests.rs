@@ -15,7 +15,7 @@ fn view() -> View {
     let first = Update { snapshot_start: true, upserts: vec![web(3)], bundle, ..update(5) };
     let (acknowledge, changes) = view.update(first).unwrap().unwrap();
     assert_eq!(acknowledge.revision, 5);
-    assert_eq!(changes, Changes { registrations: vec!["web".into()], bundle: true });
+    assert_eq!(changes, Changes { registrations: vec!["web".into()], bundle: true, revocations: false });
     view
 }
 
@@ -68,9 +68,11 @@ fn another_incarnation_needs_a_snapshot() {
 fn a_bookmark_is_answered_with_the_digest_that_is_there() {
     let mut view = view();
     let digest = Bytes::copy_from_slice(&view.digest.bytes());
-    let good = Bookmark { revision: 8, set_digest: digest.clone() };
-    assert_eq!(view.bookmark(&good).unwrap(), Acknowledge { revision: 8, set_digest: digest.clone() });
-    let other = Bookmark { revision: 9, set_digest: Bytes::from_static(&[0; 32]) };
+    let good = Bookmark { revision: 8, set_digest: digest.clone(), ..Bookmark::default() };
+    let revocations_digest = Bytes::copy_from_slice(&view.revocations().digest());
+    let expected = Acknowledge { revision: 8, set_digest: digest.clone(), revocations_digest };
+    assert_eq!(view.bookmark(&good).unwrap(), expected);
+    let other = Bookmark { revision: 9, set_digest: Bytes::from_static(&[0; 32]), ..Bookmark::default() };
     assert_eq!(view.bookmark(&other).unwrap().set_digest, digest);
     // Not at a revision of which it has not seen the state.
     assert_eq!(view.hello().revision, 8);
@@ -101,4 +103,42 @@ fn foreign_parents_and_expired_registrations_match_nothing() {
     let found = view.matches(&selectors(&[("unix.uid", "1")]), Some(&agent), UnixTime::from_secs(100));
     assert_eq!(found.len(), 1);
     assert_eq!(&*found[0].0, "mine");
+}
+
+fn revoke(instance: u8) -> types::Revocation {
+    use bonafide_identity::{InstanceId, Revocation, revocation::Subject};
+    let subject = Subject::Instance(InstanceId::from_bytes([instance; 16]));
+    from_revocation(&Revocation { subject, issued_before: None, expires_at: UnixTime::from_secs(1) })
+}
+
+#[test]
+fn revocations_take_effect_as_a_whole_and_come_back_after_a_restart() {
+    let mut view = view();
+    let part = Update { more: true, revoked: vec![revoke(1)], ..update(0) };
+    assert_eq!(view.update(part).unwrap(), None);
+    assert!(view.revocations().is_empty());
+    let last = Update { revoked: vec![revoke(2)], ..update(6) };
+    let (acknowledge, changes) = view.update(last.clone()).unwrap().unwrap();
+    assert!(changes.revocations);
+    assert_eq!(acknowledge.revocations_digest, view.revocations().digest().as_slice());
+    assert_eq!(view.revocations().len(), 2);
+
+    // A delta from before is no delta any more.
+    view.update(Update { unrevoked: vec![revoke(2)], ..update(7) }).unwrap().unwrap();
+    assert_eq!(view.update(last), Err(Violation::Backwards));
+    assert_eq!(view.revocations().len(), 1);
+
+    let mut restored = View::new("example.org".parse().unwrap());
+    restored.update(view.to_snapshot()).unwrap().unwrap();
+    assert_eq!(restored.revocations(), view.revocations());
+    assert_eq!(restored.hello(), view.hello());
+}
+
+#[test]
+fn a_giant_set_is_refused_before_it_is_kept() {
+    let mut view = view();
+    let many = |count| Update { more: true, revoked: vec![revoke(1); count], ..update(0) };
+    assert_eq!(view.update(many(MAX_REVOCATIONS)).unwrap(), None);
+    assert_eq!(view.update(many(1)), Err(Violation::TooManyRevocations));
+    assert!(view.revocations().is_empty());
 }

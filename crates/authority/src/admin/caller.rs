@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use bonafide_attest::SelectorSet;
-use bonafide_identity::{Certificate, SpiffeId, reserved, time::UnixTime, x509::VerifiedX509Svid};
+use bonafide_identity::{
+    Certificate, InstanceId, SpiffeId, reserved, time::UnixTime, x509::VerifiedX509Svid,
+};
 use bonafide_net::{tls_listener::PeerSvid, unix};
 use tonic::{Code, Extensions};
 
@@ -25,6 +27,7 @@ pub struct LocalAdmins {
 
 /// Who calls, as kernel or TLS have proved it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each call, and it is not kept")]
 pub enum Caller {
     /// On the local socket, and allowed there: everything.
     Local {
@@ -42,6 +45,10 @@ pub struct CertifiedAdmin {
     pub id: SpiffeId,
     /// The site whose evidence earned it.
     pub site: String,
+    /// The launch that it was issued to, and from when on it is valid: it may be revoked.
+    pub instance: Option<InstanceId>,
+    /// See `instance`.
+    pub issued_at: UnixTime,
     /// The registration that it was issued for.
     pub registration: String,
     /// The agent that asked for it.
@@ -134,6 +141,8 @@ impl CertifiedAdmin {
         Some(Self {
             id: svid.id().clone(),
             site: attributes.site()?.to_owned(),
+            instance: attributes.instance,
+            issued_at: svid.leaf().not_before(),
             registration: attributes.registration()?.to_owned(),
             agent: SpiffeId::new(svid.id().trust_domain(), std::str::from_utf8(agent).ok()?).ok()?,
             selectors: SelectorSet::from_pairs(selectors.collect::<Option<Vec<_>>>()?).ok()?,
@@ -149,8 +158,11 @@ impl CertifiedAdmin {
             let registration = state.registration(&self.registration)?;
             let site = state.site(&self.site).and_then(SiteState::site)?;
             let agent = admitted_agent(state, &self.agent).ok()?;
+            let revoked = state.revocations().of_token(&self.id, self.instance, Some(self.issued_at));
             let stands = now < self.expires_at
                 && state.vouches(&self.authorities)
+                && revoked.is_none()
+                && !state.is_quarantined(&self.site)
                 && registration.site == self.site
                 && agent.site == self.site
                 && registration.parent.as_ref().is_none_or(|parent| *parent == self.agent)

@@ -14,17 +14,17 @@ use tonic::Code;
 use super::{
     Admin, Caller, Rights, idempotency,
     paging::{self, Page},
+    revocations::{MAX_REASON, of_banned},
 };
 use crate::{
     convert::wire,
-    records::{self, Agent, Ban, Object, RecordChange, signing_key},
+    records::{self, Agent, Object, RecordChange, signing_key},
     refusal::Refusal,
     site,
     state::State,
     token,
 };
 
-const MAX_REASON: usize = 256;
 const MAX_TOKEN_ID: usize = 64;
 
 impl Admin {
@@ -168,7 +168,7 @@ impl Admin {
         Ok(ListAgentsResponse { agents, next_page_token })
     }
 
-    /// From now on the agent gets nothing; its streams end. What its workloads have lives until it expires.
+    /// From now on the agent gets nothing; its streams end, and peers refuse what was issued through it.
     ///
     /// # Errors
     /// An unknown one, or one of a site that is not the caller's: in the same words.
@@ -186,7 +186,7 @@ impl Admin {
                 "the reason is longer than 256 bytes, or has a control character",
             ));
         }
-        let now = self.clock.now();
+        let (now, revoked_by) = (self.clock.now(), caller.name());
         let (state, _) = self.reader(caller)?;
         let id = wire::to_id(&id, state.trust_domain())?;
         drop(state);
@@ -196,12 +196,8 @@ impl Admin {
                     Refusal::not_found("agent.unknown", format!("there is no agent `{id}`"))
                         .hint("`bonafide agent list` shows those that you may see")
                 })?;
-                if agent.ban.is_some() {
-                    return Ok((Vec::new(), id.to_string()));
-                }
-                let ban = Some(Ban { at: now, reason: reason.clone() });
-                let banned = Agent { ban, ..(**agent).clone() };
-                Ok((vec![RecordChange::Put(Object::Agent(Arc::new(banned)))], id.to_string()))
+                let changes = of_banned(state, rights, agent, &reason, &revoked_by, now)?;
+                Ok((changes, id.to_string()))
             })
             .await?;
         Ok(WriteResponse { revision: answer.revision })

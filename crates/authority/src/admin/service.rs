@@ -5,9 +5,10 @@ use bonafide_wire::admin::{
     ChangeAuthorityResponse, CreateJoinTokenRequest, CreateJoinTokenResponse, DeleteRequest, ExplainRequest,
     ExplainResponse, GetBundleRequest, GetBundleResponse, ListAgentsRequest, ListAgentsResponse,
     ListAuthoritiesRequest, ListAuthoritiesResponse, ListJoinTokensRequest, ListJoinTokensResponse,
-    ListRegistrationsRequest, ListRegistrationsResponse, ListSitesRequest, ListSitesResponse,
-    PrepareAuthorityRequest, PutRegistrationRequest, PutRegistrationResponse, PutSiteRequest,
-    PutSiteResponse, StatusRequest, WaitRequest, WaitResponse, WriteResponse, admin_server,
+    ListRegistrationsRequest, ListRegistrationsResponse, ListRevocationsRequest, ListRevocationsResponse,
+    ListSitesRequest, ListSitesResponse, PrepareAuthorityRequest, PutRegistrationRequest,
+    PutRegistrationResponse, PutSiteRequest, PutSiteResponse, RevokeRequest, RevokeResponse, StatusRequest,
+    UnrevokeRequest, WaitRequest, WaitResponse, WriteResponse, admin_server,
 };
 use tonic::service::Interceptor;
 use tonic::{Request, Response, Status};
@@ -76,4 +77,7 @@ calls! {
     activate_authority => activate_authority(ChangeAuthorityRequest) -> ChangeAuthorityResponse: writes;
     taint_authority => taint_authority(ChangeAuthorityRequest) -> ChangeAuthorityResponse: writes;
     revoke_authority => revoke_authority(ChangeAuthorityRequest) -> ChangeAuthorityResponse: writes;
+    revoke => revoke(RevokeRequest) -> RevokeResponse: writes;
+    unrevoke => unrevoke(UnrevokeRequest) -> WriteResponse: writes;
+    list_revocations => list_revocations(ListRevocationsRequest) -> ListRevocationsResponse;
 }

@@ -6,12 +6,12 @@ use bonafide_attest::{
     SelectorSet,
     registration::{Kind, Registration},
 };
-use bonafide_identity::{Certificate, SpiffeId, time::UnixTime};
+use bonafide_identity::{Certificate, InstanceId, Revocation, SpiffeId, revocation::Subject, time::UnixTime};
 use bytes::Bytes;
 
 use crate::{
     generated::record as proto,
-    records::{Agent, Ban, JoinToken},
+    records::{Agent, Ban, JoinToken, RevocationRecord},
     scope::{LabelPattern, Scope},
     site::Site,
 };
@@ -62,6 +62,48 @@ pub(crate) fn to_registration(record: &proto::Registration, revision: u64) -> Op
         revision,
         created_at: UnixTime::from_secs(record.created_at),
         management_labels: record.management_labels.clone(),
+    })
+}
+
+pub(crate) fn from_revocation(record: &RevocationRecord) -> proto::Revocation {
+    use proto::revocation::Subject as Stored;
+
+    let Revocation { subject, issued_before, expires_at } = &record.revocation;
+    proto::Revocation {
+        subject: Some(match subject {
+            Subject::Agent(id) => Stored::Agent(id.to_string()),
+            Subject::AuthorityKey(key_id) => Stored::AuthorityKey(Bytes::copy_from_slice(key_id)),
+            Subject::Id(id) => Stored::SpiffeId(id.to_string()),
+            Subject::Instance(instance) => Stored::Instance(Bytes::copy_from_slice(instance.as_bytes())),
+            Subject::Site(site) => Stored::Site(site.to_string()),
+        }),
+        issued_before: issued_before.map_or(0, UnixTime::as_secs),
+        expires_at: expires_at.as_secs(),
+        owner: record.owner.clone(),
+        reason: record.reason.clone(),
+        revoked_by: record.revoked_by.clone(),
+        revoked_at: record.revoked_at.as_secs(),
+    }
+}
+
+pub(crate) fn to_revocation(record: &proto::Revocation) -> Option<RevocationRecord> {
+    use proto::revocation::Subject as Stored;
+
+    let subject = match record.subject.as_ref()? {
+        Stored::Agent(id) => Subject::Agent(SpiffeId::parse(id).ok()?),
+        Stored::AuthorityKey(key_id) => Subject::AuthorityKey(key_id.as_ref().into()),
+        Stored::Instance(bytes) => Subject::Instance(InstanceId::from_bytes(bytes.as_ref().try_into().ok()?)),
+        Stored::Site(site) => Subject::Site(site.as_str().into()),
+        Stored::SpiffeId(id) => Subject::Id(SpiffeId::parse(id).ok()?),
+    };
+    let issued_before = (record.issued_before != 0).then(|| UnixTime::from_secs(record.issued_before));
+    let expires_at = UnixTime::from_secs(record.expires_at);
+    Some(RevocationRecord {
+        revocation: Revocation { subject, issued_before, expires_at },
+        owner: record.owner.clone(),
+        reason: record.reason.clone(),
+        revoked_by: record.revoked_by.clone(),
+        revoked_at: UnixTime::from_secs(record.revoked_at),
     })
 }
 

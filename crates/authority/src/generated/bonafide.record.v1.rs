@@ -13,7 +13,7 @@ pub struct Envelope {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
-    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 21")]
+    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21")]
     pub kind: ::core::option::Option<record::Kind>,
 }
 /// Nested message and enum types in `Record`.
@@ -38,6 +38,8 @@ pub mod record {
         Lease(super::Lease),
         #[prost(message, tag = "9")]
         LedgerMark(super::LedgerMark),
+        #[prost(message, tag = "10")]
+        Revocation(super::Revocation),
         #[prost(message, tag = "20")]
         Server(super::Server),
         #[prost(message, tag = "21")]
@@ -370,4 +372,41 @@ pub struct Succession {
     pub server: ::prost::alloc::string::String,
     #[prost(int64, tag = "3")]
     pub at: i64,
+}
+/// What is no longer trusted although it has not expired.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Revocation {
+    /// 0: whenever it was issued.
+    #[prost(int64, tag = "6")]
+    pub issued_before: i64,
+    #[prost(int64, tag = "7")]
+    pub expires_at: i64,
+    /// The site that the subject belongs to; empty if that is not known.
+    #[prost(string, tag = "8")]
+    pub owner: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub reason: ::prost::alloc::string::String,
+    /// A SPIFFE ID, or `local`.
+    #[prost(string, tag = "10")]
+    pub revoked_by: ::prost::alloc::string::String,
+    #[prost(int64, tag = "11")]
+    pub revoked_at: i64,
+    #[prost(oneof = "revocation::Subject", tags = "1, 2, 3, 4, 5")]
+    pub subject: ::core::option::Option<revocation::Subject>,
+}
+/// Nested message and enum types in `Revocation`.
+pub mod revocation {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Subject {
+        #[prost(bytes, tag = "1")]
+        Instance(::prost::bytes::Bytes),
+        #[prost(string, tag = "2")]
+        SpiffeId(::prost::alloc::string::String),
+        #[prost(string, tag = "3")]
+        Agent(::prost::alloc::string::String),
+        #[prost(string, tag = "4")]
+        Site(::prost::alloc::string::String),
+        #[prost(bytes, tag = "5")]
+        AuthorityKey(::prost::bytes::Bytes),
+    }
 }

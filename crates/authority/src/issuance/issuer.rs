@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bonafide_crypto::key::PublicKey;
 use bonafide_crypto::random::{DrawnAhead, Random};
-use bonafide_identity::SpiffeId;
 use bonafide_identity::jwt;
+use bonafide_identity::revocation::Subject;
 use bonafide_identity::time::{Clock, UnixTime};
+use bonafide_identity::{InstanceId, SpiffeId};
 use bonafide_wire::node::authority_message::Kind;
 use bonafide_wire::node::{IssueJwt, IssueX509, JwtIssued, RenewAgent, RenewX509, X509Issued};
 use bytes::Bytes;
@@ -15,14 +16,14 @@ use prost::Message;
 
 use super::earnings::Earnings;
 use super::lineages::Lineages;
-use super::prepare::{self, Context, Noted, Unsigned};
+use super::prepare::{self, Context, Noted, Unsigned, revoked};
 use super::queue::{Lane, Queue};
 use crate::entry::entry::Kind as EntryKind;
 use crate::journal::{Journal, Source};
 use crate::keys::{KeySet, Keys};
 use crate::presence::Connection;
 use crate::refusal::Refusal;
-use crate::registration::admitted_attestation;
+use crate::registration::{admitted_attestation, check_quarantine};
 use crate::registry::Registry;
 use crate::state::{SiteState, State};
 use crate::stream::outbound::{self, Ticket};
@@ -138,6 +139,7 @@ impl Batch {
             let Job { asker, ask, .. } = &signed.job;
             let still =
                 still_earned(&state, self.decided_at, (&asker.agent, asker.attestation), ask.registration());
+            let still = still.and_then(|()| not_revoked(&state, &ask.instance()));
             self.parts.release(signed, logged.clone().and(still))
         });
         outbound::answer(answers.collect());
@@ -338,6 +340,16 @@ impl IssuerParts {
     }
 }
 
+/// An instance that was revoked while its next SVID was made does not get it.
+fn not_revoked(state: &State, instance: &[u8]) -> Result<(), Refusal> {
+    let Ok(bytes) = instance.try_into() else { return Ok(()) };
+    let subject = Subject::Instance(InstanceId::from_bytes(bytes));
+    match state.revocations().get(&subject) {
+        Some(_) => Err(revoked(&subject)),
+        None => Ok(()),
+    }
+}
+
 /// Whether what was decided at a revision may be released now: not if the agent has been banned since, or the
 /// registration or its site changed.
 fn still_earned(
@@ -350,6 +362,9 @@ fn still_earned(
         return Ok(());
     }
     let record = admitted_attestation(state, agent, attestation)?;
+    if !registration.is_empty() {
+        check_quarantine(state, &record.site)?;
+    }
     let as_decided = |revision: u64| revision <= decided_at;
     let site = state.site(&record.site).and_then(SiteState::site);
     let stands = registration.is_empty()

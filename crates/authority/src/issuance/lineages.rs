@@ -92,10 +92,10 @@ impl Lineages {
     /// Takes back what [`Self::note`] did, because nothing was released.
     pub(crate) fn undo(&self, instance: InstanceId, noted: &Lineage, before: Option<Lineage>) {
         let mut shard = self.shard(instance);
-        let is_newest = |newest: &Lineage| {
+        let is_newest = shard.instances.get(&instance).is_some_and(|newest| {
             !newest.ended && newest.serial == noted.serial && newest.generation == noted.generation
-        };
-        if shard.instances.get(&instance).is_some_and(|newest| is_newest(newest)) {
+        });
+        if is_newest {
             match before {
                 Some(before) => shard.instances.insert(instance, Box::new(before)),
                 None => shard.instances.remove(&instance),
@@ -106,8 +106,16 @@ impl Lineages {
     /// The newest certificate of an instance that is alive.
     pub(crate) fn newest(&self, instance: InstanceId, now: UnixTime) -> Option<Lineage> {
         let shard = self.shard(instance);
-        let newest = shard.instances.get(&instance)?;
-        (newest.not_after > now && !newest.ended).then(|| (**newest).clone())
+        let newest =
+            shard.instances.get(&instance).filter(|newest| newest.not_after > now && !newest.ended)?;
+        Some((**newest).clone())
+    }
+
+    /// The agent of an instance of which some certificate is valid, whether or not its process has ended.
+    pub(crate) fn agent_of(&self, instance: InstanceId, now: UnixTime) -> Option<Arc<SpiffeId>> {
+        let shard = self.shard(instance);
+        let newest = shard.instances.get(&instance).filter(|newest| newest.not_after > now)?;
+        Some(Arc::clone(&newest.agent))
     }
 
     /// The process has ended; only the agent that it ran under may say so.

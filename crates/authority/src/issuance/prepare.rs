@@ -13,6 +13,7 @@ use bonafide_crypto::key::{PublicKey, PublicKeyAlgorithm, SignatureAlgorithm};
 use bonafide_crypto::random::Random;
 use bonafide_identity::attributes::{Attribute, Attributes};
 use bonafide_identity::jwt::JwtClaims;
+use bonafide_identity::revocation::Subject;
 use bonafide_identity::time::UnixTime;
 use bonafide_identity::{Certificate, InstanceId, SpiffeId, x509};
 use bonafide_wire::node::{IssueJwt, IssueX509, RenewAgent, RenewX509};
@@ -91,6 +92,9 @@ impl Context<'_> {
         let earning = self.earnings.of(self.agent, &ask.registration, &ask.selectors)?;
 
         let previous = self.previous(ask, instance)?;
+        if let Some(subject) = self.state.revocations().of_certificate(&previous) {
+            return Err(revoked(&subject));
+        }
         let attributes = previous.attributes();
         let continues = attributes.is_some_and(|attributes| {
             attributes.instance == Some(instance)
@@ -147,7 +151,7 @@ impl Context<'_> {
     /// - The hash is over everything that the certificate says (key, ID, instance, generation, attributes, dates), so the
     ///   certificate that is shown says what this server has put there itself. Whether its signature is good is of no
     ///   interest: nothing is taken from it. The renewal must still be signed with the key that it names.
-    /// - Its dates, and revocations of what it names, are checked here as the verifier would.
+    /// - Its dates are checked here as the verifier would, and revocations of what it names by the caller, for either.
     /// - Whoever has stolen the key of an authority can make chains that verify, but none that is remembered. And of an
     ///   authority that was revoked since, what this server issued itself may still be renewed.
     ///
@@ -172,10 +176,6 @@ impl Context<'_> {
                 if !leaf.is_valid_at(self.now) {
                     return Err(invalid(&"it has expired"));
                 }
-                let revocations = self.keys.bundles().revocations(self.state.trust_domain());
-                if let Some(subject) = revocations.and_then(|revoked| revoked.of_certificate(&leaf)) {
-                    return Err(invalid(&format!("it is revoked, by its {subject}")));
-                }
                 return Ok(leaf);
             }
         }
@@ -196,12 +196,13 @@ impl Context<'_> {
         check_audience(&ask.audience)?;
         let key = self.keys.jwt(self.state)?;
         let lifetime = earned.grant.jwt_ttl();
+        let issued_at = self.now.saturating_sub(self.backdate.min(lifetime));
         let id: [u8; 16] = self.random.array();
         let jti = InstanceId::from_bytes(id).to_string();
         let claims = JwtClaims {
             id: earned.grant.id().clone(),
             audience: ask.audience.clone(),
-            issued_at: self.now.saturating_sub(self.backdate.min(lifetime)),
+            issued_at: self.floor(earned.grant.id()).map_or(issued_at, |floor| issued_at.max(floor)),
             expires_at: self.now.saturating_add(lifetime),
             instance,
             jti: Some(jti.clone()),
@@ -240,7 +241,7 @@ impl Context<'_> {
         attestation: u64,
     ) -> Result<(Unsigned, EntryKind), Refusal> {
         let site = admitted_attestation(self.state, self.agent, attestation)?.site.clone();
-        let Dates { validity, serial, renew_after } = self.dates(lifetime)?;
+        let Dates { validity, serial, renew_after } = self.dates(lifetime, None)?;
         let key_id = public_key.key_id();
         let mut attributes = vec![Attribute::site(&site)];
         attributes.extend(attestation_mark(attestation));
@@ -281,7 +282,7 @@ impl Context<'_> {
         generation: u64,
     ) -> Result<(Unsigned, EntryKind), Refusal> {
         let grant = &earned.grant;
-        let Dates { validity, serial, renew_after } = self.dates(grant.x509_ttl())?;
+        let Dates { validity, serial, renew_after } = self.dates(grant.x509_ttl(), self.floor(grant.id()))?;
         let key_id = public_key.key_id();
         let leaf = WorkloadLeaf {
             id: grant.id().clone(),
@@ -347,6 +348,10 @@ impl Context<'_> {
             .hint(FRESH)
         };
         let instance = InstanceId::from_bytes(bytes.try_into().map_err(|_| unknown())?);
+        let subject = Subject::Instance(instance);
+        if self.state.revocations().get(&subject).is_some() {
+            return Err(revoked(&subject));
+        }
         let newest = self.lineages.newest(instance, self.now).ok_or_else(unknown)?;
         let own = *newest.agent == *self.agent && *newest.registration == *registration;
         if own { Ok(instance) } else { Err(unknown()) }
@@ -367,8 +372,29 @@ impl Context<'_> {
         })
     }
 
-    fn dates(&self, lifetime: Duration) -> Result<Dates, Refusal> {
-        dates(self.keys, self.random, self.backdate, lifetime, self.now)
+    fn dates(&self, lifetime: Duration, floor: Option<UnixTime>) -> Result<Dates, Refusal> {
+        let dates = dates(self.keys, self.random, self.backdate, lifetime, self.now)?;
+        let Some(floor) = floor.filter(|floor| dates.validity.not_before() < *floor) else {
+            return Ok(dates);
+        };
+        let validity = Validity::new(floor, dates.validity.not_after()).ok_or_else(|| {
+            Refusal::unavailable(
+                "issuance.revoked-until",
+                "the SPIFFE ID was revoked by a clock that is ahead",
+            )
+            .hint("compare the clocks of the authority's servers")
+        })?;
+        Ok(Dates { validity, ..dates })
+    }
+
+    /// What is issued under a revoked ID from now on must not look older than the revocation: it is not backdated
+    /// beyond it.
+    fn floor(&self, id: &SpiffeId) -> Option<UnixTime> {
+        let revocations = self.state.revocations();
+        if revocations.is_empty() {
+            return None;
+        }
+        revocations.get(&Subject::Id(id.clone())).and_then(|revocation| revocation.issued_before)
     }
 }
 
@@ -418,6 +444,12 @@ pub(crate) fn dates(
     let half = remaining.as_secs() / 2;
     let renew_after = now.saturating_add(Duration::from_secs(half * 9 / 10 + half * jitter / 5 / 65_535));
     Ok(Dates { validity, serial, renew_after })
+}
+
+/// A lineage that was revoked has no next generation.
+pub(crate) fn revoked(subject: &Subject) -> Refusal {
+    Refusal::denied("issuance.revoked", format!("the SVID to be renewed is revoked, by its {subject}"))
+        .hint("`bonafide revoke list` says when and why")
 }
 
 const FRESH: &str = "ask for the first SVID of a new instance";

@@ -22,7 +22,7 @@ use crate::journal::Source;
 use crate::rates::Limit;
 use crate::records::{Agent, Object, RecordChange};
 use crate::refusal::Refusal;
-use crate::registration::admitted_agent;
+use crate::registration::{admitted_agent, check_quarantine};
 use crate::stream::driver::printable;
 
 /// For each message of the node.
@@ -195,6 +195,7 @@ impl Attestation {
             .registry
             .write(move |state| {
                 let mut changes = spend(state)?;
+                check_quarantine(state, &record.site)?;
                 if state.site(&record.site).is_none() {
                     return Err(Refusal::denied("attest.site", "the site of this evidence is gone"));
                 }

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::task::TaskTracker;
 
+use super::revoked::RevocationRing;
 use super::session::{AgentChange, AgentView, Changes, Head};
 use crate::convert;
 use crate::presence::{Concern, Presence};
@@ -62,7 +63,7 @@ struct Listener {
     wake: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Rings {
     sites: HashMap<String, Ring>,
     /// By site, then by agent.
@@ -75,6 +76,8 @@ struct Rings {
     incarnation: [u8; 16],
     /// Of all registrations of all sites.
     digest: SetDigest,
+    /// Of all sites: every agent gets all of them.
+    revocations: RevocationRing,
 }
 
 #[derive(Debug, Default)]
@@ -185,6 +188,7 @@ impl Feed {
         for change in new() {
             rings.note(change.revision, change.before.as_ref(), change.after.as_ref());
         }
+        rings.revocations.seal();
         rings.wake_concerned(new(), applied.revision);
         rings.revision = applied.revision;
         // Two copies of the state take turns, each with a bundle of its own: the sequence tells.
@@ -263,6 +267,7 @@ impl AgentView for View<'_> {
             revision: self.state.revision(),
             digest: self.state.digest_of(self.agent),
             bundle: self.feed.document(self.state.bundle()),
+            revocations: Arc::clone(self.state.revocations()),
         }
     }
 
@@ -275,7 +280,9 @@ impl AgentView for View<'_> {
         let rings = self.feed.rings();
         // Marked under the same lock: of all that is in the rings, nothing after that concerns the agent.
         if self.concern.revision() <= since && since <= rings.revision {
-            return Some(Changes { revision: rings.revision, registrations: Vec::new(), bundle: None });
+            let revision = rings.revision;
+            let revocations = rings.revocations.since(revision);
+            return Some(Changes { revision, registrations: Vec::new(), bundle: None, revocations });
         }
         let ring = rings.sites.get(&self.agent.site);
         if since < ring.map_or(rings.floor, |ring| ring.floor) {
@@ -288,8 +295,10 @@ impl AgentView for View<'_> {
         }
         let bundle = if rings.bundle_revision > since { rings.bundle.clone() } else { None };
         let revision = rings.revision;
+        let revocations = rings.revocations.since(since);
         drop(rings);
-        Some(Changes { revision, registrations, bundle: bundle.map(|bundle| self.feed.document(&bundle)) })
+        let bundle = bundle.map(|bundle| self.feed.document(&bundle));
+        Some(Changes { revision, registrations, bundle, revocations })
     }
 }
 
@@ -301,7 +310,10 @@ impl Rings {
             bundle: Some(Arc::clone(state.bundle())),
             incarnation: *state.incarnation().as_bytes(),
             digest: state.digest(),
-            ..Self::default()
+            revocations: RevocationRing::at(state.revocations(), state.revision()),
+            sites: HashMap::new(),
+            streams: HashMap::new(),
+            bundle_revision: 0,
         }
     }
 
@@ -318,7 +330,7 @@ impl Rings {
                 Object::Agent(agent) => self.wake(&agent.site, &agent.id, revision),
                 Object::Site(site) => _ = sites.insert(site.name.as_ref()),
                 // Who is vouched for by a key that is not trusted any more must go.
-                Object::SigningKey(_) => return self.wake_all(revision),
+                Object::SigningKey(_) | Object::Revocation(_) => return self.wake_all(revision),
                 _ => {}
             }
         }
@@ -337,6 +349,7 @@ impl Rings {
     }
 
     fn note(&mut self, revision: u64, before: Option<&Object>, after: Option<&Object>) {
+        self.revocations.note(revision, before, after);
         let registration = |object: Option<&Object>| match object {
             Some(Object::Registration(registration)) => Some(Arc::clone(registration)),
             _ => None,

@@ -9,11 +9,14 @@ use std::sync::Arc;
 
 use bonafide_attest::registration::digest_item;
 use bonafide_crypto::digest::SetDigest;
+use bonafide_identity::Revocations;
 use bonafide_wire::node::authority_message::Kind;
 use bonafide_wire::node::{Acknowledge, Bookmark, Hello, Update};
 use bonafide_wire::types::Registration;
 use bytes::Bytes;
 use prost::Message;
+
+use super::revoked::{Delta, RevocationChanges, Told};
 
 /// Largest part of a snapshot or delta, in bytes of registrations.
 const MAX_PART: usize = 240 * 1024;
@@ -41,6 +44,8 @@ pub(crate) struct Head {
     pub(crate) digest: SetDigest,
     /// The bundle document.
     pub(crate) bundle: Bytes,
+    /// Of the whole trust domain.
+    pub(crate) revocations: Arc<Revocations>,
 }
 
 /// What has changed up to a revision, which may lie a little behind [`AgentView::head`].
@@ -50,6 +55,7 @@ pub(crate) struct Changes {
     pub(crate) registrations: Vec<AgentChange>,
     /// The bundle document, if it has changed.
     pub(crate) bundle: Option<Bytes>,
+    pub(crate) revocations: RevocationChanges,
 }
 
 /// One change, as one agent sees it.
@@ -68,9 +74,18 @@ pub(crate) struct Session {
     /// What the agent will hold once it has applied all that was sent.
     told: u64,
     digest: SetDigest,
-    awaiting: VecDeque<(u64, [u8; 32])>,
+    revocations: Told,
+    awaiting: VecDeque<Awaited>,
     acknowledged: u64,
     repairs: u32,
+}
+
+/// A state that the agent was told of, and has not acknowledged yet.
+#[derive(Clone, Copy, Debug)]
+struct Awaited {
+    revision: u64,
+    digest: [u8; 32],
+    revocations: [u8; 32],
 }
 
 /// The agent does not keep to the protocol.
@@ -88,17 +103,19 @@ impl Session {
     /// Begins with what the agent says that it has.
     pub(crate) fn begin(hello: &Hello, view: &impl AgentView) -> (Self, Vec<Kind>) {
         let head = view.head();
+        let (revocations, revoked) = Told::begin(&hello.revocations_digest, &head.revocations);
         let mut session = Self {
             incarnation: head.incarnation,
             told: head.revision,
             digest: head.digest,
+            revocations,
             awaiting: VecDeque::new(),
             acknowledged: 0,
             repairs: 0,
         };
         let messages = match session.missing(hello, view) {
-            Some(changes) => session.delta(&changes, Some(head.bundle)),
-            None => session.snapshot(view.hosted(), head.bundle),
+            Some(changes) => session.delta(&changes, Some(head.bundle), revoked),
+            None => session.snapshot(view.hosted(), head.bundle, revoked),
         };
         (session, messages)
     }
@@ -118,13 +135,14 @@ impl Session {
                 self.digest.insert(&digest_item(&after.id, after.revision));
             }
         }
-        if changes.registrations.is_empty() && changes.bundle.is_none() {
+        let revoked = self.revocations.advance(changes.revocations);
+        if changes.registrations.is_empty() && changes.bundle.is_none() && revoked.is_empty() {
             if self.awaiting.is_empty() {
                 self.acknowledged = self.told;
             }
             return Vec::new();
         }
-        self.delta(&changes.registrations, changes.bundle)
+        self.delta(&changes.registrations, changes.bundle, revoked)
     }
 
     /// The agent has applied what it was told.
@@ -136,17 +154,21 @@ impl Session {
         if acknowledge.revision > self.told {
             return Err(Violation::Ahead);
         }
-        let mut digest = None;
-        while let Some(&(revision, expected)) = self.awaiting.front() {
-            if revision > acknowledge.revision {
+        let mut reached = None;
+        while let Some(&awaited) = self.awaiting.front() {
+            if awaited.revision > acknowledge.revision {
                 break;
             }
-            if revision == acknowledge.revision {
-                digest = Some(expected);
+            if awaited.revision == acknowledge.revision {
+                reached = Some(awaited);
             }
             self.awaiting.pop_front();
         }
-        if digest.is_some_and(|expected| acknowledge.set_digest != expected.as_slice()) {
+        let differs = |awaited: Awaited| {
+            acknowledge.set_digest != awaited.digest.as_slice()
+                || !self.revocations.agrees(&acknowledge.revocations_digest, &awaited.revocations)
+        };
+        if reached.is_some_and(differs) {
             self.repairs += 1;
             if self.repairs > MAX_REPAIRS {
                 return Err(Violation::Diverged);
@@ -161,8 +183,12 @@ impl Session {
 
     /// "Nothing else has changed": finds any divergence.
     pub(crate) fn bookmark(&mut self) -> Kind {
-        let set_digest = self.expect_acknowledgement();
-        Kind::Bookmark(Bookmark { revision: self.told, set_digest: Bytes::copy_from_slice(&set_digest) })
+        let Awaited { revision, digest, revocations } = self.expect_acknowledgement();
+        Kind::Bookmark(Bookmark {
+            revision,
+            set_digest: Bytes::copy_from_slice(&digest),
+            revocations_digest: Bytes::copy_from_slice(&revocations),
+        })
     }
 
     /// The revision that the agent will have reached once it has applied all that was sent.
@@ -207,18 +233,19 @@ impl Session {
         self.told = head.revision;
         self.digest = head.digest;
         self.awaiting.clear();
-        self.snapshot(view.hosted(), head.bundle)
+        let revoked = self.revocations.repair(&head.revocations);
+        self.snapshot(view.hosted(), head.bundle, revoked)
     }
 
-    fn snapshot(&mut self, hosted: Vec<Registration>, bundle: Bytes) -> Vec<Kind> {
-        let mut messages = self.parts(hosted, Vec::new(), Some(bundle));
+    fn snapshot(&mut self, hosted: Vec<Registration>, bundle: Bytes, revoked: Delta) -> Vec<Kind> {
+        let mut messages = self.parts(hosted, Vec::new(), Some(bundle), revoked);
         if let Some(Kind::Update(first)) = messages.first_mut() {
             first.snapshot_start = true;
         }
         messages
     }
 
-    fn delta(&mut self, changes: &[AgentChange], bundle: Option<Bytes>) -> Vec<Kind> {
+    fn delta(&mut self, changes: &[AgentChange], bundle: Option<Bytes>, revoked: Delta) -> Vec<Kind> {
         let mut upserts = Vec::new();
         let mut removals = Vec::new();
         let mut seen = BTreeSet::new();
@@ -229,7 +256,7 @@ impl Session {
                 None => removals.push(change.id.to_string()),
             }
         }
-        self.parts(upserts, removals, bundle)
+        self.parts(upserts, removals, bundle, revoked)
     }
 
     /// Cuts one change of state into messages; only the last one names the revision.
@@ -238,6 +265,7 @@ impl Session {
         upserts: Vec<Registration>,
         removals: Vec<String>,
         bundle: Option<Bytes>,
+        revoked: Delta,
     ) -> Vec<Kind> {
         let mut parts = vec![Update { bundle: bundle.unwrap_or_default(), ..Update::default() }];
         let mut size = 0;
@@ -260,6 +288,14 @@ impl Session {
                 part.upserts.push(upsert);
             }
         }
+        if !revoked.is_empty() {
+            parts.extend(revoked.parts(MAX_PART).into_iter().map(|part| Update {
+                revocations_start: part.start,
+                revoked: part.revoked,
+                unrevoked: part.unrevoked,
+                ..Update::default()
+            }));
+        }
         self.expect_acknowledgement();
         let last = parts.len() - 1;
         for (index, part) in parts.iter_mut().enumerate() {
@@ -270,13 +306,17 @@ impl Session {
         parts.into_iter().map(Kind::Update).collect()
     }
 
-    fn expect_acknowledgement(&mut self) -> [u8; 32] {
-        let digest = self.digest.bytes();
+    fn expect_acknowledgement(&mut self) -> Awaited {
+        let awaited = Awaited {
+            revision: self.told,
+            digest: self.digest.bytes(),
+            revocations: self.revocations.digest(),
+        };
         if self.awaiting.len() >= MAX_AWAITING {
             self.awaiting.pop_front();
         }
-        self.awaiting.push_back((self.told, digest));
-        digest
+        self.awaiting.push_back(awaited);
+        awaited
     }
 }
 

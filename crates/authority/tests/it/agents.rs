@@ -9,7 +9,7 @@ use bonafide_crypto::csr;
 use bonafide_crypto::digest::SetDigest;
 use bonafide_crypto::key::{KeyAlgorithm, PrivateKey, Signer};
 use bonafide_identity::{BundleMap, Certificate, InstanceId, SpiffeId, TrustBundle, X509Svid};
-use bonafide_tls::{Authorizer, ClientConfig, IdentitySlot, Trust};
+use bonafide_tls::{Authorizer, ClientConfig, IdentitySlot, Trust, Trusted};
 use bonafide_wire::node::agent_message::Kind as Say;
 use bonafide_wire::node::authority_message::Kind as Heard;
 use bonafide_wire::node::node_client::NodeClient;
@@ -118,7 +118,7 @@ impl Agent {
         let bundle = TrustBundle::parse(&trust_domain(), &attested.bundle).unwrap();
         let mut bundles = BundleMap::new();
         bundles.insert(bundle);
-        let trust = Trust::new(arc_swap::ArcSwap::from_pointee(bundles));
+        let trust = Trust::new(Trusted::new(bundles));
         let slot = IdentitySlot::new();
         slot.set(&svid);
         let id = svid.id().clone();
@@ -237,11 +237,17 @@ impl Connected {
             revision: self.revision,
             set_digest: self.digest(),
             agent_version: "test".into(),
+            ..Hello::default()
         }
     }
 
     pub async fn acknowledge(&self) {
-        self.say(Say::Acknowledge(Acknowledge { revision: self.revision, set_digest: self.digest() })).await;
+        self.say(Say::Acknowledge(Acknowledge {
+            revision: self.revision,
+            set_digest: self.digest(),
+            ..Acknowledge::default()
+        }))
+        .await;
     }
 
     pub fn request(&mut self) -> u64 {

@@ -19,6 +19,7 @@ mod attacks;
 mod issuance;
 mod records;
 mod registry;
+mod revocations;
 mod rollback;
 mod scope_property;
 mod servers;

@@ -102,12 +102,16 @@ async fn a_digest_that_disagrees_brings_a_snapshot() {
     let Heard::Update(update) = in_time(stream.hear.message()).await.unwrap().unwrap().kind.unwrap() else {
         panic!()
     };
-    let wrong = Acknowledge { revision: update.revision, set_digest: Bytes::from_static(&[1; 32]) };
+    let wrong = Acknowledge {
+        revision: update.revision,
+        set_digest: Bytes::from_static(&[1; 32]),
+        ..Acknowledge::default()
+    };
     stream.say(Say::Acknowledge(wrong)).await;
     stream.synced().await;
     assert_eq!((stream.snapshots, stream.registrations.len()), (1, 1));
 
-    let ahead = Acknowledge { revision: u64::MAX, set_digest: Bytes::new() };
+    let ahead = Acknowledge { revision: u64::MAX, ..Acknowledge::default() };
     stream.say(Say::Acknowledge(ahead)).await;
     let ended = stream.next().await.unwrap_err();
     assert_eq!(problem_of(&ended).code, "stream.acknowledgement");

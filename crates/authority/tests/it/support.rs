@@ -216,6 +216,12 @@ impl Server {
             started_at: clock.now(),
             local: LocalAdmins { own_uid: 900, gid: Some(950) },
             ledger_size: Arc::new(|| 7),
+            // Of each instance its first byte tells.
+            site_of_instance: Arc::new(|instance| match instance.as_bytes().first() {
+                Some(1) => Some("edge".to_owned()),
+                Some(2) => Some("core".to_owned()),
+                _ => None,
+            }),
         };
         let admin =
             Admin::new(registry.clone(), presence.clone(), clock.clone(), Arc::new(SystemRandom), info);
@@ -330,6 +336,8 @@ pub(crate) fn site_admin(spiffe_id: &str, site: &str, registration: &str, admin:
     Caller::Peer(CertifiedAdmin {
         id: id(spiffe_id),
         site: site.into(),
+        instance: None,
+        issued_at: UnixTime::from_secs(START - 60),
         registration: registration.into(),
         agent: agent_id(site, ADMINS_AGENT),
         selectors: bonafide_attest::SelectorSet::from_pairs(ADMINS_SELECTORS).unwrap(),

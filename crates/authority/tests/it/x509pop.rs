@@ -4,7 +4,7 @@ use bonafide_attest::join::JoinLine;
 use bonafide_attest::x509pop::{Proof, algorithm_for, scheme_of};
 use bonafide_crypto::key::{KeyAlgorithm, PrivateKey, SignatureAlgorithm, Signer};
 use bonafide_identity::{BundleMap, Certificate, SpiffeId, TrustBundle, X509Svid};
-use bonafide_tls::{IdentitySlot, Trust};
+use bonafide_tls::{IdentitySlot, Trust, Trusted};
 use bonafide_wire::admin::{BanAgentRequest, ListAgentsRequest, PutSiteRequest};
 use bonafide_wire::node::authority_message::Kind as Heard;
 use bonafide_wire::node::node_client::NodeClient;
@@ -141,7 +141,7 @@ fn agent(world: &World, attested: &Attested, key: PrivateKey) -> Agent {
     let slot = IdentitySlot::new();
     slot.set(&svid);
     let address = world.running().node_address().to_string();
-    Agent::new(svid.id().clone(), address, slot, Trust::new(arc_swap::ArcSwap::from_pointee(bundles)), world)
+    Agent::new(svid.id().clone(), address, slot, Trust::new(Trusted::new(bundles)), world)
 }
 
 /// An attestation under way.

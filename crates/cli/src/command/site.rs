@@ -1,4 +1,4 @@
-//! `site list|show|put|delete`.
+//! `site list|show|put|quarantine|release|delete`.
 
 use std::{io::Read as _, path::PathBuf};
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::{
     Console, Failure,
     admin::{self, Client, WaitArgs, idempotency_key},
+    command::revoke::{self, CommonArgs},
     duration, pem,
     socket::AdminSocket,
     view::site::{SiteList, SiteView},
@@ -36,6 +37,25 @@ pub enum SiteCommand {
     },
     /// Create a site, or replace it whole
     Put(Box<PutArgs>),
+    /// Issue nothing at a site, and let peers refuse all that was issued there, until it is released
+    Quarantine {
+        /// Its name
+        name: String,
+        /// Reason and authority.
+        #[command(flatten)]
+        common: CommonArgs,
+    },
+    /// End a quarantine
+    Release {
+        /// Its name
+        name: String,
+        /// Whether to wait for agents.
+        #[command(flatten)]
+        wait: WaitArgs,
+        /// The authority.
+        #[command(flatten)]
+        socket: AdminSocket,
+    },
     /// Delete sites; refused while something still belongs to them
     #[command(alias = "rm")]
     Delete {
@@ -121,6 +141,8 @@ pub async fn run(command: SiteCommand, console: &Console) -> Result<(), Failure>
                 )),
             }
         }
+        SiteCommand::Quarantine { name, common } => revoke::quarantine(name, common, console).await,
+        SiteCommand::Release { name, wait, socket } => revoke::release(name, wait, socket, console).await,
         SiteCommand::Put(arguments) => put(*arguments, console).await,
         SiteCommand::Delete { names, wait, socket } => {
             let mut client = admin::connect(&socket.path).await?;

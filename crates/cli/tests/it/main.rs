@@ -15,4 +15,5 @@ mod ledger;
 mod output;
 mod program;
 mod resources;
+mod revocation;
 mod story;

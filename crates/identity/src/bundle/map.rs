@@ -90,6 +90,13 @@ impl BundleMap {
         self.revocations.insert(revocations.trust_domain().clone(), revocations);
     }
 
+    /// Takes over the revocations of `other`, of all trust domains: for bundles that come without.
+    #[must_use]
+    pub fn with_revocations_of(mut self, other: &Self) -> Self {
+        self.revocations.clone_from(&other.revocations);
+        self
+    }
+
     /// As [`set_revocations`](Self::set_revocations).
     #[must_use]
     pub fn with_revocations(mut self, revocations: Arc<Revocations>) -> Self {

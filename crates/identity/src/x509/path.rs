@@ -80,6 +80,20 @@ impl VerifiedX509Svid {
     pub fn not_after(&self) -> UnixTime {
         self.not_after
     }
+
+    /// Looks at revocations again, for a connection that outlives the knowledge of its handshake. It does not verify
+    /// again: neither the time nor the bundles are looked at.
+    ///
+    /// # Errors
+    /// [`X509Error::Revoked`] and [`X509Error::DistrustedAuthority`], as [`verify`] would say now.
+    pub fn check_revocations(&self, bundles: &BundleMap) -> Result<(), X509Error> {
+        let Some(revocations) = bundles.revocations(self.id.trust_domain()) else { return Ok(()) };
+        let mut key_ids = self.authorities.iter().filter_map(Certificate::subject_key_id);
+        if let Some(key_id) = key_ids.find(|key_id| revocations.is_distrusted(key_id)) {
+            return Err(X509Error::DistrustedAuthority(hex(key_id)));
+        }
+        revocations.of_certificate(&self.leaf).map_or(Ok(()), |subject| Err(X509Error::Revoked(subject)))
+    }
 }
 
 /// Verifies that a chain of certificates, leaf first, proves a SPIFFE ID of a trust domain of `bundles` at
@@ -128,15 +142,14 @@ pub fn verify(
             X509Error::UnknownAuthority => candidates.refused.unwrap_or(error),
             error => error,
         })?;
-    if let Some(subject) = revocations.and_then(|revocations| revocations.of_certificate(leaf)) {
-        return Err(X509Error::Revoked(subject));
-    }
-    Ok(VerifiedX509Svid {
+    let svid = VerifiedX509Svid {
         id: id.clone(),
         leaf: leaf.clone(),
         authorities: path.authorities,
         not_after: path.not_after,
-    })
+    };
+    svid.check_revocations(bundles)?;
+    Ok(svid)
 }
 
 /// A path that was found.

@@ -1,6 +1,7 @@
 use bonafide_sdk::{Authorizer, Caller, Error, X509Source, grpc};
 use bonafide_wire::agent::{
-    AgentStatus, ExplainRequest, Explanation, StatusRequest, WhoAmIRequest,
+    AgentStatus, ExplainRequest, Explanation, RevocationsUpdate, StatusRequest, WatchRevocationsRequest,
+    WhoAmIRequest,
     agent_client::AgentClient,
     agent_server::{Agent, AgentServer},
 };
@@ -13,6 +14,8 @@ struct Mirror;
 
 #[tonic::async_trait]
 impl Agent for Mirror {
+    type WatchRevocationsStream = tonic::codegen::BoxStream<RevocationsUpdate>;
+
     async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Result<Response<Explanation>, Status> {
         let caller = Caller::of(&request)?;
         let agent_id = format!("{} {}", caller.id(), caller.instance().unwrap());
@@ -24,6 +27,13 @@ impl Agent for Mirror {
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<AgentStatus>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn watch_revocations(
+        &self,
+        _: Request<WatchRevocationsRequest>,
+    ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
         Err(Status::unimplemented("not here"))
     }
 }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use bonafide_identity::{BundleMap, Clock};
+use bonafide_identity::revocation::Subject;
+use bonafide_identity::{BundleMap, Clock, Revocation, Revocations, SpiffeId};
 use bonafide_testkit::{TestDomain, Validity};
 use bonafide_tls::{Authorizer, Clients, IdentitySlot, TlsError, peer_svid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -209,4 +210,64 @@ async fn a_peer_that_speaks_something_else_is_refused() {
 #[test]
 fn an_empty_slot_has_nothing() {
     assert!(IdentitySlot::new().current().is_none());
+}
+
+/// Revokes the ID of the client, or of the server, where `end` looks.
+fn revoke(world: &World, end: &End, path: &str) {
+    let domain = world.domain.trust_domain().clone();
+    let mut set = Revocations::new(domain.clone());
+    let subject = Subject::Id(SpiffeId::new(&domain, path).unwrap());
+    let expires_at = world.clock.now().saturating_add(Duration::from_secs(3600));
+    set.insert(Revocation { subject, issued_before: None, expires_at }).unwrap();
+    end.trust.update(|bundles| bundles.clone().with_revocations(set.into()).into());
+}
+
+#[tokio::test]
+async fn a_revoked_peer_loses_the_connections_that_are_open() {
+    for (path, revoked_where) in [("/client", true), ("/server", false)] {
+        let world = World::new();
+        let (accepted, connected) = world.meet().await;
+        let (accepted, connected) = (accepted.unwrap(), connected.unwrap());
+        let (end, mut kept, mut other) = if revoked_where {
+            (&world.server, accepted, connected)
+        } else {
+            (&world.client, connected, accepted)
+        };
+        assert_eq!(end.trust.connections(), 1);
+        // One that waits for a read is woken.
+        let read = tokio::spawn(async move {
+            let error = kept.read_u8().await.unwrap_err();
+            (TlsError::of_io(&error).unwrap(), kept)
+        });
+        tokio::task::yield_now().await;
+        revoke(&world, end, path);
+        let (error, mut kept) = read.await.unwrap();
+        assert_eq!(error.code(), "x509.revoked-id");
+        let error = kept.write_all(b"more").await.unwrap_err();
+        assert_eq!(TlsError::of_io(&error).unwrap().code(), "x509.revoked-id");
+        drop(kept);
+        assert_eq!(end.trust.connections(), 0);
+        assert!(other.read_u8().await.is_err());
+
+        let (accepted, connected) = world.meet().await;
+        if revoked_where {
+            assert_eq!(code(&accepted), "x509.revoked-id");
+            let error = connected.unwrap().read_u8().await.unwrap_err();
+            assert!(TlsError::of_io(&error).unwrap().to_string().contains("CertificateRevoked"));
+        } else {
+            assert_eq!(code(&connected), "x509.revoked-id");
+        }
+    }
+}
+
+#[tokio::test]
+async fn others_keep_their_connections() {
+    let world = World::new();
+    let (accepted, connected) = world.meet().await;
+    let (mut accepted, mut connected) = (accepted.unwrap(), connected.unwrap());
+    revoke(&world, &world.server, "/somebody-else");
+    world.server.trust.store(world.domain.bundles().into());
+    connected.write_all(b"x").await.unwrap();
+    connected.flush().await.unwrap();
+    assert_eq!(accepted.read_u8().await.unwrap(), b'x');
 }

@@ -15,12 +15,11 @@ mod pinned;
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use bonafide_identity::{BundleMap, Clock, X509Svid};
 use bonafide_testkit::{TestClock, TestDomain};
 use bonafide_tls::{
-    Authorizer, ClientConfig, Clients, IdentitySlot, ServerConfig, TlsError, TlsStream, Trust, client_config,
-    server_config,
+    Authorizer, ClientConfig, Clients, IdentitySlot, ServerConfig, TlsError, TlsStream, Trust, Trusted,
+    client_config, server_config,
 };
 use tokio::io::DuplexStream;
 
@@ -36,7 +35,7 @@ impl End {
         if let Some(svid) = svid {
             slot.set(svid);
         }
-        Self { slot, trust: Arc::new(ArcSwap::from_pointee(bundles)) }
+        Self { slot, trust: Arc::new(Trusted::new(bundles)) }
     }
 
     fn server(&self, clients: Clients, clock: &Arc<TestClock>) -> Arc<ServerConfig> {

@@ -101,6 +101,27 @@ pub struct PeerEvidence {
     #[prost(bool, tag = "2")]
     pub available: bool,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRevocationsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RevocationsUpdate {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// Forget everything first. In the first message of every stream, and whenever the agent itself begins again.
+    #[prost(bool, tag = "2")]
+    pub start: bool,
+    /// More parts of this change follow: apply it with the last one.
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+    #[prost(message, repeated, tag = "4")]
+    pub revoked: ::prost::alloc::vec::Vec<super::super::types::v1::Revocation>,
+    /// Only their subjects count.
+    #[prost(message, repeated, tag = "5")]
+    pub unrevoked: ::prost::alloc::vec::Vec<super::super::types::v1::Revocation>,
+    /// Of the set once the change is applied; empty in parts that others follow.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub digest: ::prost::bytes::Bytes,
+}
 /// Generated client implementations.
 pub mod agent_client {
     #![allow(
@@ -246,6 +267,32 @@ pub mod agent_client {
                 .insert(GrpcMethod::new("bonafide.agent.v1.Agent", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        /// What the authority has revoked: the whole set first, then each change as it comes. For every process of the node,
+        /// because revocations are no secret. As JSON over HTTP/1.1: the whole set, once.
+        pub async fn watch_revocations(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRevocationsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RevocationsUpdate>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.agent.v1.Agent/WatchRevocations",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.agent.v1.Agent", "WatchRevocations"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -275,6 +322,21 @@ pub mod agent_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::AgentStatus>, tonic::Status>;
+        /// Server streaming response type for the WatchRevocations method.
+        type WatchRevocationsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RevocationsUpdate, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What the authority has revoked: the whole set first, then each change as it comes. For every process of the node,
+        /// because revocations are no secret. As JSON over HTTP/1.1: the whole set, once.
+        async fn watch_revocations(
+            &self,
+            request: tonic::Request<super::WatchRevocationsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchRevocationsStream>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct AgentServer<T> {
@@ -477,6 +539,53 @@ pub mod agent_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.agent.v1.Agent/WatchRevocations" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchRevocationsSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<
+                        super::WatchRevocationsRequest,
+                    > for WatchRevocationsSvc<T> {
+                        type Response = super::RevocationsUpdate;
+                        type ResponseStream = T::WatchRevocationsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRevocationsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::watch_revocations(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchRevocationsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

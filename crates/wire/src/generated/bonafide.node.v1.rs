@@ -96,6 +96,9 @@ pub struct Hello {
     pub set_digest: ::prost::bytes::Bytes,
     #[prost(string, tag = "4")]
     pub agent_version: ::prost::alloc::string::String,
+    /// Digest of the revocations that the agent has. Empty: it knows none of that, and is sent none.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub revocations_digest: ::prost::bytes::Bytes,
 }
 /// The agent has applied everything up to `revision`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -104,6 +107,9 @@ pub struct Acknowledge {
     pub revision: u64,
     #[prost(bytes = "bytes", tag = "2")]
     pub set_digest: ::prost::bytes::Bytes,
+    /// As in `Hello`.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub revocations_digest: ::prost::bytes::Bytes,
 }
 /// First SVID of an instance.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -262,6 +268,14 @@ pub struct Update {
     /// SPIFFE bundle document, when it has changed.
     #[prost(bytes = "bytes", tag = "7")]
     pub bundle: ::prost::bytes::Bytes,
+    /// Forget all revocations first. Independent of `snapshot_start`, which concerns registrations alone.
+    #[prost(bool, tag = "8")]
+    pub revocations_start: bool,
+    #[prost(message, repeated, tag = "9")]
+    pub revoked: ::prost::alloc::vec::Vec<super::super::types::v1::Revocation>,
+    /// Taken back, or over. Only their subjects count.
+    #[prost(message, repeated, tag = "10")]
+    pub unrevoked: ::prost::alloc::vec::Vec<super::super::types::v1::Revocation>,
 }
 /// Nothing else has changed up to `revision`; the digest finds any divergence.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -270,6 +284,8 @@ pub struct Bookmark {
     pub revision: u64,
     #[prost(bytes = "bytes", tag = "2")]
     pub set_digest: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub revocations_digest: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct X509Issued {

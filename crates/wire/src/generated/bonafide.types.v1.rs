@@ -169,3 +169,36 @@ pub struct Site {
     #[prost(bytes = "bytes", repeated, tag = "8")]
     pub x509pop_roots: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
+/// What is no longer trusted although it has not expired.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Revocation {
+    /// Only what was issued before; Unix seconds, 0: whenever. Compared with the start of validity, or `iat`.
+    #[prost(int64, tag = "6")]
+    pub issued_before: i64,
+    /// Unix seconds: when everything that it can concern has expired. It is removed by a message, not by this time.
+    #[prost(int64, tag = "7")]
+    pub expires_at: i64,
+    #[prost(oneof = "revocation::Subject", tags = "1, 2, 3, 4, 5")]
+    pub subject: ::core::option::Option<revocation::Subject>,
+}
+/// Nested message and enum types in `Revocation`.
+pub mod revocation {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Subject {
+        /// 16 bytes: one launch of a workload.
+        #[prost(bytes, tag = "1")]
+        Instance(::prost::bytes::Bytes),
+        /// Everything issued under this SPIFFE ID.
+        #[prost(string, tag = "2")]
+        SpiffeId(::prost::alloc::string::String),
+        /// SPIFFE ID of an agent: it, and everything issued through it.
+        #[prost(string, tag = "3")]
+        Agent(::prost::alloc::string::String),
+        /// Name of a site: everything that its evidence led to.
+        #[prost(string, tag = "4")]
+        Site(::prost::alloc::string::String),
+        /// Everything above which this key of an authority stands: subject key identifier, or JWT `kid`.
+        #[prost(bytes, tag = "5")]
+        AuthorityKey(::prost::bytes::Bytes),
+    }
+}

@@ -1,11 +1,16 @@
 use std::collections::BTreeMap;
 
+use bonafide_identity::revocation::{Revocation, Subject};
+use bonafide_identity::{InstanceId, TrustDomain, UnixTime};
+use bonafide_wire::apply_revocations;
 use proptest::prelude::*;
 
 use super::*;
+use crate::records::{Object, RevocationRecord};
+use crate::stream::revoked::RevocationRing;
 
 /// A log with registrations of one agent, and a ring of bounded length.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 struct Log {
     incarnation: u8,
     revision: u64,
@@ -14,6 +19,29 @@ struct Log {
     floor: u64,
     bundle_revision: u64,
     padding: usize,
+    revocations: Arc<Revocations>,
+    revoked: RevocationRing,
+}
+
+fn no_revocations() -> Revocations {
+    Revocations::new(TrustDomain::parse("example.org").unwrap())
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        let revocations = Arc::new(no_revocations());
+        Self {
+            incarnation: 0,
+            revision: 0,
+            registrations: BTreeMap::new(),
+            ring: VecDeque::new(),
+            floor: 0,
+            bundle_revision: 0,
+            padding: 0,
+            revoked: RevocationRing::at(&revocations, 0),
+            revocations,
+        }
+    }
 }
 
 impl Log {
@@ -37,6 +65,29 @@ impl Log {
         }
     }
 
+    /// Revokes an instance, or takes that back.
+    fn toggle(&mut self, instance: u8) {
+        self.revision += 1;
+        let subject = Subject::Instance(InstanceId::from_bytes([instance; 16]));
+        let expires_at = UnixTime::from_secs(i64::try_from(self.revision).unwrap());
+        let record = RevocationRecord {
+            revocation: Revocation { subject: subject.clone(), issued_before: None, expires_at },
+            owner: String::new(),
+            reason: String::new(),
+            revoked_by: String::new(),
+            revoked_at: expires_at,
+        };
+        let set = Arc::make_mut(&mut self.revocations);
+        let object = Object::Revocation(Arc::new(record.clone()));
+        if set.remove(&subject) {
+            self.revoked.note(self.revision, Some(&object), None);
+        } else {
+            set.insert(record.revocation).unwrap();
+            self.revoked.note(self.revision, None, Some(&object));
+        }
+        self.revoked.seal();
+    }
+
     fn bundle(&self) -> Bytes {
         Bytes::from(format!("bundle {}", self.bundle_revision))
     }
@@ -57,7 +108,13 @@ impl AgentView for Log {
         for (id, revision) in &self.registrations {
             digest.insert(&digest_item(id, *revision));
         }
-        Head { incarnation: [self.incarnation; 16], revision: self.revision, digest, bundle: self.bundle() }
+        Head {
+            incarnation: [self.incarnation; 16],
+            revision: self.revision,
+            digest,
+            bundle: self.bundle(),
+            revocations: Arc::clone(&self.revocations),
+        }
     }
     fn hosted(&self) -> Vec<Registration> {
         self.registrations.iter().map(|(id, revision)| self.show(id, *revision)).collect()
@@ -68,18 +125,33 @@ impl AgentView for Log {
             revision: self.revision,
             registrations: later.map(|(_, change)| change.clone()).collect(),
             bundle: (self.bundle_revision > since).then(|| self.bundle()),
+            revocations: self.revoked.since(since),
         })
     }
 }
 
 /// The agent's half, as the protocol describes it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Agent {
     incarnation: Bytes,
     revision: u64,
     registrations: BTreeMap<String, u64>,
     bundle: Bytes,
     snapshots: usize,
+    revocations: Revocations,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            incarnation: Bytes::new(),
+            revision: 0,
+            registrations: BTreeMap::new(),
+            bundle: Bytes::new(),
+            snapshots: 0,
+            revocations: no_revocations(),
+        }
+    }
 }
 
 impl Agent {
@@ -97,6 +169,7 @@ impl Agent {
             revision: self.revision,
             set_digest: self.digest(),
             agent_version: String::new(),
+            revocations_digest: Bytes::copy_from_slice(&self.revocations.digest()),
         }
     }
 
@@ -113,6 +186,11 @@ impl Agent {
                 for registration in &update.upserts {
                     self.registrations.insert(registration.id.clone(), registration.revision);
                 }
+                if update.revocations_start {
+                    self.revocations = no_revocations();
+                }
+                let applied = apply_revocations(&mut self.revocations, &update.revoked, &update.unrevoked);
+                assert_eq!(applied.1, 0);
                 if !update.bundle.is_empty() {
                     self.bundle = update.bundle.clone();
                 }
@@ -126,7 +204,11 @@ impl Agent {
             Kind::Bookmark(bookmark) => self.revision = bookmark.revision,
             other => panic!("{other:?}"),
         }
-        Some(Acknowledge { revision: self.revision, set_digest: self.digest() })
+        Some(Acknowledge {
+            revision: self.revision,
+            set_digest: self.digest(),
+            revocations_digest: Bytes::copy_from_slice(&self.revocations.digest()),
+        })
     }
 }
 
@@ -144,6 +226,8 @@ fn settle(session: &mut Session, agent: &mut Agent, log: &Log, messages: Vec<Kin
 enum Step {
     Put(u8),
     Remove(u8),
+    /// Revokes, or takes that back.
+    Toggle(u8),
     Rotate,
     Advance,
     Bookmark,
@@ -157,6 +241,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..6_u8).prop_map(Step::Put),
         3 => (0..6_u8).prop_map(Step::Remove),
+        4 => (0..6_u8).prop_map(Step::Toggle),
         1 => Just(Step::Rotate),
         4 => Just(Step::Advance),
         1 => Just(Step::Bookmark),
@@ -177,6 +262,7 @@ proptest! {
             match step {
                 Step::Put(id) => log.put(&id.to_string()),
                 Step::Remove(id) => log.remove(&id.to_string()),
+                Step::Toggle(instance) => log.toggle(instance),
                 Step::Rotate => {
                     log.revision += 1;
                     log.bundle_revision = log.revision;
@@ -197,6 +283,8 @@ proptest! {
                 }
                 Step::Forget => {
                     agent.registrations.pop_first();
+                    let lost = agent.revocations.iter().next().map(|revocation| revocation.subject);
+                    lost.map(|subject| agent.revocations.remove(&subject));
                     // Each stream repairs only so often.
                     let (next, messages) = Session::begin(&agent.hello(), &log);
                     session = next;
@@ -218,6 +306,7 @@ proptest! {
         let bookmark = session.bookmark();
         settle(&mut session, &mut agent, &log, vec![bookmark]);
         prop_assert_eq!(&agent.registrations, &log.registrations);
+        prop_assert_eq!(&agent.revocations, &*log.revocations);
         prop_assert_eq!(agent.bundle, log.bundle());
         prop_assert_eq!(session.acknowledged(), log.revision);
     }
@@ -273,7 +362,11 @@ fn a_digest_that_disagrees_is_repaired_by_a_snapshot_but_not_for_ever() {
     assert_eq!(agent.snapshots, 2);
     assert_eq!(agent.registrations, log.registrations);
 
-    let wrong = Acknowledge { revision: log.revision, set_digest: Bytes::from_static(&[7; 32]) };
+    let wrong = Acknowledge {
+        revision: log.revision,
+        set_digest: Bytes::from_static(&[7; 32]),
+        ..Acknowledge::default()
+    };
     let mut repairs = 0;
     let violation = loop {
         session.bookmark();
@@ -290,7 +383,7 @@ fn a_digest_that_disagrees_is_repaired_by_a_snapshot_but_not_for_ever() {
 fn nobody_acknowledges_the_future() {
     let log = Log { incarnation: 1, revision: 5, ..Log::default() };
     let (mut session, _) = Session::begin(&Hello::default(), &log);
-    let ahead = Acknowledge { revision: 6, set_digest: Bytes::new() };
+    let ahead = Acknowledge { revision: 6, ..Acknowledge::default() };
     assert_eq!(session.acknowledge(&ahead, &log), Err(Violation::Ahead));
 }
 
@@ -318,4 +411,49 @@ fn a_large_snapshot_comes_in_parts() {
     settle(&mut session, &mut agent, &log, messages);
     assert_eq!(agent.registrations, log.registrations);
     assert_eq!(agent.snapshots, 1);
+}
+
+#[test]
+fn revocations_are_pushed_with_nothing_else_and_a_liar_is_found_out() {
+    let mut log = Log { incarnation: 1, ..Log::default() };
+    log.put("a");
+    let mut agent = Agent::default();
+    let (mut session, messages) = Session::begin(&agent.hello(), &log);
+    settle(&mut session, &mut agent, &log, messages);
+    log.toggle(7);
+    let messages = session.advance(&log);
+    let [Kind::Update(first), Kind::Update(update)] = messages.as_slice() else { panic!("{messages:?}") };
+    assert!(first.more && !update.revocations_start && update.upserts.is_empty());
+    assert_eq!(update.revoked.len(), 1);
+
+    // It says that it has applied the message, but its digest is that of the state before.
+    let lie = Acknowledge {
+        revision: log.revision,
+        set_digest: agent.digest(),
+        revocations_digest: Bytes::copy_from_slice(&agent.revocations.digest()),
+    };
+    let repair = session.acknowledge(&lie, &log).unwrap();
+    assert!(session.acknowledged() < log.revision, "a wait for this revision must not end");
+    settle(&mut session, &mut agent, &log, repair);
+    assert_eq!(agent.revocations, *log.revocations);
+    assert_eq!(session.acknowledged(), log.revision);
+}
+
+#[test]
+fn an_agent_that_knows_nothing_of_revocations_is_spared_them() {
+    let mut log = Log { incarnation: 1, ..Log::default() };
+    log.put("a");
+    log.toggle(7);
+    let mut agent = Agent::default();
+    let hello = Hello { revocations_digest: Bytes::new(), ..agent.hello() };
+    let (mut session, messages) = Session::begin(&hello, &log);
+    log.toggle(8);
+    let messages: Vec<_> = messages.into_iter().chain(session.advance(&log)).collect();
+    for message in messages {
+        let Some(acknowledge) = agent.apply(&message) else { continue };
+        let acknowledge = Acknowledge { revocations_digest: Bytes::new(), ..acknowledge };
+        assert!(session.acknowledge(&acknowledge, &log).unwrap().is_empty());
+    }
+    assert!(agent.revocations.is_empty());
+    assert_eq!(session.acknowledged(), log.revision);
 }
