@@ -6,6 +6,7 @@
 mod orders;
 mod rotation;
 mod set;
+mod successor;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -109,6 +110,19 @@ impl Keys {
     /// The keys in force.
     pub(crate) fn current(&self) -> Arc<KeySet> {
         self.current.load_full()
+    }
+
+    /// The keys in force, none of them known to be stolen in a state that may be newer than they are.
+    pub(crate) fn current_in(&self, state: &State, now: UnixTime) -> Arc<KeySet> {
+        let current = self.current();
+        if current.may_issue(state) && current.jwt(state).is_ok() {
+            return current;
+        }
+        // The keys' own task does it as well, in a moment. Whoever was told to renew asks now.
+        match self.reload(state, now) {
+            Ok(()) => self.current(),
+            Err(_) => current,
+        }
     }
 
     /// Looks again, because records have changed.

@@ -180,9 +180,9 @@ impl Issuer {
     ) -> Result<Issued, Refusal> {
         let (parts, asker) = (Arc::clone(&self.parts), agent.clone());
         let signed = tokio::task::spawn_blocking(move || {
-            let keys = parts.keys.current();
             let now = parts.clock.now();
             let state = parts.registry.state();
+            let keys = parts.keys.current_in(&state, now);
             let earnings = Earnings::new(&state, now);
             let context = parts.context(&asker, &state, &earnings, &keys, &*parts.random, now);
             let (unsigned, entry) = context.agent(key, parts.agent_lifetime, number)?;
@@ -247,8 +247,8 @@ impl IssuerParts {
     /// the signatures are made.
     fn work(self: &Arc<Self>, batch: Vec<Job>) {
         let now = self.clock.now();
-        let keys = self.keys.current();
         let state = self.registry.state();
+        let keys = self.keys.current_in(&state, now);
         let mut ready = Vec::with_capacity(batch.len());
         let mut entries = Vec::with_capacity(batch.len());
         let earnings = Earnings::new(&state, now);

@@ -153,6 +153,14 @@ impl Rotation {
         forced: bool,
     ) -> Result<Ordered, Refusal> {
         let this = self.clone();
+        let state = self.registry.state();
+        let effect =
+            self.judge(&state, family, &server, &order).map_err(|error| self.refusal(&state, &error))?;
+        let successor = match &effect {
+            Some(effect) => self.successor(&state, effect).await.map_err(failed)?,
+            None => None,
+        };
+        drop(state);
         let (written, changes) = self
             .registry
             .write_with(move |state| {
@@ -160,7 +168,14 @@ impl Rotation {
                 let effect = this
                     .judge(state, family, &server, &order)
                     .map_err(|error| this.refusal(state, &error))?;
-                let changes = effect.map_or_else(Vec::new, |effect| this.changes_of(state, &effect, now));
+                let mut changes = Vec::new();
+                if let Some(effect) = effect {
+                    changes = this.changes_of(state, &effect, now);
+                    let next = successor.as_ref();
+                    changes.extend(
+                        next.into_iter().flat_map(|next| next.changes(state, &this.server, &effect, now)),
+                    );
+                }
                 let told = told(state, &changes);
                 Ok((changes, told))
             })

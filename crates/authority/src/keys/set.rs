@@ -23,6 +23,8 @@ pub(crate) struct KeySet {
     /// DER of the intermediate, sent behind each leaf.
     above: Vec<Bytes>,
     issuer_key_id: Vec<u8>,
+    /// The records of issuer and root, by their IDs.
+    signing: [String; 2],
     root: Certificate,
     jwt: Option<JwtKey>,
     bundles: Arc<BundleMap>,
@@ -55,7 +57,9 @@ impl KeySet {
         };
         let mut bundles = BundleMap::new();
         bundles.insert(Arc::clone(state.bundle()));
+        let signing = [&intermediate, &root].map(|key| hex(key.subject_key_id().unwrap_or_default()));
         Ok(Self {
+            signing,
             above: issuer.chain_der().into_iter().map(Bytes::copy_from_slice).collect(),
             issuer_key_id: intermediate.subject_key_id().unwrap_or_default().to_vec(),
             issuer,
@@ -74,13 +78,9 @@ impl KeySet {
         &self.issuer_key_id
     }
 
-    /// Whether what signs now may still sign in this state, which may be newer than this set.
+    /// Whether what signs now may still sign in this state, which may be newer than this set. Asked for each certificate.
     pub(crate) fn may_issue(&self, state: &State) -> bool {
-        let stolen = |key: &SigningKey| {
-            matches!(key.state(), signing_key::State::Tainted | signing_key::State::Revoked)
-        };
-        let record = state.signing_key(&hex(&self.issuer_key_id));
-        record.is_some_and(|record| !stolen(record) && !is_under_stolen_root(state, record))
+        self.signing.iter().all(|id| state.signing_key(id).is_some_and(|record| !is_stolen(record)))
     }
 
     /// The root above the issuer.
@@ -162,10 +162,24 @@ fn is_under_stolen_root(state: &State, key: &SigningKey) -> bool {
     if key.r#use() != signing_key::Use::Intermediate {
         return false;
     }
-    let certificate = Certificate::from_der(&key.certificate).ok();
-    let root = certificate.as_ref().and_then(Certificate::authority_key_id).map(hex);
-    let root = root.and_then(|root| state.signing_key(&root));
-    root.is_none_or(|root| matches!(root.state(), signing_key::State::Tainted | signing_key::State::Revoked))
+    let root = root_of(key).and_then(|root| state.signing_key(&root));
+    root.is_none_or(|root| is_stolen(root))
+}
+
+/// The ID of the root that has signed an intermediate.
+fn root_of(key: &SigningKey) -> Option<String> {
+    let certificate = Certificate::from_der(&key.certificate).ok()?;
+    certificate.authority_key_id().map(hex)
+}
+
+/// Whether the intermediate was signed by the root of this ID.
+pub(super) fn is_under(intermediate: &SigningKey, root: &str) -> bool {
+    root_of(intermediate).is_some_and(|id| id == root)
+}
+
+/// It vouches for nobody any more.
+fn is_stolen(key: &SigningKey) -> bool {
+    matches!(key.state(), signing_key::State::Tainted | signing_key::State::Revoked)
 }
 
 /// A record as the rotation sees it; none for one that is in no state.
