@@ -249,6 +249,7 @@ fn engine(
         pool_limit: config.limits.pool_total,
         max_launches: config.limits.launches,
         weak: evidence == Evidence::StartTime,
+        key: config.svid.key,
     };
     let mut core = Core::new(trust_domain.clone(), habits, Arc::clone(random), Arc::new(StrictLeaf));
     if let Some((credential, node)) = saved {

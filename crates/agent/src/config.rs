@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bonafide_attest::join::JoinLine;
+use bonafide_crypto::key::KeyAlgorithm;
 use serde::Deserialize;
 
 use crate::{attestor::container::ContainerConfig, x509pop::JoinByCertificate};
@@ -34,8 +35,20 @@ pub struct AgentConfig {
     pub allow_unauthenticated_verifiers: bool,
     /// Container runtimes that are asked about workloads in containers.
     pub containers: ContainerConfig,
+    /// What SVIDs the agent asks for.
+    pub svid: SvidConfig,
     /// Bounds.
     pub limits: AgentLimits,
+}
+
+/// What SVIDs an agent asks for.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SvidConfig {
+    /// Kind of the keys that it draws for its workloads: `ec-p256` or `ec-p384`. Not RSA, because one takes a tenth of a
+    /// second to draw, and each launch and each renewal takes one.
+    #[serde(deserialize_with = "workload_key")]
+    pub key: KeyAlgorithm,
 }
 
 /// What an agent keeps and does at most.
@@ -74,6 +87,7 @@ impl Default for AgentConfig {
             allow_start_time_peers: false,
             allow_unauthenticated_verifiers: false,
             containers: ContainerConfig::default(),
+            svid: SvidConfig::default(),
             limits: AgentLimits::default(),
         }
     }
@@ -114,6 +128,15 @@ impl AgentLimits {
             );
         }
     }
+}
+
+fn workload_key<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<KeyAlgorithm, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    KeyAlgorithm::from_name(&name)
+        .filter(|key| matches!(key, KeyAlgorithm::EcP256 | KeyAlgorithm::EcP384))
+        .ok_or_else(|| {
+            serde::de::Error::custom(format!("workloads get no `{name}` keys: use ec-p256 or ec-p384"))
+        })
 }
 
 #[cfg(test)]

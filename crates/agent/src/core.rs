@@ -16,6 +16,7 @@ use std::{
 };
 
 use bonafide_attest::{SelectorSet, registration::Registration};
+use bonafide_crypto::key::KeyAlgorithm;
 use bonafide_crypto::random::Random;
 use bonafide_identity::{InstanceId, SpiffeId, TrustDomain, time::UnixTime};
 use bonafide_wire::{node::agent_message, types::Problem};
@@ -76,6 +77,8 @@ pub(crate) struct Habits {
     pub(crate) max_launches: usize,
     /// The kernel gives no pidfd of a peer.
     pub(crate) weak: bool,
+    /// Kind of the keys of workloads.
+    pub(crate) key: KeyAlgorithm,
 }
 
 /// What is to be done, in this order.

@@ -1,12 +1,15 @@
 //! Settings of one authority server.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use bonafide_crypto::key::KeyAlgorithm;
 use bonafide_identity::TrustDomain;
+use bonafide_keyring::WorkerProgram;
 use bonafide_store::PostgresAddress;
 use serde::Deserialize;
 
@@ -39,12 +42,19 @@ pub struct AuthorityConfig {
     /// Where the revision log is.
     #[serde(default)]
     pub store: StoreConfig,
+    /// Kinds of the keys that are drawn from now on.
+    #[serde(default)]
+    pub keys: KeysConfig,
     /// Lifetimes of keys and SVIDs.
     #[serde(default)]
     pub lifetimes: Lifetimes,
     /// Bounds on what callers may ask for.
     #[serde(default)]
     pub limits: Limits,
+    /// How to start the process that holds the live private keys. Without one they are in this process, which only
+    /// tests should want.
+    #[serde(skip)]
+    pub key_worker: Option<WorkerProgram>,
     /// Accept a store that is older than the ledger says, or a ledger that is older than the store says, and write that
     /// into the ledger. For one start, so no file can say it: as long as it were said, nothing would notice when it
     /// happens again.
@@ -69,6 +79,40 @@ pub enum SealConfig {
         /// The file that holds the passphrase.
         file: PathBuf,
     },
+    /// An AES key in the device of `keys.pkcs11`, drawn on `init` unless it is there.
+    Pkcs11,
+}
+
+/// Kinds of keys. Those that are there already stay as they are until they are rotated.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeysConfig {
+    /// Of roots and intermediates.
+    #[serde(deserialize_with = "key_algorithm")]
+    pub ca: KeyAlgorithm,
+    /// Of keys that sign JWT-SVIDs. Not Ed25519: JWT-SVID section 2.1 has no algorithm for it.
+    #[serde(deserialize_with = "key_algorithm")]
+    pub jwt: KeyAlgorithm,
+    /// Draws them in a PKCS#11 device, which they never leave. Keys that are there already stay where they are.
+    pub pkcs11: Option<Pkcs11Config>,
+}
+
+/// A PKCS#11 device. Its module is loaded in the process of the live keys, not in the one with the network.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pkcs11Config {
+    /// The vendor's library.
+    pub module: PathBuf,
+    /// Label of the token.
+    pub token: String,
+    /// The file that holds the PIN of the token's user (`/dev/fd/N` works too); a trailing line end is not part of it.
+    pub pin_file: PathBuf,
+    /// The module reaches its device over the network. Then the process of the live keys keeps its network.
+    #[serde(default)]
+    pub network: bool,
+    /// The module's environment, such as where its own settings are. Not for secrets: it can be seen.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
 }
 
 /// Where the revision log is.
@@ -168,8 +212,10 @@ impl AuthorityConfig {
             admin_gid: None,
             seal: SealConfig::default(),
             store: StoreConfig::default(),
+            keys: KeysConfig::default(),
             lifetimes: Lifetimes::default(),
             limits: Limits::default(),
+            key_worker: None,
             accept_restore: false,
         }
     }
@@ -193,6 +239,13 @@ impl AuthorityConfig {
         if !segment {
             return Err(ConfigError::Value { field: "server", problem: "must be 1 to 63 of `a-z0-9-`" });
         }
+        self.keys.check()?;
+        if matches!(self.seal, SealConfig::Pkcs11) && self.keys.pkcs11.is_none() {
+            return Err(ConfigError::Value {
+                field: "seal.kind",
+                problem: "needs a device in `[keys.pkcs11]`",
+            });
+        }
         self.lifetimes.check()?;
         self.limits.check()
     }
@@ -200,6 +253,25 @@ impl AuthorityConfig {
     /// The admin socket's path.
     pub fn admin_socket_path(&self) -> PathBuf {
         self.admin_socket.clone().unwrap_or_else(|| self.data_dir.join("admin.sock"))
+    }
+}
+
+impl KeysConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.jwt == KeyAlgorithm::Ed25519 {
+            let problem = "can't be `ed25519`: JWT-SVIDs are signed with ECDSA or RSA; use `ec-p256`";
+            return Err(ConfigError::Value { field: "keys.jwt", problem });
+        }
+        // X509-SVID section 4 leaves the algorithm to X.509; this is what rustls, Go and Java all verify.
+        if self.ca == KeyAlgorithm::EcP521 {
+            let problem = "can't be `ec-p521`: many TLS libraries don't verify it; use `ec-p384`";
+            return Err(ConfigError::Value { field: "keys.ca", problem });
+        }
+        if self.pkcs11.is_some() && self.ca == KeyAlgorithm::Ed25519 {
+            let problem = "can't be `ed25519` in a device; use `ec-p256`";
+            return Err(ConfigError::Value { field: "keys.ca", problem });
+        }
+        Ok(())
     }
 }
 
@@ -359,6 +431,15 @@ fn postgres_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result
     text.parse().map_err(serde::de::Error::custom)
 }
 
+fn key_algorithm<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<KeyAlgorithm, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    KeyAlgorithm::from_name(&name).ok_or_else(|| {
+        serde::de::Error::custom(format!(
+            "there is no key algorithm `{name}`: use ec-p256, ec-p384, rsa-2048, rsa-3072, rsa-4096 or, for `ca`, ed25519"
+        ))
+    })
+}
+
 fn default_server() -> String {
     "a".to_owned()
 }
@@ -412,6 +493,22 @@ mod tests {
         {
             let error = AuthorityConfig::parse(&text(url)).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_are_of_kinds_that_everybody_verifies() {
+        let keys = |text: &str| {
+            AuthorityConfig::parse(&format!("trust_domain = 'example.org'\ndata_dir = '/x'\n[keys]\n{text}"))
+        };
+        assert_eq!(keys("").unwrap().keys.ca, KeyAlgorithm::EcP256);
+        let config = keys("ca = 'ec-p384'\njwt = 'rsa-2048'").unwrap();
+        assert_eq!((config.keys.ca, config.keys.jwt), (KeyAlgorithm::EcP384, KeyAlgorithm::Rsa2048));
+        assert_eq!(keys("ca = 'ed25519'").unwrap().keys.ca, KeyAlgorithm::Ed25519);
+        for refused in
+            ["jwt = 'ed25519'", "ca = 'ec-p521'", "ca = 'rsa-1024'", "ca = 'P-256'", "root = 'ec-p256'"]
+        {
+            assert!(keys(refused).is_err(), "{refused}");
         }
     }
 

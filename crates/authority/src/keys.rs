@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use bonafide_ca::{SerialNumber, Validity, self_sign_root, sign_intermediate, template};
 use bonafide_crypto::digest::sha256;
-use bonafide_crypto::key::{KeyAlgorithm, PrivateKey};
+use bonafide_crypto::key::{KeyAlgorithm, Signer};
 use bonafide_crypto::random::Random;
 use bonafide_identity::time::{Clock, UnixTime};
 use bonafide_identity::{Certificate, TrustDomain};
-use bonafide_keyring::{Keyring, KeyringError};
+use bonafide_keyring::{KeySpec, KeyringError, LiveKeys, NewKey};
 use bonafide_tls::Trust;
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -26,7 +26,7 @@ use tokio::sync::watch;
 pub(crate) use self::orders::Ordered;
 pub(crate) use self::rotation::{Family, Rotation, state_of};
 pub(crate) use self::set::KeySet;
-use crate::config::Lifetimes;
+use crate::config::{KeysConfig, Lifetimes};
 use crate::entry;
 use crate::journal::hex;
 use crate::records::{self, Object, RecordChange, SigningKey, signing_key};
@@ -45,12 +45,13 @@ pub(crate) struct Keys {
     trust: Trust,
 }
 
-/// Wraps and opens private keys.
+/// Draws and opens private keys. What it gives out signs; where the key is, only `live` knows.
 #[derive(Clone, Debug)]
 pub(crate) struct Vault {
-    pub(crate) keyring: Arc<Keyring>,
+    live: Arc<dyn LiveKeys>,
     pub(crate) random: Arc<dyn Random>,
-    opened: Arc<Mutex<HashMap<String, Arc<PrivateKey>>>>,
+    config: KeysConfig,
+    opened: Arc<Mutex<HashMap<String, Arc<dyn Signer>>>>,
 }
 
 /// A key that has just been drawn, with the entry that the ledger must have before it is used.
@@ -148,19 +149,18 @@ impl Keys {
 }
 
 impl Vault {
-    pub(crate) fn new(keyring: Arc<Keyring>, random: Arc<dyn Random>) -> Self {
-        Self { keyring, random, opened: Arc::default() }
+    pub(crate) fn new(live: Arc<dyn LiveKeys>, config: KeysConfig, random: Arc<dyn Random>) -> Self {
+        Self { live, random, config, opened: Arc::default() }
     }
 
     /// The private key of a record. Opened once.
-    pub(crate) fn open(&self, record: &SigningKey) -> Result<Arc<PrivateKey>, KeysError> {
+    pub(crate) fn open(&self, record: &SigningKey) -> Result<Arc<dyn Signer>, KeysError> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(key) = opened.get(&record.id) {
             return Ok(Arc::clone(key));
         }
         let context = records::signing_key_key(&record.id);
-        let pkcs8 = self.keyring.unwrap(&context, &record.wrapped_key)?;
-        let key = Arc::new(PrivateKey::from_pkcs8_der(&pkcs8)?);
+        let key = self.live.open(&context, &record.wrapped_key)?;
         opened.insert(record.id.clone(), Arc::clone(&key));
         Ok(key)
     }
@@ -171,6 +171,12 @@ impl Vault {
         opened.retain(|id, _| state.signing_key(id).is_some_and(|record| !record.wrapped_key.is_empty()));
     }
 
+    /// In the device, if there is one.
+    fn generate(&self, algorithm: KeyAlgorithm) -> Result<NewKey, KeysError> {
+        let spec = KeySpec { algorithm, in_device: self.config.pkcs11.is_some() };
+        Ok(self.live.generate(spec, &records::signing_key_key(""))?)
+    }
+
     /// A new root.
     pub(crate) fn root(
         &self,
@@ -178,11 +184,11 @@ impl Vault {
         lifetimes: &Lifetimes,
         now: UnixTime,
     ) -> Result<Fresh, KeysError> {
-        let key = PrivateKey::generate(KeyAlgorithm::EcP256)?;
+        let key = self.generate(self.config.ca)?;
         let validity = validity(now, lifetimes.root, lifetimes).ok_or(KeysError::Lifetime("root"))?;
         let serial = SerialNumber::random(&*self.random);
-        let tbs = template::root(trust_domain, key.public_key(), validity, serial);
-        let certificate = self_sign_root(trust_domain, &key, validity, serial)?;
+        let tbs = template::root(trust_domain, key.signer.public_key(), validity, serial);
+        let certificate = self_sign_root(trust_domain, &*key.signer, validity, serial)?;
         let entry = signing_certificate(&certificate, tbs.der());
         let record = self.record(&key, signing_key::Use::Root, "", Some(&certificate), validity);
         Ok(Fresh { record, entry: Some(entry) })
@@ -197,16 +203,16 @@ impl Vault {
         lifetimes: &Lifetimes,
         now: UnixTime,
     ) -> Result<Fresh, KeysError> {
-        let key = PrivateKey::generate(KeyAlgorithm::EcP256)?;
+        let key = self.generate(self.config.ca)?;
         let root_key = self.open(root)?;
         let root = Certificate::from_der(&root.certificate).map_err(bonafide_ca::IssueError::from)?;
         let validity = validity(now, lifetimes.intermediate, lifetimes)
             .and_then(|validity| validity.within(&root))
             .ok_or(KeysError::Lifetime("intermediate"))?;
         let serial = SerialNumber::random(&*self.random);
-        let tbs = template::intermediate(trust_domain, key.public_key(), validity, serial, &root);
-        let certificate =
-            sign_intermediate(trust_domain, &root, &*root_key, key.public_key(), validity, serial)?;
+        let public = key.signer.public_key();
+        let tbs = template::intermediate(trust_domain, public, validity, serial, &root);
+        let certificate = sign_intermediate(trust_domain, &root, &*root_key, public, validity, serial)?;
         let entry = signing_certificate(&certificate, tbs.der());
         let record = self.record(&key, signing_key::Use::Intermediate, server, Some(&certificate), validity);
         Ok(Fresh { record, entry: Some(entry) })
@@ -214,7 +220,7 @@ impl Vault {
 
     /// A new key that signs JWT-SVIDs.
     pub(crate) fn jwt(&self, lifetimes: &Lifetimes, now: UnixTime) -> Result<Fresh, KeysError> {
-        let key = PrivateKey::generate(KeyAlgorithm::EcP256)?;
+        let key = self.generate(self.config.jwt)?;
         let validity = validity(now, lifetimes.jwt_key, lifetimes).ok_or(KeysError::Lifetime("JWT"))?;
         Ok(Fresh { record: self.record(&key, signing_key::Use::Jwt, "", None, validity), entry: None })
     }
@@ -226,7 +232,7 @@ impl Vault {
         registry: &Registry,
         server: &str,
         clock: &dyn Clock,
-    ) -> Result<Arc<PrivateKey>, KeysError> {
+    ) -> Result<Arc<dyn Signer>, KeysError> {
         let is_ours = |key: &&Arc<SigningKey>, server: &str| {
             key.r#use() == signing_key::Use::Ledger && key.server == server
         };
@@ -234,7 +240,9 @@ impl Vault {
         if let Some(record) = existing {
             return self.open(&record);
         }
-        let key = PrivateKey::generate(KeyAlgorithm::Ed25519)?;
+        // Not in a device: most have no Ed25519, and it vouches for nobody.
+        let spec = KeySpec { algorithm: KeyAlgorithm::Ed25519, in_device: false };
+        let key = self.live.generate(spec, &records::signing_key_key(""))?;
         let now = clock.now();
         let validity =
             Validity::new(now, UnixTime::from_secs(253_402_300_799)).ok_or(KeysError::Lifetime("ledger"))?;
@@ -256,17 +264,17 @@ impl Vault {
 
     fn record(
         &self,
-        key: &PrivateKey,
+        key: &NewKey,
         usage: signing_key::Use,
         server: &str,
         certificate: Option<&Certificate>,
         validity: Validity,
     ) -> SigningKey {
-        let id = hex(&key.public_key().key_id());
-        let wrapped = self.keyring.wrap(&records::signing_key_key(&id), &key.to_pkcs8_der(), &*self.random);
+        let public = key.signer.public_key();
+        let id = hex(&public.key_id());
         SigningKey {
-            wrapped_key: wrapped.into(),
-            public_key: Bytes::copy_from_slice(key.public_key().spki_der()),
+            wrapped_key: Bytes::copy_from_slice(&key.wrapped),
+            public_key: Bytes::copy_from_slice(public.spki_der()),
             certificate: certificate
                 .map(|certificate| Bytes::copy_from_slice(certificate.der()))
                 .unwrap_or_default(),

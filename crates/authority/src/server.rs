@@ -13,6 +13,7 @@ use bonafide_crypto::digest::sha256;
 use bonafide_crypto::random::Random;
 use bonafide_identity::reserved;
 use bonafide_identity::time::Clock;
+use bonafide_keyring::KeyringError;
 use bonafide_ledger::{Ledger, LedgerConfig, LedgerError};
 use bonafide_net::drain::Shutdown;
 use bonafide_net::http::HttpLimits;
@@ -21,11 +22,11 @@ use bonafide_store::Store;
 use bonafide_tls::{Authorizer, Clients, IdentitySlot, TlsLimits, Trust};
 use bonafide_wire::node::node_server::NodeServer;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
-use self::boot::Opened;
+use self::boot::{OpenKeys, Opened};
 use self::checkpoints::{Accepted, Checkpoints};
 pub use self::error::StartError;
 use self::identity::ServerIdentity;
@@ -52,6 +53,7 @@ pub struct Authority;
 pub struct Running {
     node_address: SocketAddr,
     admin_socket: PathBuf,
+    key_worker: Option<u32>,
     keys: Arc<Keys>,
     shutdown: Shutdown,
     tasks: TaskTracker,
@@ -99,9 +101,10 @@ impl Authority {
         config: &AuthorityConfig,
         of: &Path,
         clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
     ) -> Result<(), StartError> {
         config.check()?;
-        boot::create_beside(config, of, clock).await
+        boot::create_beside(config, of, clock, random).await
     }
 
     /// Opens the data directory and serves until [`Running::shutdown`].
@@ -142,7 +145,7 @@ async fn attempt(
     random: Arc<dyn Random>,
     accepted: Accepted,
 ) -> Result<Running, StartError> {
-    let opened = boot::open(&config, Arc::clone(&clock)).await?;
+    let opened = boot::open(&config, Arc::clone(&clock), Arc::clone(&random)).await?;
     let store = Arc::clone(&opened.store);
     let (shutdown, tasks) = (Shutdown::new(), TaskTracker::new());
     let started = assemble(config, opened, clock, random, shutdown.clone(), tasks.clone(), accepted).await;
@@ -165,8 +168,8 @@ async fn assemble(
     tasks: TaskTracker,
     accepted: Accepted,
 ) -> Result<Running, StartError> {
-    let Opened { keyring, store, registry, seal } = opened;
-    let vault = Vault::new(Arc::new(keyring), Arc::clone(&random));
+    let Opened { keys: OpenKeys { live, worker, .. }, store, registry, seal } = opened;
+    let vault = Vault::new(live, config.keys.clone(), Arc::clone(&random));
     let ledger_key = vault.ledger_key(&registry, &config.server, &*clock).await?;
     let directory = config.data_dir.join("ledger");
     let origin = format!("{}/bonafide/authority/{}", config.trust_domain, config.server);
@@ -326,11 +329,15 @@ async fn assemble(
         Broken { code: error.code(), hint: error.hint(), why: error.to_string() }
     };
     tasks.spawn(stop_when(registry_broken, failed.clone(), shutdown.clone()));
-    tasks.spawn(stop_when(ledger_broken(ledger.failed()), failed, shutdown.clone()));
+    tasks.spawn(stop_when(ledger_broken(ledger.failed()), failed.clone(), shutdown.clone()));
+    let key_worker = worker.as_ref().map(|(process, _)| *process);
+    if let Some((_, end)) = worker {
+        tasks.spawn(stop_when(worker_gone(end), failed, shutdown.clone()));
+    }
     tasks.close();
     tracing::info!(trust_domain = %config.trust_domain, server = config.server, address = %node_address, "the authority serves");
     let open = Some(Open { store, ledger, checkpoints });
-    Ok(Running { node_address, admin_socket, keys, shutdown, tasks, failure, open })
+    Ok(Running { node_address, admin_socket, key_worker, keys, shutdown, tasks, failure, open })
 }
 
 impl Running {
@@ -342,6 +349,11 @@ impl Running {
     /// The local admin socket.
     pub fn admin_socket(&self) -> &Path {
         &self.admin_socket
+    }
+
+    /// The process that holds the live keys, if they are not in this one: to measure what it costs.
+    pub fn key_worker(&self) -> Option<u32> {
+        self.key_worker
     }
 
     /// SHA-256 of the root above this server's intermediate: what join lines pin.
@@ -396,6 +408,16 @@ fn report_failure(served: io::Result<()>, failed: &watch::Sender<Option<Broken>>
 async fn ledger_broken(failed: impl Future<Output = LedgerError>) -> Broken {
     let error = failed.await;
     Broken { code: error.code(), hint: error.hint().unwrap_or_default(), why: error.to_string() }
+}
+
+/// Nothing can be signed any more. It is not started again from here: what ended it may be an attack, and a supervisor
+/// that starts the server again leaves a trace.
+async fn worker_gone(end: oneshot::Receiver<KeyringError>) -> Broken {
+    match end.await {
+        Ok(error) => Broken { code: error.code(), hint: error.hint(), why: error.to_string() },
+        // It was told to end, with the last of its keys.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 async fn stop_when(

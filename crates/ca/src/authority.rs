@@ -88,10 +88,24 @@ impl CertificateAuthority {
     /// # Errors
     /// [`IssueError::WrongIssuer`] if it was linted for another issuer, [`IssueError::Sign`] if the key fails.
     pub fn issue(&self, linted: LintedTbs) -> Result<Vec<u8>, IssueError> {
-        if linted.issuer() != Some(self.certificate()) {
-            return Err(IssueError::WrongIssuer);
-        }
-        sign(&linted, self.signer.as_ref())
+        self.issue_each(&[linted]).pop().unwrap_or(Err(IssueError::WrongIssuer))
+    }
+
+    /// Signs several certificates in one go, in their order: for signers to which every call is dear. May block.
+    pub fn issue_each(&self, linted: &[LintedTbs]) -> Vec<Result<Vec<u8>, IssueError>> {
+        let ours = |linted: &&LintedTbs| linted.issuer() == Some(self.certificate());
+        let messages: Vec<&[u8]> = linted.iter().filter(ours).map(LintedTbs::der).collect();
+        let algorithm = SignatureAlgorithm::default_for(self.signer.public_key().algorithm());
+        let mut signatures = self.signer.sign_each(algorithm, &messages).into_iter();
+        let signed = |linted: &LintedTbs| {
+            if !ours(&linted) {
+                return Err(IssueError::WrongIssuer);
+            }
+            let none = || Err(SignError::Failed("no signature came".to_owned()));
+            let signature = signatures.next().unwrap_or_else(none)?;
+            Ok(certificate(linted, algorithm, &signature))
+        };
+        linted.iter().map(signed).collect()
     }
 }
 
@@ -147,11 +161,15 @@ fn sign(linted: &LintedTbs, signer: &dyn Signer) -> Result<Vec<u8>, IssueError> 
     // The template chose the algorithm by the issuer's key, and the linter compared.
     let algorithm = SignatureAlgorithm::default_for(signer.public_key().algorithm());
     let signature = signer.sign_with(algorithm, linted.der())?;
+    Ok(certificate(linted, algorithm, &signature))
+}
+
+fn certificate(linted: &LintedTbs, algorithm: SignatureAlgorithm, signature: &[u8]) -> Vec<u8> {
     let mut out = Writer::with_capacity(linted.der().len() + signature.len() + 32);
     out.nested(SEQUENCE, |certificate| {
         certificate.raw(linted.der());
         certificate.raw(algorithm.algorithm_identifier_der());
-        certificate.bit_string(&signature);
+        certificate.bit_string(signature);
     });
-    Ok(out.finish())
+    out.finish()
 }

@@ -63,9 +63,13 @@ fn strict_openssl_accepts_a_chain_for_both_uses() {
         eprintln!("skipped: there is no openssl here");
         return;
     }
-    for algorithm in
-        [KeyAlgorithm::EcP256, KeyAlgorithm::EcP384, KeyAlgorithm::Rsa2048, KeyAlgorithm::Ed25519]
-    {
+    for algorithm in [
+        KeyAlgorithm::EcP256,
+        KeyAlgorithm::EcP384,
+        KeyAlgorithm::Rsa2048,
+        KeyAlgorithm::Rsa3072,
+        KeyAlgorithm::Ed25519,
+    ] {
         let folder = tempfile::tempdir().unwrap();
         chain(folder.path(), algorithm);
         for purpose in ["sslserver", "sslclient"] {

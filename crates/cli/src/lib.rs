@@ -77,6 +77,10 @@ use crate::{
 
 /// Runs the program `bonafide` with the arguments of this process.
 pub fn run() -> ExitCode {
+    // Before there is a second thread: such a process can still give up its network.
+    if std::env::args_os().nth(1).is_some_and(|first| first == roles::KEY_WORKER) {
+        return finish(roles::serve_key_worker());
+    }
     finish(parse::<Cli>().and_then(|cli| match cli {
         Some(cli) => start(cli.globals, async |console: &Console| execute(cli.command, console).await),
         None => Ok(()),

@@ -5,10 +5,15 @@ use std::sync::Arc;
 use bonafide_agent::{Agent, AgentConfig, AgentError};
 use bonafide_authority::{Authority, AuthorityConfig, StartError};
 use bonafide_crypto::random::SystemRandom;
+use bonafide_keyring::WorkerProgram;
 use bonafide_net::telemetry;
+use bonafide_secmem::Confinement;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Console, Failure};
+
+/// What makes this program the worker of an authority. Not a command: no person needs it.
+pub const KEY_WORKER: &str = "key-worker";
 
 /// A running authority.
 pub type RunningAuthority = bonafide_authority::Running;
@@ -45,7 +50,7 @@ pub async fn told_to_end() -> Result<(), Failure> {
 /// # Errors
 /// When there is one already, and when it cannot be written.
 pub async fn create_authority(config: &AuthorityConfig, console: &Console) -> Result<(), Failure> {
-    Authority::init(config, Arc::clone(console.clock()), &SystemRandom)
+    Authority::init(&with_worker(config.clone()), Arc::clone(console.clock()), &SystemRandom)
         .await
         .map_err(|cause| authority_failure(&cause))
 }
@@ -59,12 +64,26 @@ pub async fn create_authority_beside(
     of: &std::path::Path,
     console: &Console,
 ) -> Result<(), Failure> {
-    Authority::init_beside(config, of, Arc::clone(console.clock()))
-        .await
-        .map_err(|cause| authority_failure(&cause))
+    Authority::init_beside(
+        &with_worker(config.clone()),
+        of,
+        Arc::clone(console.clock()),
+        Arc::new(SystemRandom),
+    )
+    .await
+    .map_err(|cause| authority_failure(&cause))
 }
 
-/// Starts an authority.
+/// Holds the keys of the authority that started this process.
+///
+/// # Errors
+/// When a person starts it: it is no command.
+pub fn serve_key_worker() -> Result<(), Failure> {
+    bonafide_keyring::serve_worker(Arc::new(SystemRandom))
+        .map_err(|cause| Failure::of(cause.code(), &cause, cause.hint()))
+}
+
+/// Starts an authority, with its live keys in a process of their own.
 ///
 /// # Errors
 /// What keeps it from starting.
@@ -72,8 +91,26 @@ pub async fn start_authority(
     config: AuthorityConfig,
     console: &Console,
 ) -> Result<RunningAuthority, Failure> {
-    let started = Authority::start(config, Arc::clone(console.clock()), Arc::new(SystemRandom)).await;
+    let started =
+        Authority::start(with_worker(config), Arc::clone(console.clock()), Arc::new(SystemRandom)).await;
     started.map_err(|cause| authority_failure(&cause))
+}
+
+/// Live keys are in a process of this same program.
+fn with_worker(mut config: AuthorityConfig) -> AuthorityConfig {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    config.key_worker.get_or_insert_with(|| WorkerProgram {
+        program: "/proc/self/exe".into(),
+        arguments: vec![KEY_WORKER.into()],
+        // One for each thread that signs certificates, and one for keys, tokens of its own and checkpoints.
+        lanes: 1 + match config.limits.signing_threads {
+            0 => cores,
+            threads => threads,
+        },
+        environment: Vec::new(),
+        confinement: Confinement::default(),
+    });
+    config
 }
 
 /// Runs an authority until it is told to end.

@@ -11,6 +11,15 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     bytes(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, data))
 }
 
+/// SHA-384 of `data`.
+#[must_use]
+pub fn sha384(data: &[u8]) -> [u8; 48] {
+    let mut out = [0; 48];
+    // INVARIANT: the output of SHA-384 is 48 bytes.
+    out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, data).as_ref());
+    out
+}
+
 /// SHA-256 of data that arrives in pieces.
 #[derive(Clone)]
 pub struct Sha256(aws_lc_rs::digest::Context);

@@ -10,7 +10,7 @@ mod strict_json;
 
 pub use algorithm::JwsAlgorithm;
 pub use jwk::{Jwk, JwkError};
-pub use jws::{CompactJws, Header, JwsError, Limits, sign_compact};
+pub use jws::{CompactJws, Header, JwsError, Limits, sign_compact, sign_compact_each};
 pub use strict_json::{JsonError, parse_object};
 
 #[cfg(test)]

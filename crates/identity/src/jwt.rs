@@ -10,7 +10,7 @@ mod error;
 use std::sync::Arc;
 
 use bonafide_crypto::jose::{self, CompactJws, JwsAlgorithm, Limits};
-use bonafide_crypto::key::{PublicKey, Signer};
+use bonafide_crypto::key::{PublicKey, SignError, Signer};
 use serde_json::{Map, Value};
 
 pub use self::claims::JwtClaims;
@@ -150,14 +150,31 @@ pub fn verify(token: &str, bundles: &BundleMap, audience: &str, now: UnixTime) -
 /// # Errors
 /// If the claims exceed their bounds, the key cannot sign JWT-SVIDs, or signing fails.
 pub fn issue(claims: &JwtClaims, signer: &dyn Signer, kid: &str) -> Result<String, JwtError> {
-    if !(1..=MAX_KEY_ID_LENGTH).contains(&kid.len()) {
-        return Err(JwtError::KeyId);
-    }
-    let payload = claims.to_json()?;
-    let algorithm =
-        JwsAlgorithm::default_for(signer.public_key().algorithm()).ok_or(JwtError::UnsuitableKey)?;
-    let token = jose::sign_compact(signer, algorithm, kid, &payload)?;
-    if token.len() > MAX_TOKEN_LENGTH { Err(JwtError::TooLong) } else { Ok(token) }
+    let mut tokens = issue_each(&[claims], signer, kid);
+    tokens.pop().unwrap_or(Err(JwtError::UnsuitableKey))
+}
+
+/// Signs several JWT-SVIDs in one go, each as [`issue`]: for signers to which every call is dear.
+pub fn issue_each(claims: &[&JwtClaims], signer: &dyn Signer, kid: &str) -> Vec<Result<String, JwtError>> {
+    let algorithm = JwsAlgorithm::default_for(signer.public_key().algorithm());
+    let payload = |claims: &&JwtClaims| {
+        if !(1..=MAX_KEY_ID_LENGTH).contains(&kid.len()) {
+            return Err(JwtError::KeyId);
+        }
+        let algorithm = algorithm.ok_or(JwtError::UnsuitableKey)?;
+        Ok((algorithm, claims.to_json()?))
+    };
+    let payloads: Vec<_> = claims.iter().map(payload).collect();
+    let good: Vec<&[u8]> = payloads.iter().flatten().map(|(_, payload)| payload.as_slice()).collect();
+    let signed = algorithm.map(|algorithm| jose::sign_compact_each(signer, algorithm, kid, &good));
+    let mut signed = signed.unwrap_or_default().into_iter();
+    let token = |payload: Result<_, JwtError>| {
+        payload?;
+        let none = || SignError::Failed("no signature came".to_owned());
+        let token = signed.next().unwrap_or_else(|| Err(none()))?;
+        if token.len() > MAX_TOKEN_LENGTH { Err(JwtError::TooLong) } else { Ok(token) }
+    };
+    payloads.into_iter().map(token).collect()
 }
 
 /// The ID of the key that a token names, without looking at anything else of it.

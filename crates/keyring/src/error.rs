@@ -9,6 +9,40 @@ pub enum KeyringError {
     /// The seal opened the root key, but the rest of the file is not what was written under it.
     #[error("the keyring `{}` was damaged or changed", .0.display())]
     Broken(PathBuf),
+    /// A device has no keys of this kind.
+    #[error("a device holds no `{0}` key for us")]
+    DeviceAlgorithm(&'static str),
+    /// The device failed.
+    #[error("the PKCS#11 device failed: {0}")]
+    DeviceFailed(String),
+    /// A key is not in the device as it must be.
+    #[error("the key `{id}` {what}")]
+    DeviceKey {
+        /// Its `CKA_ID` in hexadecimal digits, or its label.
+        id: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The library can't be used.
+    #[error("the PKCS#11 module `{}` can't be used: {why}", module.display())]
+    DeviceModule {
+        /// Which library.
+        module: PathBuf,
+        /// In the words of the loader, or of the library.
+        why: String,
+    },
+    /// The device does not take the PIN.
+    #[error("the PKCS#11 device does not take the PIN")]
+    DevicePin,
+    /// There is no such token, or none that could be told from others.
+    #[error("there is no PKCS#11 token `{0}`")]
+    DeviceToken(String),
+    /// A key or the seal is in a device, and none is configured.
+    #[error("the key is in a PKCS#11 device, and none is configured")]
+    NoDevice,
+    /// A key is drawn or read that is none.
+    #[error(transparent)]
+    Key(#[from] bonafide_crypto::key::KeyError),
     /// There is a file already.
     #[error("`{}` exists", .0.display())]
     Exists(PathBuf),
@@ -51,6 +85,28 @@ pub enum KeyringError {
     /// The wrapped key names a version that this keyring does not have.
     #[error("the wrapped key is under version {0}, which this keyring does not have")]
     Version(u32),
+    /// The key worker refused, or failed at it.
+    #[error("{message}")]
+    Worker {
+        /// Its error's code.
+        code: &'static str,
+        /// Its error's hint.
+        hint: &'static str,
+        /// Its error's message.
+        message: String,
+    },
+    /// The process that holds the live keys has ended, or does not answer.
+    #[error("the key worker is gone: {0}")]
+    WorkerGone(String),
+    /// What the key worker was asked, or answered, is not of its protocol.
+    #[error("the key worker was asked or answered what it must not: {0}")]
+    WorkerProtocol(&'static str),
+    /// The process for the live keys can't be started.
+    #[error("the key worker can't be started: {0}")]
+    WorkerStart(std::io::Error),
+    /// Another process looks into the key worker.
+    #[error("the key worker is traced by process {0}")]
+    WorkerTraced(u32),
     /// The seal is of the right kind, but has another secret.
     #[error("the {0} seal does not open this keyring")]
     WrongSeal(&'static str),
@@ -67,9 +123,17 @@ pub enum KeyringError {
 impl KeyringError {
     /// A stable name for programs.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Broken(_) => "keyring.broken",
+            Self::DeviceAlgorithm(_) => "keyring.device-algorithm",
+            Self::DeviceFailed(_) => "keyring.device-failed",
+            Self::DeviceKey { .. } => "keyring.device-key",
+            Self::DeviceModule { .. } => "keyring.device-module",
+            Self::DevicePin => "keyring.device-pin",
+            Self::DeviceToken(_) => "keyring.device-token",
+            Self::NoDevice => "keyring.no-device",
+            Self::Key(error) => error.code(),
             Self::Exists(_) => "keyring.exists",
             Self::Format { .. } => "keyring.format",
             Self::Mode { .. } => "keyring.mode",
@@ -78,6 +142,11 @@ impl KeyringError {
             Self::TooManyVersions(_) => "keyring.too-many-versions",
             Self::Unwrap { .. } => "keyring.unwrap",
             Self::Version(_) => "keyring.version",
+            Self::Worker { code, .. } => code,
+            Self::WorkerGone(_) => "keyring.worker-gone",
+            Self::WorkerProtocol(_) => "keyring.worker-protocol",
+            Self::WorkerStart(_) => "keyring.worker-start",
+            Self::WorkerTraced(_) => "keyring.worker-traced",
             Self::WrongSeal(_) => "keyring.wrong-seal",
             Self::WrongSealKind { .. } => "keyring.wrong-seal-kind",
         }
@@ -85,9 +154,25 @@ impl KeyringError {
 
     /// What a person can do about it.
     #[must_use]
-    pub const fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &'static str {
         match self {
             Self::Broken(_) | Self::Format { .. } => "restore the file from a backup",
+            Self::DeviceAlgorithm(_) => "use `ec-p256`, `ec-p384` or an RSA key, or leave `keys.pkcs11` out",
+            Self::DeviceFailed(_) => {
+                "see whether the device is there and well; its vendor's log may say more"
+            }
+            Self::DeviceKey { .. } => "restore the device from a backup, or look who has changed its keys",
+            Self::DeviceModule { .. } => {
+                "name the vendor's library in `keys.pkcs11.module`, and what it needs to find its device in `keys.pkcs11.environment`"
+            }
+            Self::DevicePin => {
+                "put the right PIN into `keys.pkcs11.pin_file` and start again: after a refusal it is not tried any more, because a device locks itself"
+            }
+            Self::DeviceToken(_) => {
+                "name the label of one token in `keys.pkcs11.token`; the vendor's tool lists them"
+            }
+            Self::NoDevice => "configure the device in `[keys.pkcs11]`",
+            Self::Key(error) => error.hint(),
             Self::Exists(_) => "open it, or choose another place; nothing is overwritten",
             Self::Mode { .. } => "`chmod 600` the file, and ask who may have read it",
             Self::Io { .. } => "check that the directory exists, is writable and has room",
@@ -96,9 +181,62 @@ impl KeyringError {
             Self::Unwrap { .. } | Self::Version(_) => {
                 "check that store and keyring belong together, as of the same backup"
             }
+            Self::Worker { hint, .. } => hint,
+            Self::WorkerGone(_) => {
+                "start the server again; the system's log says whether the worker was killed, or ran out of memory"
+            }
+            Self::WorkerProtocol(_) => "run server and worker from one and the same program",
+            Self::WorkerStart(_) => "see whether this user may start more processes",
+            Self::WorkerTraced(_) => "end the debugger; only a development server may hold its keys itself",
             Self::WrongSeal(_) => "give the passphrase or key file that this keyring was sealed with",
             Self::WrongSealKind { .. } => "configure the kind of seal that this keyring was sealed with",
         }
+    }
+
+    /// An error of the worker's, as it came over the socket: the code names it again.
+    pub(crate) fn of_worker(code: &str, message: String) -> Self {
+        let known = Self::samples().into_iter().find(|sample| sample.code() == code);
+        match known {
+            Some(sample) => Self::Worker { code: sample.code(), hint: sample.hint(), message },
+            None => Self::WorkerProtocol("an error that this server does not know"),
+        }
+    }
+
+    /// One of each that a worker answers.
+    fn samples() -> Vec<Self> {
+        use bonafide_crypto::key::KeyError;
+        let (path, none) = (PathBuf::new, String::new);
+        vec![
+            Self::Broken(path()),
+            Self::DeviceAlgorithm(""),
+            Self::DeviceFailed(none()),
+            Self::DeviceKey { id: none(), what: "" },
+            Self::DeviceModule { module: path(), why: none() },
+            Self::DevicePin,
+            Self::DeviceToken(none()),
+            Self::NoDevice,
+            Self::Exists(path()),
+            Self::Format { path: path(), what: "" },
+            Self::Key(KeyError::Generation),
+            Self::Key(KeyError::Inconsistent),
+            Self::Key(KeyError::Malformed),
+            Self::Key(KeyError::NotOnCurve),
+            Self::Key(KeyError::RsaExponent),
+            Self::Key(KeyError::RsaModulus { bits: 0 }),
+            Self::Key(KeyError::TooLong),
+            Self::Key(KeyError::Unsupported),
+            Self::Mode { path: path(), mode: 0 },
+            Self::Io { path: path(), cause: std::io::ErrorKind::Other.into() },
+            Self::Memory,
+            Self::TooManyVersions(0),
+            Self::Unwrap { context: none() },
+            Self::Version(0),
+            Self::WorkerGone(none()),
+            Self::WorkerProtocol(""),
+            Self::WorkerTraced(0),
+            Self::WrongSeal(""),
+            Self::WrongSealKind { expected: none(), given: "" },
+        ]
     }
 
     pub(crate) fn io(path: &std::path::Path, cause: std::io::Error) -> Self {

@@ -133,8 +133,12 @@ impl Keyring {
     /// A MAC key for one purpose. It is the same for the whole life of the keyring, whatever is rotated.
     #[must_use]
     pub fn mac_key(&self, purpose: &str) -> MacKey {
+        MacKey::from_bytes(&self.mac_key_bytes(purpose))
+    }
+
+    pub(crate) fn mac_key_bytes(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         let info = [b"bonafide keyring v1 mac ".as_slice(), purpose.as_bytes()].concat();
-        MacKey::from_bytes(&hkdf_sha256(self.mac_secret.expose(), b"", &info))
+        hkdf_sha256(self.mac_secret.expose(), b"", &info)
     }
 
     /// Adds a version of the wrapping key and makes it the primary, and the root key a new one, under `seal`. Older

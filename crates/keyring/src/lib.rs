@@ -1,6 +1,6 @@
 //! Seals, root key, wrapping keys and wrapped keys.
 //!
-//! A *seal* wraps the root key: a key file, a passphrase, later a device. The root key encrypts the *keyring*, a small
+//! A *seal* wraps the root key: a key file, a passphrase, a device. The root key encrypts the *keyring*, a small
 //! file with the versions of the wrapping key and one more secret. The newest version wraps; every version unwraps.
 //!
 //! ```text
@@ -12,17 +12,29 @@
 //! rows that were written years ago must still verify. It encrypts nothing, so there is no volume of ciphertext that
 //! would wear it out. Who learns it can forge rows of the store; the answer to that is a new keyring and a new store.
 //!
+//! Live private keys are reached through [`LiveKeys`]. A server lets a [`Worker`] hold them: a process of its own, which
+//! unseals the keyring by itself, has no network, and answers to its parent alone. What reaches the server are
+//! signatures, wrapped keys, and the MAC keys of its store. [`LocalKeys`] is the same in one process.
+//!
 //! What this protects: a copy of the data directory without the seal's secret holds no key. What it does not: a key
-//! file that lies beside the data is copied with it, and live keys are in the memory of the process that opened them.
+//! file that lies beside the data is copied with it, and who is root reads the worker's memory too. An attacker in the server's process can have anything
+//! signed while he is there; he can't take the key along.
 
 mod codec;
+#[cfg_attr(not(feature = "pkcs11"), path = "device/absent.rs")]
+mod device;
 mod error;
 mod file;
 mod keyring;
+mod live;
 mod seal;
+mod worker;
 
 pub use self::{
+    device::{Device, DeviceConfig},
     error::KeyringError,
     keyring::Keyring,
-    seal::{KeyFileSeal, PassphraseCost, PassphraseSeal, Seal},
+    live::{KeySpec, LiveKeys, LocalKeys, NewKey},
+    seal::{KeyFileSeal, PassphraseCost, PassphraseSeal, Seal, SealSource},
+    worker::{Worker, WorkerProgram, serve_worker},
 };

@@ -3,7 +3,7 @@
 mod key_file;
 mod passphrase;
 
-use std::fmt::Debug;
+use std::{fmt::Debug, path::PathBuf};
 
 use bonafide_crypto::random::Random;
 use bonafide_secmem::SecretBytes;
@@ -12,7 +12,7 @@ pub use self::{
     key_file::KeyFileSeal,
     passphrase::{PassphraseCost, PassphraseSeal},
 };
-use crate::KeyringError;
+use crate::{Device, KeyringError, device::DeviceSeal};
 
 /// Wraps the root key of a keyring, and unwraps it again.
 pub trait Seal: Debug + Send + Sync {
@@ -32,8 +32,58 @@ pub trait Seal: Debug + Send + Sync {
     fn unseal(&self, sealed: &[u8]) -> Result<SecretBytes, KeyringError>;
 }
 
+/// What is needed to open a seal: sent to the process that unseals.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SealSource {
+    /// The file that holds the key.
+    KeyFile(PathBuf),
+    /// The passphrase.
+    Passphrase(SecretBytes),
+    /// A key in the device that holds signing keys too.
+    Device,
+}
+
+impl SealSource {
+    /// Opens the seal. Blocks.
+    ///
+    /// # Errors
+    /// Those of reading a key file.
+    pub fn open(self, device: Option<&Device>) -> Result<Box<dyn Seal>, KeyringError> {
+        Ok(match self {
+            Self::KeyFile(path) => Box::new(KeyFileSeal::open(path)?),
+            Self::Passphrase(passphrase) => Box::new(PassphraseSeal::new(passphrase)),
+            Self::Device => Box::new(DeviceSeal::open(device.ok_or(KeyringError::NoDevice)?.clone())?),
+        })
+    }
+
+    /// Makes the seal: writes the key file, or draws the key in the device if there is none. Blocks.
+    ///
+    /// # Errors
+    /// [`KeyringError::Exists`] when there is such a file; those of writing it, and of the device.
+    pub fn create(self, device: Option<&Device>, random: &dyn Random) -> Result<Box<dyn Seal>, KeyringError> {
+        Ok(match self {
+            Self::KeyFile(path) => Box::new(KeyFileSeal::create(path, random)?),
+            Self::Passphrase(passphrase) => Box::new(PassphraseSeal::new(passphrase)),
+            Self::Device => {
+                Box::new(DeviceSeal::create(device.ok_or(KeyringError::NoDevice)?.clone(), random)?)
+            }
+        })
+    }
+
+    /// The kind of the seal, as the keyring names it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::KeyFile(_) => "key-file",
+            Self::Passphrase(_) => "passphrase",
+            Self::Device => "pkcs11",
+        }
+    }
+}
+
 /// The root key, from what an AEAD opened.
-fn root(opened: &[u8], kind: &'static str) -> Result<SecretBytes, KeyringError> {
+pub(crate) fn root(opened: &[u8], kind: &'static str) -> Result<SecretBytes, KeyringError> {
     if opened.len() != 32 {
         return Err(KeyringError::WrongSeal(kind));
     }

@@ -1,7 +1,9 @@
 //! Protected buffers and process hardening: the only unsafe code of ours.
 
+mod confine;
 mod process;
 mod secret;
 
+pub use confine::{Confinement, Missing};
 pub use process::{Hardening, harden_process};
 pub use secret::{SecretBytes, SecretError};

@@ -12,6 +12,7 @@ use std::{
     },
 };
 
+use bonafide_crypto::key::KeyAlgorithm;
 use bonafide_crypto::random::SystemRandom;
 use bonafide_identity::time::{Clock, SystemClock, UnixTime};
 use bonafide_net::{drain::Shutdown, unix::Listener};
@@ -159,7 +160,13 @@ impl Bench {
         };
         let server = Server(Arc::new(line));
         let config = AgentConfig::default();
-        let habits = Habits { pool_size: 2, pool_limit: 100, max_launches: 100, weak: false };
+        let habits = Habits {
+            pool_size: 2,
+            pool_limit: 100,
+            max_launches: 100,
+            weak: false,
+            key: KeyAlgorithm::EcP256,
+        };
         let trust_domain: bonafide_identity::TrustDomain = "example.org".parse().unwrap();
         let core = Core::new(trust_domain.clone(), habits, Arc::new(SystemRandom), Arc::new(FakeLeaf));
         let storage = Storage::open(&directory.path().join("state")).unwrap();

@@ -6,10 +6,7 @@ use bonafide_attest::{
     SelectorSet,
     registration::{Kind, Registration},
 };
-use bonafide_crypto::{
-    csr,
-    key::{KeyAlgorithm, PrivateKey},
-};
+use bonafide_crypto::{csr, key::PrivateKey};
 use bonafide_identity::{InstanceId, time::UnixTime};
 use bonafide_wire::{
     node::{IssueX509, Refused, X509Issued, agent_message},
@@ -253,7 +250,7 @@ impl Core {
             && self.wanted(bin, now) > 0
         {
             let claim = Arc::clone(&bin.claim);
-            let Ok(key) = PrivateKey::generate(KeyAlgorithm::EcP256) else { return };
+            let Ok(key) = PrivateKey::generate(self.habits.key) else { return };
             let Ok(csr) = csr::build(&key) else { return };
             if let Some(bin) = self.bins.get_mut(&number) {
                 bin.drawing += 1;

@@ -89,7 +89,7 @@ impl Core {
         let Some(instance) = self.instances.get_mut(&id) else { return };
         instance.renewal.queued = false;
         if instance.successor.is_none() {
-            let Ok(key) = PrivateKey::generate(KeyAlgorithm::EcP256) else { return };
+            let Ok(key) = PrivateKey::generate(self.habits.key) else { return };
             instance.successor = Some(Successor { key: Arc::new(key), nonce: self.random.array() });
             // Stored before it is sent: a restart must not make another one.
             self.save(id);

@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 
+use bonafide_crypto::key::KeyAlgorithm;
 use bonafide_crypto::random::SystemRandom;
 use bonafide_wire::{node::AuthorityMessage, types};
 use proptest::prelude::*;
@@ -197,7 +198,8 @@ impl World {
 }
 
 fn new_core() -> Core {
-    let habits = Habits { pool_size: 2, pool_limit: 1000, max_launches: 100, weak: false };
+    let habits =
+        Habits { pool_size: 2, pool_limit: 1000, max_launches: 100, weak: false, key: KeyAlgorithm::EcP256 };
     Core::new("example.org".parse().unwrap(), habits, Arc::new(SystemRandom), Arc::new(FakeLeaf))
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bonafide_crypto::key::PublicKey;
 use bonafide_crypto::random::{DrawnAhead, Random};
-use bonafide_identity::jwt;
 use bonafide_identity::revocation::Subject;
 use bonafide_identity::time::{Clock, UnixTime};
 use bonafide_identity::{InstanceId, SpiffeId};
@@ -278,7 +277,7 @@ impl IssuerParts {
         let batch = Batch { parts: Arc::clone(self), decided_at, half: Arc::default() };
         let written = batch.clone();
         let begun = self.journal.append_then(now, entries, move |logged| written.is_logged(logged));
-        batch.is_signed(ready.into_iter().map(|(job, unsigned)| sign(job, unsigned, &keys)).collect());
+        batch.is_signed(sign(ready, &keys));
         if let Err(refusal) = begun {
             batch.is_logged(Err(refusal));
         }
@@ -380,30 +379,61 @@ fn still_earned(
     .hint("it is tried again by itself"))
 }
 
-fn sign(job: Job, unsigned: Unsigned, keys: &KeySet) -> Signed {
-    let request = job.ticket.request;
-    match unsigned {
-        Unsigned::Jwt(claims) => {
-            let token = keys.jwt_key().and_then(|key| {
-                jwt::issue(&claims, key.signer(), key.id())
-                    .map_err(|error| Refusal::invalid(error.code(), error.to_string()).hint(error.hint()))
-            });
-            let expires_at = claims.expires_at.as_secs();
-            let answer = token.map(|token| Kind::JwtIssued(JwtIssued { request, token, expires_at }));
-            Signed { job, noted: None, answer, agent_svid_expires_at: None }
+/// Signs all that a batch asks for, each kind in one go.
+fn sign(ready: Vec<(Job, Unsigned)>, keys: &KeySet) -> Vec<Signed> {
+    let (mut linted, mut claims) = (Vec::with_capacity(ready.len()), Vec::new());
+    let asked = |(job, unsigned): (Job, Unsigned)| match unsigned {
+        Unsigned::Jwt(wanted) => {
+            let expires_at = wanted.expires_at.as_secs();
+            claims.push(wanted);
+            (job, Asked::Token { expires_at })
         }
-        Unsigned::Certificate { linted, instance, generation, renew_after, noted } => {
+        Unsigned::Certificate { linted: wanted, instance, generation, renew_after, noted } => {
             let is_agent = matches!(job.ask, Ask::Agent(_));
-            let agent_svid_expires_at = is_agent.then(|| linted.validity().not_after());
+            let agent_svid_expires_at = is_agent.then(|| wanted.validity().not_after());
             let instance =
                 instance.map_or_else(Bytes::new, |instance| Bytes::copy_from_slice(instance.as_bytes()));
-            let answer = keys.sign(*linted).map(|chain| {
-                let renew_after = renew_after.as_secs();
-                Kind::X509Issued(X509Issued { request, chain, instance, generation, renew_after })
-            });
-            Signed { job, noted, answer, agent_svid_expires_at }
+            linted.push(*wanted);
+            (job, Asked::Chain { instance, generation, renew_after, noted, agent_svid_expires_at })
         }
-    }
+    };
+    let asked: Vec<(Job, Asked)> = ready.into_iter().map(asked).collect();
+    let mut chains = keys.sign_each(&linted).into_iter();
+    let mut tokens = keys.tokens(&claims).into_iter();
+    let signed = |(job, asked): (Job, Asked)| {
+        let request = job.ticket.request;
+        match asked {
+            Asked::Token { expires_at } => {
+                let token = tokens.next().unwrap_or_else(|| Err(internal()));
+                let answer = token.map(|token| Kind::JwtIssued(JwtIssued { request, token, expires_at }));
+                Signed { job, noted: None, answer, agent_svid_expires_at: None }
+            }
+            Asked::Chain { instance, generation, renew_after, noted, agent_svid_expires_at } => {
+                let chain = chains.next().unwrap_or_else(|| Err(internal()));
+                let answer = chain.map(|chain| {
+                    let renew_after = renew_after.as_secs();
+                    Kind::X509Issued(X509Issued { request, chain, instance, generation, renew_after })
+                });
+                Signed { job, noted, answer, agent_svid_expires_at }
+            }
+        }
+    };
+    asked.into_iter().map(signed).collect()
+}
+
+/// What is asked for, while it is signed.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and live as long as a batch")]
+enum Asked {
+    Token {
+        expires_at: i64,
+    },
+    Chain {
+        instance: Bytes,
+        generation: u64,
+        renew_after: UnixTime,
+        noted: Option<Noted>,
+        agent_svid_expires_at: Option<UnixTime>,
+    },
 }
 
 fn internal() -> Refusal {

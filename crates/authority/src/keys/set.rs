@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use bonafide_ca::CertificateAuthority;
 use bonafide_ca::lint::LintedTbs;
 use bonafide_ca::rotation::{self, Slot};
-use bonafide_crypto::key::{PrivateKey, Signer};
+use bonafide_ca::{CertificateAuthority, IssueError};
+use bonafide_crypto::key::Signer;
+use bonafide_identity::jwt::{self, JwtClaims};
 use bonafide_identity::time::UnixTime;
 use bonafide_identity::{BundleMap, Certificate};
 use bytes::Bytes;
@@ -34,7 +35,7 @@ pub(crate) struct KeySet {
 #[derive(Clone, Debug)]
 pub(crate) struct JwtKey {
     id: String,
-    key: Arc<PrivateKey>,
+    key: Arc<dyn Signer>,
 }
 
 impl KeySet {
@@ -95,7 +96,16 @@ impl KeySet {
 
     /// Signs a certificate: its chain, leaf first, without the root.
     pub(crate) fn sign(&self, linted: LintedTbs) -> Result<Vec<Bytes>, Refusal> {
-        let leaf = self.issuer.issue(linted).map_err(|error| {
+        self.chain(self.issuer.issue(linted))
+    }
+
+    /// Signs certificates in one go, in their order, each as [`Self::sign`].
+    pub(crate) fn sign_each(&self, linted: &[LintedTbs]) -> Vec<Result<Vec<Bytes>, Refusal>> {
+        self.issuer.issue_each(linted).into_iter().map(|leaf| self.chain(leaf)).collect()
+    }
+
+    fn chain(&self, leaf: Result<Vec<u8>, IssueError>) -> Result<Vec<Bytes>, Refusal> {
+        let leaf = leaf.map_err(|error| {
             tracing::error!(code = error.code(), "a certificate can't be signed: {error}");
             Refusal::unavailable("issuance.signer", "the authority's signing key can't be used")
                 .hint("look at the authority's log")
@@ -106,9 +116,18 @@ impl KeySet {
         Ok(chain)
     }
 
-    /// Signs JWT-SVIDs that were decided on with this set.
-    pub(crate) fn jwt_key(&self) -> Result<&JwtKey, Refusal> {
-        self.jwt.as_ref().ok_or_else(no_jwt_key)
+    /// Signs JWT-SVIDs that were decided on with this set: in one go, in their order.
+    pub(crate) fn tokens(&self, claims: &[JwtClaims]) -> Vec<Result<String, Refusal>> {
+        let Some(key) = self.jwt.as_ref().filter(|_| !claims.is_empty()) else {
+            return claims.iter().map(|_| Err(no_jwt_key())).collect();
+        };
+        let all: Vec<&JwtClaims> = claims.iter().collect();
+        let refused = |error: jwt::JwtError| {
+            tracing::error!(code = error.code(), "a token can't be signed: {error}");
+            Refusal::invalid(error.code(), error.to_string()).hint(error.hint())
+        };
+        let tokens = jwt::issue_each(&all, &*key.key, &key.id);
+        tokens.into_iter().map(|token| token.map_err(refused)).collect()
     }
 
     /// Signs JWT-SVIDs, unless its key was stolen meanwhile.
@@ -130,10 +149,6 @@ fn no_jwt_key() -> Refusal {
 impl JwtKey {
     pub(crate) fn id(&self) -> &str {
         &self.id
-    }
-
-    pub(crate) fn signer(&self) -> &dyn Signer {
-        &*self.key
     }
 }
 

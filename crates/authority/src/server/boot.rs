@@ -8,11 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bonafide_crypto::mac::MacKey;
 use bonafide_crypto::random::Random;
 use bonafide_identity::time::Clock;
-use bonafide_keyring::{KeyFileSeal, Keyring, PassphraseSeal, Seal};
-use bonafide_secmem::SecretBytes;
+use bonafide_keyring::{
+    Device, DeviceConfig, Keyring, KeyringError, LiveKeys, LocalKeys, SealSource, Worker, WorkerProgram,
+};
+use bonafide_secmem::{Confinement, SecretBytes};
 use bonafide_store::{PostgresAddress, PostgresStore, SqliteStore, Store};
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::StartError;
@@ -28,11 +32,19 @@ const CLOSE_TIME: Duration = Duration::from_secs(10);
 
 /// What a server works on.
 pub(super) struct Opened {
-    pub(super) keyring: Keyring,
+    pub(super) keys: OpenKeys,
     pub(super) store: Arc<dyn Store>,
     pub(super) registry: Registry,
     /// What the root key rests under.
     pub(super) seal: String,
+}
+
+/// The opened keyring, wherever it is.
+pub(super) struct OpenKeys {
+    pub(super) live: Arc<dyn LiveKeys>,
+    /// The process that holds it, and word of its end.
+    pub(super) worker: Option<(u32, oneshot::Receiver<KeyringError>)>,
+    seal: String,
 }
 
 /// Makes a data directory.
@@ -41,14 +53,9 @@ pub(super) async fn create(
     clock: Arc<dyn Clock>,
     random: &dyn Random,
 ) -> Result<(), StartError> {
-    let keyring = create_directory(config)?;
-    let seal: Box<dyn Seal> = match seal_file(config) {
-        Some(path) => Box::new(KeyFileSeal::create(path, random)?),
-        None => seal(config)?,
-    };
-    let path = keyring;
-    let keyring = Keyring::create(&path, &*seal, random)?;
-    let store = match create_store(config, &keyring, random).await {
+    let path = create_directory(config)?;
+    let key = create_keyring(config, &path, random)?;
+    let store = match create_store(config, &key, random).await {
         Ok(store) => store,
         Err(cause) => {
             // Keys to nothing would be in the way of the next attempt.
@@ -70,6 +77,7 @@ pub(super) async fn create_beside(
     config: &AuthorityConfig,
     of: &Path,
     clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
 ) -> Result<(), StartError> {
     if matches!(config.store, StoreConfig::Sqlite) {
         return Err(StartError::StoreNotShared);
@@ -87,7 +95,7 @@ pub(super) async fn create_beside(
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(failed)?;
         file.write_all(&content).and_then(|()| file.sync_all()).map_err(failed)?;
     }
-    let opened = open(config, clock).await;
+    let opened = open(config, clock, random).await;
     if opened.is_err() {
         for (_, to) in &copies {
             let _gone = fs::remove_file(to);
@@ -112,24 +120,35 @@ fn create_directory(config: &AuthorityConfig) -> Result<PathBuf, StartError> {
     if keyring.exists() { Err(StartError::Exists(directory.clone())) } else { Ok(keyring) }
 }
 
+/// Makes seal and keyring. The key of the store's rows.
+fn create_keyring(config: &AuthorityConfig, path: &Path, random: &dyn Random) -> Result<MacKey, StartError> {
+    let (source, device) = (seal(config)?, device(config)?);
+    if let Some(program) = &config.key_worker {
+        let worker = Worker::start(&fitted(program, config), drop)?;
+        worker.create(path, &source, device.as_ref())?;
+        return Ok(worker.mac_key(STORE)?);
+    }
+    let device = device.map(|device| Device::open(&device)).transpose()?;
+    let seal = source.create(device.as_ref(), random)?;
+    Ok(Keyring::create(path, &*seal, random)?.mac_key(STORE))
+}
+
 async fn create_store(
     config: &AuthorityConfig,
-    keyring: &Keyring,
+    key: &MacKey,
     random: &dyn Random,
 ) -> Result<Arc<dyn Store>, StartError> {
-    let key = keyring.mac_key(STORE);
     if let Some(address) = postgres(config)? {
-        if !PostgresStore::create(&address, &key, random).await? {
+        if !PostgresStore::create(&address, key, random).await? {
             return Err(StartError::StoreExists(address.to_string()));
         }
-        return Ok(Arc::new(PostgresStore::open(address, &key).await?));
+        return Ok(Arc::new(PostgresStore::open(address, key).await?));
     }
-    Ok(Arc::new(SqliteStore::open(store_path(config), key, random)?))
+    Ok(Arc::new(SqliteStore::open(store_path(config), key.clone(), random)?))
 }
 
 /// Opens the store, which must be there.
-async fn open_store(config: &AuthorityConfig, keyring: &Keyring) -> Result<Arc<dyn Store>, StartError> {
-    let key = keyring.mac_key(STORE);
+async fn open_store(config: &AuthorityConfig, key: MacKey) -> Result<Arc<dyn Store>, StartError> {
     if let Some(address) = postgres(config)? {
         return Ok(Arc::new(PostgresStore::open(address, &key).await?));
     }
@@ -148,18 +167,61 @@ fn postgres(config: &AuthorityConfig) -> Result<Option<PostgresAddress>, StartEr
 }
 
 /// Opens a data directory.
-pub(super) async fn open(config: &AuthorityConfig, clock: Arc<dyn Clock>) -> Result<Opened, StartError> {
+pub(super) async fn open(
+    config: &AuthorityConfig,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+) -> Result<Opened, StartError> {
     let directory = &config.data_dir;
-    let keyring = directory.join("keyring");
-    if !keyring.exists() {
+    if !directory.join("keyring").exists() {
         return Err(StartError::NotInitialised(directory.clone()));
     }
     check_directory(directory)?;
-    let seal = seal(config)?;
-    let keyring = Keyring::open(&keyring, &*seal)?;
-    let store = open_store(config, &keyring).await?;
+    let keys = unseal(config, random).await?;
+    let store = open_store(config, keys.live.mac_key(STORE)?).await?;
     let registry = Registry::open(Arc::clone(&store), config.trust_domain.clone(), clock).await?;
-    Ok(Opened { keyring, store, registry, seal: seal.kind().to_owned() })
+    let seal = keys.seal.clone();
+    Ok(Opened { keys, store, registry, seal })
+}
+
+/// Opens the keyring: in a process of its own, if there is a program for it.
+async fn unseal(config: &AuthorityConfig, random: Arc<dyn Random>) -> Result<OpenKeys, StartError> {
+    let path = config.data_dir.join("keyring");
+    let program = config.key_worker.as_ref().map(|program| fitted(program, config));
+    let (source, device) = (seal(config)?, device(config)?);
+    let seal = source.kind().to_owned();
+    let opened = tokio::task::spawn_blocking(move || {
+        let Some(program) = program else {
+            let device = device.map(|device| Device::open(&device)).transpose()?;
+            let keyring = Keyring::open(&path, &*source.open(device.as_ref())?)?;
+            let live: Arc<dyn LiveKeys> = Arc::new(LocalKeys::new(keyring, random).with_device(device));
+            return Ok(OpenKeys { live, worker: None, seal });
+        };
+        let (ended, end) = oneshot::channel();
+        // Nobody listens any more when the server has stopped.
+        let worker = Worker::start(&program, move |error| drop(ended.send(error)))?;
+        let missing = worker.unseal(&path, &source, device.as_ref())?;
+        if !missing.is_empty() {
+            tracing::warn!(
+                missing = missing.join(","),
+                "the key worker holds the keys without all of its protections; this system does not grant them"
+            );
+        }
+        let process = worker.process();
+        Ok(OpenKeys { live: Arc::new(worker), worker: Some((process, end)), seal })
+    });
+    opened.await.map_err(|_| StartError::Stopped)?
+}
+
+/// The worker's program, with what the module of a device needs.
+fn fitted(program: &WorkerProgram, config: &AuthorityConfig) -> WorkerProgram {
+    let mut program = program.clone();
+    if let Some(pkcs11) = &config.keys.pkcs11 {
+        program.confinement = Confinement { network: pkcs11.network, foreign_code: true };
+        let variable = |(name, value): (&String, &String)| (name.into(), value.into());
+        program.environment = pkcs11.environment.iter().map(variable).collect();
+    }
+    program
 }
 
 /// Waits until only `owners` use it.
@@ -179,8 +241,8 @@ pub(super) async fn renew_incarnation(
     config: &AuthorityConfig,
     random: Arc<dyn Random>,
 ) -> Result<(), StartError> {
-    let keyring = Keyring::open(config.data_dir.join("keyring"), &*seal(config)?)?;
-    let (path, key) = (store_path(config), keyring.mac_key(STORE));
+    let keys = unseal(config, Arc::clone(&random)).await?;
+    let (path, key) = (store_path(config), keys.live.mac_key(STORE)?);
     if let Some(address) = postgres(config)? {
         PostgresStore::renew_incarnation(address, &key, &*random).await?;
         return Ok(());
@@ -211,25 +273,32 @@ fn check_directory(directory: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-fn seal(config: &AuthorityConfig) -> Result<Box<dyn Seal>, StartError> {
+fn seal(config: &AuthorityConfig) -> Result<SealSource, StartError> {
     match &config.seal {
         SealConfig::KeyFile | SealConfig::KeyFileAt { .. } => {
-            let path = seal_file(config).unwrap_or_default();
-            Ok(Box::new(KeyFileSeal::open(path)?))
+            Ok(SealSource::KeyFile(seal_file(config).unwrap_or_default()))
         }
         SealConfig::Passphrase { file } => {
             let passphrase = read_passphrase(file)
                 .map_err(|cause| StartError::io(&format!("the passphrase in `{}`", file.display()), cause))?;
-            Ok(Box::new(PassphraseSeal::new(passphrase)))
+            Ok(SealSource::Passphrase(passphrase))
         }
+        SealConfig::Pkcs11 => Ok(SealSource::Device),
     }
+}
+
+fn device(config: &AuthorityConfig) -> Result<Option<DeviceConfig>, StartError> {
+    let Some(pkcs11) = &config.keys.pkcs11 else { return Ok(None) };
+    let pin = read_passphrase(&pkcs11.pin_file)
+        .map_err(|cause| StartError::io(&format!("the PIN in `{}`", pkcs11.pin_file.display()), cause))?;
+    Ok(Some(DeviceConfig { module: pkcs11.module.clone(), token: pkcs11.token.clone(), pin }))
 }
 
 fn seal_file(config: &AuthorityConfig) -> Option<PathBuf> {
     match &config.seal {
         SealConfig::KeyFile => Some(config.data_dir.join("seal.key")),
         SealConfig::KeyFileAt { path } => Some(path.clone()),
-        SealConfig::Passphrase { .. } => None,
+        SealConfig::Passphrase { .. } | SealConfig::Pkcs11 => None,
     }
 }
 

@@ -86,7 +86,9 @@ impl World {
         let mut config = self.config.clone();
         config.server = name.into();
         config.data_dir = self.directory.path().join(name);
-        Authority::init_beside(&config, &self.config.data_dir, self.clock.clone()).await.unwrap();
+        Authority::init_beside(&config, &self.config.data_dir, self.clock.clone(), Arc::new(SystemRandom))
+            .await
+            .unwrap();
         Self::start(self.directory.clone(), config, self.clock.clone()).await.unwrap()
     }
 

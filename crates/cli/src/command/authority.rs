@@ -18,42 +18,67 @@ const CONFIG: &str = "/etc/bonafide/authority.toml";
 const TEMPLATE: &str = include_str!("authority.toml");
 
 /// One authority server.
-#[expect(clippy::large_enum_variant, reason = "there is one of them in a process")]
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum AuthorityCommand {
     /// Make the data directory of a new authority, and a settings file with every default and what it means
-    Init {
-        /// The trust domain that this server is authority of
-        #[arg(long)]
-        trust_domain: TrustDomain,
-        /// The file to write; must not exist
-        #[arg(long, value_name = "FILE", default_value = CONFIG)]
-        config: PathBuf,
-        /// Holds keyring, store, ledger and the admin socket
-        #[arg(long, value_name = "DIR", default_value = AUTHORITY_DATA)]
-        data: PathBuf,
-        /// Where agents and remote admins connect [default: 0.0.0.0:8443]
-        #[arg(long, value_name = "ADDRESS:PORT")]
-        listen: Option<SocketAddr>,
-        /// What join lines tell new nodes [default: where it listens]
-        #[arg(long, value_name = "HOST:PORT", value_parser = address)]
-        address: Option<String>,
-        /// Seal the root key with the passphrase in this file [default: with a key file in the data directory]
-        #[arg(long, value_name = "FILE")]
-        passphrase_file: Option<PathBuf>,
-        /// Keep the store in this PostgreSQL database, which several servers may share [default: in a file in the data
-        /// directory]
-        #[arg(long, value_name = "postgres://USER@HOST/DATABASE", value_parser = store)]
-        store: Option<Store>,
-        /// Name of this server, unique in its trust domain [default: a]
-        #[arg(long, value_name = "NAME")]
-        server: Option<String>,
-        /// Make one more server: take keyring and seal from this data directory of a server on the same store
-        #[arg(long, value_name = "DIR", requires = "store", requires = "server")]
-        beside: Option<PathBuf>,
-    },
+    Init(Box<InitArgs>),
     /// Run the authority until it is told to end
     Run(Box<RunArgs>),
+}
+
+/// `authority init`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct InitArgs {
+    /// The trust domain that this server is authority of
+    #[arg(long)]
+    trust_domain: TrustDomain,
+    /// The file to write; must not exist
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    config: PathBuf,
+    /// Holds keyring, store, ledger and the admin socket
+    #[arg(long, value_name = "DIR", default_value = AUTHORITY_DATA)]
+    data: PathBuf,
+    /// Where agents and remote admins connect [default: 0.0.0.0:8443]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// What join lines tell new nodes [default: where it listens]
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    address: Option<String>,
+    /// Seal the root key with the passphrase in this file [default: with a key file in the data directory]
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Keep the store in this PostgreSQL database, which several servers may share [default: in a file in the data
+    /// directory]
+    #[arg(long, value_name = "postgres://USER@HOST/DATABASE", value_parser = store)]
+    store: Option<Store>,
+    /// Name of this server, unique in its trust domain [default: a]
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
+    /// Make one more server: take keyring and seal from this data directory of a server on the same store
+    #[arg(long, value_name = "DIR", requires = "store", requires = "server")]
+    beside: Option<PathBuf>,
+    /// Kind of the keys that sign certificates: ec-p256, ec-p384, rsa-2048, rsa-3072, rsa-4096, ed25519
+    /// [default: ec-p256]
+    #[arg(long, value_name = "KIND")]
+    ca_key: Option<String>,
+    /// Kind of the keys that sign JWT-SVIDs: ec-p256, ec-p384, rsa-2048, rsa-3072, rsa-4096 [default: ec-p256]
+    #[arg(long, value_name = "KIND")]
+    jwt_key: Option<String>,
+    /// Keep keys and seal in a PKCS#11 device: the vendor's library
+    #[arg(long, value_name = "FILE", requires = "pkcs11_token", requires = "pkcs11_pin_file")]
+    pkcs11_module: Option<PathBuf>,
+    /// Label of the device's token
+    #[arg(long, value_name = "LABEL", requires = "pkcs11_module")]
+    pkcs11_token: Option<String>,
+    /// The file with the PIN of the token's user
+    #[arg(long, value_name = "FILE", requires = "pkcs11_module")]
+    pkcs11_pin_file: Option<PathBuf>,
+    /// What the library needs in its environment, such as SOFTHSM2_CONF=/etc/softhsm2.conf; several times
+    #[arg(long, value_name = "NAME=VALUE", requires = "pkcs11_module")]
+    pkcs11_env: Vec<String>,
+    /// The library reaches its device over the network
+    #[arg(long, requires = "pkcs11_module")]
+    pkcs11_network: bool,
 }
 
 /// The address of a database. Not shown: a password may be in it.
@@ -106,47 +131,62 @@ pub struct RunArgs {
 /// Settings that cannot hold, files that cannot be written, and what keeps the authority from starting.
 pub async fn run(command: AuthorityCommand, console: &Console) -> Result<(), Failure> {
     match command {
-        AuthorityCommand::Init {
-            trust_domain,
-            config,
-            data,
-            listen,
-            address,
-            passphrase_file,
-            store,
-            server,
-            beside,
-        } => {
-            let data = std::path::absolute(&data).map_err(|source| Failure::read(&data, source))?;
-            let mut text =
-                fill(&trust_domain, &data, listen, address.as_deref(), passphrase_file.as_deref())?;
-            if let Some(server) = server {
-                text = text.replace("#server = \"a\"", &format!("server = {}", quoted(&server)));
-            }
-            if let Some(Store(url)) = store {
-                let store = format!("[store]\nkind = \"postgres\"\nurl = {}", quoted(&url));
-                text = text.replace("#[store]\n#kind = \"sqlite\"", &store);
-            }
-            let settings = AuthorityConfig::parse(&text).map_err(|cause| config_failure(&config, &cause))?;
-            write_new(&config, &text)?;
-            // Without settings nobody would find the data; settings without data can be tried again.
-            let created = match beside {
-                Some(of) => roles::create_authority_beside(&settings, &of, console).await,
-                None => roles::create_authority(&settings, console).await,
-            };
-            created.inspect_err(|_| {
-                let _ = fs::remove_file(&config);
-            })?;
-            console.note(format!("wrote {} and {}", config.display(), data.display()));
-            console.note(format!("next: bonafide authority run --config {}", config.display()));
-            Ok(())
-        }
+        AuthorityCommand::Init(arguments) => init(*arguments, console).await,
         AuthorityCommand::Run(arguments) => {
             let settings = arguments.settings()?;
             roles::init_logs("info")?;
             roles::serve_authority(settings, console).await
         }
     }
+}
+
+async fn init(arguments: InitArgs, console: &Console) -> Result<(), Failure> {
+    let InitArgs {
+        trust_domain,
+        config,
+        data,
+        listen,
+        address,
+        passphrase_file,
+        store,
+        server,
+        beside,
+        ca_key,
+        jwt_key,
+        pkcs11_module,
+        pkcs11_token,
+        pkcs11_pin_file,
+        pkcs11_env,
+        pkcs11_network,
+    } = arguments;
+    let data = std::path::absolute(&data).map_err(|source| Failure::read(&data, source))?;
+    let text = fill(&trust_domain, &data, listen, address.as_deref(), passphrase_file.as_deref())?;
+    let mut text = with_keys(text, ca_key.as_deref(), jwt_key.as_deref());
+    if let Some(server) = server {
+        text = text.replace("#server = \"a\"", &format!("server = {}", quoted(&server)));
+    }
+    if let Some(Store(url)) = store {
+        let store = format!("[store]\nkind = \"postgres\"\nurl = {}", quoted(&url));
+        text = text.replace("#[store]\n#kind = \"sqlite\"", &store);
+    }
+    if let (Some(module), Some(token), Some(pin)) = (pkcs11_module, pkcs11_token, pkcs11_pin_file) {
+        let pin = std::path::absolute(&pin).map_err(|source| Failure::read(&pin, source))?;
+        let sealed = passphrase_file.is_some();
+        text = with_device(text, &module, &token, &pin, &pkcs11_env, pkcs11_network, sealed)?;
+    }
+    let settings = AuthorityConfig::parse(&text).map_err(|cause| config_failure(&config, &cause))?;
+    write_new(&config, &text)?;
+    // Without settings nobody would find the data; settings without data can be tried again.
+    let created = match beside {
+        Some(of) => roles::create_authority_beside(&settings, &of, console).await,
+        None => roles::create_authority(&settings, console).await,
+    };
+    created.inspect_err(|_| {
+        let _ = fs::remove_file(&config);
+    })?;
+    console.note(format!("wrote {} and {}", config.display(), data.display()));
+    console.note(format!("next: bonafide authority run --config {}", config.display()));
+    Ok(())
 }
 
 /// The template with what was given.
@@ -173,6 +213,53 @@ fn fill(
         text = text.replace("#[seal]\n#kind = \"key-file\"", &seal);
     }
     Ok(text)
+}
+
+/// The template with kinds of keys; what is no kind is refused when it is read.
+fn with_keys(text: String, ca: Option<&str>, jwt: Option<&str>) -> String {
+    let keys: Vec<String> = [("ca", ca), ("jwt", jwt)]
+        .into_iter()
+        .filter_map(|(name, kind)| Some(format!("{name} = {}", quoted(kind?))))
+        .collect();
+    if keys.is_empty() {
+        return text;
+    }
+    let section = format!("[keys]\n{}", keys.join("\n"));
+    text.replace("#[keys]\n#ca = \"ec-p256\"\n#jwt = \"ec-p256\"", &section)
+}
+
+/// The template with a device, whose seal it gets unless it has another one.
+fn with_device(
+    text: String,
+    module: &Path,
+    token: &str,
+    pin: &Path,
+    environment: &[String],
+    network: bool,
+    sealed: bool,
+) -> Result<String, Failure> {
+    let mut section = format!(
+        "\n[keys.pkcs11]\nmodule = {}\ntoken = {}\npin_file = {}\nnetwork = {network}\n",
+        quoted(&module.display().to_string()),
+        quoted(token),
+        quoted(&pin.display().to_string())
+    );
+    if !environment.is_empty() {
+        section.push_str("[keys.pkcs11.environment]\n");
+    }
+    for variable in environment {
+        let (name, value) =
+            variable.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
+                Failure::usage(format!("`{variable}` is no variable"), "write it as `NAME=VALUE`")
+            })?;
+        section.push_str(&format!("{} = {}\n", quoted(name), quoted(value)));
+    }
+    let text = if sealed {
+        text
+    } else {
+        text.replace("#[seal]\n#kind = \"key-file\"", "[seal]\nkind = \"pkcs11\"")
+    };
+    Ok(text + &section)
 }
 
 /// A TOML string.
@@ -252,6 +339,38 @@ mod tests {
         assert_eq!((config.data_dir.as_path(), config.listen), (data, listen));
         assert_eq!(config.address.as_deref(), Some("a.org:1"));
         assert!(matches!(config.seal, SealConfig::Passphrase { file } if file == Path::new("/pass")));
+    }
+
+    #[test]
+    fn a_device_is_written_as_it_was_given() {
+        let device = |environment: &[String], sealed| {
+            let (module, pin) = (Path::new("/lib/\"odd\".so"), Path::new("/pin"));
+            let text = with_keys(TEMPLATE.to_owned(), Some("ec-p384"), None);
+            with_device(text, module, "our token", pin, environment, true, sealed)
+        };
+        let variables = ["SOFTHSM2_CONF=/a=b".to_owned()];
+        let config = AuthorityConfig::parse(&filled(&device(&variables, false).unwrap())).unwrap();
+        let pkcs11 = config.keys.pkcs11.unwrap();
+        assert_eq!((pkcs11.token.as_str(), pkcs11.network), ("our token", true));
+        assert_eq!(
+            (pkcs11.module.as_path(), pkcs11.pin_file.as_path()),
+            (Path::new("/lib/\"odd\".so"), Path::new("/pin"))
+        );
+        assert_eq!(pkcs11.environment["SOFTHSM2_CONF"], "/a=b");
+        assert!(matches!(config.seal, SealConfig::Pkcs11));
+        let config = AuthorityConfig::parse(&filled(&device(&[], true).unwrap())).unwrap();
+        assert!(matches!(config.seal, SealConfig::KeyFile));
+        assert!(device(&["=x".to_owned()], false).is_err());
+    }
+
+    #[test]
+    fn kinds_of_keys_are_written_and_checked() {
+        let kinds = |ca, jwt| AuthorityConfig::parse(&filled(&with_keys(TEMPLATE.to_owned(), ca, jwt)));
+        let keys = kinds(Some("ec-p384"), Some("rsa-2048")).unwrap().keys;
+        assert_eq!((keys.ca.as_str(), keys.jwt.as_str()), ("ec-p384", "rsa-2048"));
+        assert_eq!(kinds(None, Some("ec-p384")).unwrap().keys.ca.as_str(), "ec-p256");
+        assert_eq!(kinds(None, Some("ed25519")).unwrap_err().code(), "config.value");
+        assert_eq!(kinds(Some("dsa"), None).unwrap_err().code(), "config.malformed");
     }
 
     fn filled(text: &str) -> String {

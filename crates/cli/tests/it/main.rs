@@ -11,6 +11,7 @@
 mod arguments;
 mod golden;
 mod inspecting;
+mod key_worker;
 mod ledger;
 mod output;
 mod program;

@@ -129,17 +129,32 @@ pub fn sign_compact(
     kid: &str,
     payload_json: &[u8],
 ) -> Result<String, SignError> {
+    let mut tokens = sign_compact_each(signer, alg, kid, &[payload_json]);
+    tokens.pop().unwrap_or_else(|| Err(SignError::Failed("no signature came".to_owned())))
+}
+
+/// Signs several payloads in one go, each as [`sign_compact`].
+pub fn sign_compact_each(
+    signer: &dyn Signer,
+    alg: JwsAlgorithm,
+    kid: &str,
+    payloads_json: &[&[u8]],
+) -> Vec<Result<String, SignError>> {
     let header = serde_json::json!({ "alg": alg.as_str(), "kid": kid, "typ": "JWT" }).to_string();
-    let mut token = Base64UrlUnpadded::encode_string(header.as_bytes());
-    token.push('.');
-    token.push_str(&Base64UrlUnpadded::encode_string(payload_json));
-    let signature = signer.sign_with(alg.signature_algorithm(), token.as_bytes())?;
-    let signature = alg
-        .signature_to_jose(signature)
-        .ok_or_else(|| SignError::Failed("the signature is not canonical DER".to_owned()))?;
-    token.push('.');
-    token.push_str(&Base64UrlUnpadded::encode_string(&signature));
-    Ok(token)
+    let header = Base64UrlUnpadded::encode_string(header.as_bytes());
+    let unsigned = |payload: &&[u8]| format!("{header}.{}", Base64UrlUnpadded::encode_string(payload));
+    let unsigned: Vec<String> = payloads_json.iter().map(unsigned).collect();
+    let messages: Vec<&[u8]> = unsigned.iter().map(String::as_bytes).collect();
+    let signatures = signer.sign_each(alg.signature_algorithm(), &messages);
+    let signed = |(mut token, signature): (String, Result<Vec<u8>, SignError>)| {
+        let signature = alg
+            .signature_to_jose(signature?)
+            .ok_or_else(|| SignError::Failed("the signature is not canonical DER".to_owned()))?;
+        token.push('.');
+        token.push_str(&Base64UrlUnpadded::encode_string(&signature));
+        Ok(token)
+    };
+    unsigned.into_iter().zip(signatures).map(signed).collect()
 }
 
 impl JwsError {

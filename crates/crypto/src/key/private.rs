@@ -32,6 +32,16 @@ pub trait Signer: fmt::Debug + Send + Sync {
     /// [`SignError::Unfit`] if the key can't do that, [`SignError::Failed`] if the signer is broken or gone.
     fn sign_with(&self, algorithm: SignatureAlgorithm, message: &[u8]) -> Result<Vec<u8>, SignError>;
 
+    /// Signs each of several messages, in their order. For a signer to which every call is dear: one in another
+    /// process, or in a device.
+    fn sign_each(
+        &self,
+        algorithm: SignatureAlgorithm,
+        messages: &[&[u8]],
+    ) -> Vec<Result<Vec<u8>, SignError>> {
+        messages.iter().map(|message| self.sign_with(algorithm, message)).collect()
+    }
+
     /// Signs with [`Self::signature_algorithm`].
     ///
     /// # Errors

@@ -8,6 +8,9 @@
     reason = "a failed test is a panic"
 )]
 
+mod device;
+mod worker;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,

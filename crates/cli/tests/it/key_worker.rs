@@ -1,0 +1,169 @@
+//! The authority's live keys in their own process, with the real program.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::program::{bonafide, text};
+
+/// A running `bonafide authority run`.
+struct Authority {
+    child: Child,
+    errors: BufReader<ChildStderr>,
+    folder: tempfile::TempDir,
+}
+
+impl Authority {
+    fn start(more: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), more)
+    }
+
+    fn start_in(folder: tempfile::TempDir, more: &[&str]) -> Self {
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let (config, data) = (at("authority.toml"), at("data"));
+        let init = ["authority", "init", "--trust-domain", "example.org", "--listen", "127.0.0.1:0"];
+        let init = [&init, ["--config", &config, "--data", &data].as_slice(), more].concat();
+        let made = bonafide(&init);
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_bonafide"))
+            .args(["authority", "run", "--config", &config])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("BONAFIDE_ADMIN_SOCKET=") {
+            line.clear();
+            assert!(errors.read_line(&mut line).unwrap() > 0, "it ended: {line}");
+        }
+        Self { child, errors, folder }
+    }
+
+    /// The processes that it started.
+    fn children(&self) -> Vec<i32> {
+        let of = |path: &Path| {
+            let status = std::fs::read_to_string(path.join("status")).ok()?;
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().to_owned();
+            (parent == self.child.id().to_string()).then(|| path.file_name()?.to_str()?.parse().ok())?
+        };
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| of(&entry.unwrap().path())).collect()
+    }
+
+    /// All that is written until the last process that has the pipe is gone: the worker has it too.
+    fn rest(&mut self) -> String {
+        let mut rest = String::new();
+        self.errors.read_to_string(&mut rest).unwrap();
+        rest
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_worker_outlives_its_authority_in_no_case() {
+    let mut authority = Authority::start(&["--ca-key", "ec-p384", "--jwt-key", "rsa-2048"]);
+    let children = authority.children();
+    assert_eq!(children.len(), 1, "one worker");
+    let arguments = std::fs::read(format!("/proc/{}/cmdline", children[0])).unwrap();
+    assert_eq!(text(&arguments), "/proc/self/exe\0key-worker\0");
+    authority.child.kill().unwrap();
+    authority.rest();
+    let (worker, state) = (children[0], "/status");
+    let gone = std::fs::read_to_string(format!("/proc/{worker}{state}"));
+    assert!(gone.is_err() || gone.unwrap().contains("State:\tZ"), "it has closed everything, and is gone");
+}
+
+#[test]
+fn an_authority_without_its_worker_stops_and_says_why() {
+    let mut authority = Authority::start(&[]);
+    kill(Pid::from_raw(authority.children()[0]), Signal::SIGKILL).unwrap();
+    let told = authority.rest();
+    assert!(told.contains("error[keyring.worker-gone]"), "{told}");
+    assert!(told.contains("hint"), "{told}");
+    assert_eq!(authority.child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn an_authority_that_is_told_to_end_takes_its_worker_along() {
+    let mut authority = Authority::start(&[]);
+    kill(Pid::from_raw(i32::try_from(authority.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    let told = authority.rest();
+    assert!(!told.contains("error["), "{told}");
+    assert!(authority.child.wait().unwrap().success());
+}
+
+#[test]
+fn nobody_else_starts_a_worker() {
+    let refused = bonafide(&["key-worker"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).starts_with("error[keyring.worker-protocol]"), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn kinds_of_keys_that_the_standards_refuse_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (config, data) = (at("authority.toml"), at("data"));
+    for (flag, kind, code) in [
+        ("--jwt-key", "ed25519", "config.value"),
+        ("--ca-key", "ec-p521", "config.value"),
+        ("--ca-key", "dsa", "config.malformed"),
+    ] {
+        let init =
+            ["authority", "init", "--trust-domain", "example.org", "--config", &config, "--data", &data];
+        let refused = bonafide(&[&init, [flag, kind].as_slice()].concat());
+        let told = text(&refused.stderr);
+        assert!(told.starts_with(&format!("error[{code}]")) && told.contains("ec-p256"), "{told}");
+        assert!(!Path::new(&config).exists() && !Path::new(&data).exists());
+    }
+}
+
+/// Root, intermediate, JWT keys and seal in a device; nothing that opens the keyring lies beside it.
+#[test]
+fn a_device_holds_keys_and_seal() {
+    const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
+    if !Path::new(MODULE).exists() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir(at("tokens")).unwrap();
+    std::fs::write(at("softhsm2.conf"), format!("directories.tokendir = {}\n", at("tokens"))).unwrap();
+    std::fs::write(at("pin"), "98765432\n").unwrap();
+    let made = Command::new("softhsm2-util")
+        .args(["--init-token", "--free", "--label", "hsm", "--so-pin", "12345678", "--pin", "98765432"])
+        .env("SOFTHSM2_CONF", at("softhsm2.conf"))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let (pin, variable) = (at("pin"), format!("SOFTHSM2_CONF={}", at("softhsm2.conf")));
+    let device = ["--pkcs11-module", MODULE, "--pkcs11-token", "hsm", "--pkcs11-pin-file", &pin];
+    let kinds = ["--pkcs11-env", &variable, "--ca-key", "ec-p384", "--jwt-key", "rsa-2048"];
+    let mut authority = Authority::start_in(folder, &[device, kinds].concat());
+    let data = authority.folder.path().join("data");
+    assert!(!data.join("seal.key").exists());
+    let socket = data.join("admin.sock");
+    let shown = bonafide(&["ca", "show", "--socket", socket.to_str().unwrap(), "-o", "json"]);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let module = |process: u32| {
+        let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap_or_default();
+        maps.contains("softhsm")
+    };
+    // Both can only be read by root, because they can't be dumped.
+    if nix::unistd::geteuid().is_root() {
+        assert!(module(u32::try_from(authority.children()[0]).unwrap()));
+        assert!(!module(authority.child.id()), "no vendor's library in the process with the network");
+    }
+    kill(Pid::from_raw(i32::try_from(authority.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    let told = authority.rest();
+    assert!(authority.child.wait().unwrap().success(), "{told}");
+    assert!(!told.contains("98765432"));
+}

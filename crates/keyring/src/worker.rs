@@ -1,0 +1,24 @@
+//! A process for live keys.
+//!
+//! The parent starts it, usually from its own program, with one end of a socket pair as standard input: the *lifeline*.
+//! The first message on it carries the *lanes*, a socket pair for each thread that signs. When the lifeline ends, so
+//! does the worker, whatever it does; and what is gone on either side is never restarted in silence.
+//!
+//! On a lane there is one request at a time, and one answer to each. Both are frames: a length, then a [`message`].
+//! A signing thread sends all that it has to sign in one frame, so that neither the socket nor the switch between the
+//! processes shows beside the signatures.
+//!
+//! There is no request that yields a private key, the root key, or a wrapping key.
+
+mod client;
+mod frame;
+mod message;
+mod server;
+
+pub use client::{Worker, WorkerProgram};
+pub use server::serve_worker;
+
+/// Both sides must speak the same one: they are one program.
+const PROTOCOL: u8 = 1;
+/// Lanes, and so threads of the worker.
+const MAX_LANES: usize = 64;
