@@ -69,8 +69,11 @@ pub async fn run(_arguments: DemoArgs, console: &Console) -> Result<(), Failure>
 }
 
 async fn interrupted() -> Failure {
-    match told_to_end().await {
-        Ok(()) => Failure::of("demo.interrupted", "the demo was interrupted", "start it again"),
+    match told_to_end() {
+        Ok(told) => {
+            told.await;
+            Failure::of("demo.interrupted", "the demo was interrupted", "start it again")
+        }
         Err(failure) => failure,
     }
 }

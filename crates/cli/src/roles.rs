@@ -7,7 +7,6 @@ use bonafide_authority::{Authority, AuthorityConfig, StartError};
 use bonafide_crypto::random::SystemRandom;
 use bonafide_keyring::WorkerProgram;
 use bonafide_net::telemetry;
-use bonafide_secmem::Confinement;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Console, Failure};
@@ -29,20 +28,21 @@ pub fn init_logs(default_filter: &str) -> Result<(), Failure> {
         .map_err(|cause| Failure::of(cause.code(), &cause, cause.hint()))
 }
 
-/// Resolves when this process is told to end: SIGTERM, or ctrl-c.
+/// From now on this process can be told to end, by SIGTERM or ctrl-c; resolves when it is.
 ///
 /// # Errors
 /// When the system gives no signals.
-pub async fn told_to_end() -> Result<(), Failure> {
+pub fn told_to_end() -> Result<impl Future<Output = ()>, Failure> {
     let failed =
         |cause| Failure::of("process.no-signals", cause, "see whether this user may start more threads");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// Makes the data directory of a new authority.
@@ -98,18 +98,7 @@ pub async fn start_authority(
 
 /// Live keys are in a process of this same program.
 fn with_worker(mut config: AuthorityConfig) -> AuthorityConfig {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    config.key_worker.get_or_insert_with(|| WorkerProgram {
-        program: "/proc/self/exe".into(),
-        arguments: vec![KEY_WORKER.into()],
-        // One for each thread that signs certificates, and one for keys, tokens of its own and checkpoints.
-        lanes: 1 + match config.limits.signing_threads {
-            0 => cores,
-            threads => threads,
-        },
-        environment: Vec::new(),
-        confinement: Confinement::default(),
-    });
+    config.key_worker.get_or_insert_with(|| WorkerProgram::this([KEY_WORKER]));
     config
 }
 
@@ -120,14 +109,12 @@ fn with_worker(mut config: AuthorityConfig) -> AuthorityConfig {
 pub async fn serve_authority(config: AuthorityConfig, console: &Console) -> Result<(), Failure> {
     harden();
     let mut running = start_authority(config, console).await?;
+    let told = told_to_end()?;
     console.note(format!("the authority serves agents on {}", running.node_address()));
     console.note(format!("export BONAFIDE_ADMIN_SOCKET={}", running.admin_socket().display()));
     tokio::select! {
         ended = running.wait() => ended.map_err(|cause| authority_failure(&cause)),
-        told = told_to_end() => {
-            told?;
-            stop_authority(running).await
-        }
+        () = told => stop_authority(running).await,
     }
 }
 
@@ -156,13 +143,11 @@ pub async fn serve_agent(config: AgentConfig, console: &Console) -> Result<(), F
     harden();
     let socket = config.socket.clone();
     let mut running = start_agent(config, console).await?;
+    let told = told_to_end()?;
     console.note(format!("export SPIFFE_ENDPOINT_SOCKET=unix://{}", socket.display()));
     tokio::select! {
         ended = running.ended() => ended.map_err(|cause| agent_failure(&cause)),
-        told = told_to_end() => {
-            told?;
-            stop_agent(running).await
-        }
+        () = told => stop_agent(running).await,
     }
 }
 

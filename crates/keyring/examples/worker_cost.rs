@@ -10,7 +10,6 @@ use bonafide_crypto::random::SystemRandom;
 use bonafide_keyring::{
     KeyFileSeal, KeySpec, Keyring, LiveKeys, LocalKeys, SealSource, Worker, WorkerProgram, serve_worker,
 };
-use bonafide_secmem::Confinement;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
@@ -28,13 +27,7 @@ fn main() {
     let keyring =
         Keyring::create(&path, &KeyFileSeal::create(&seal, &SystemRandom).unwrap(), &SystemRandom).unwrap();
     let local = LocalKeys::new(keyring, Arc::new(SystemRandom));
-    let program = WorkerProgram {
-        program: "/proc/self/exe".into(),
-        arguments: vec!["worker".into()],
-        lanes: 2,
-        environment: Vec::new(),
-        confinement: Confinement::default(),
-    };
+    let program = WorkerProgram::this(["worker"]);
     let worker = Worker::start(&program, drop).unwrap();
     let missing = worker.unseal(&path, &SealSource::KeyFile(seal), None).unwrap();
     println!("protections that are missing: {missing:?}");

@@ -14,6 +14,7 @@ use bonafide_attest::join::JoinLine;
 use bonafide_authority::{Authority, AuthorityConfig};
 use bonafide_crypto::random::SystemRandom;
 use bonafide_identity::time::SystemClock;
+use bonafide_keyring::WorkerProgram;
 use bonafide_simulation::Process;
 use bonafide_wire::{
     admin::{
@@ -26,12 +27,12 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::clock::CpuClock;
-
 pub(crate) const TRUST_DOMAIN: &str = "lab.example";
 pub(crate) const SITE: &str = "lab";
 pub(crate) const REGISTRATION: &str = "shop-cart";
 
+/// What makes this program the process of an authority's keys.
+pub(crate) const KEY_WORKER: &str = "key-worker";
 /// Where the authority of a directory listens, once it has listened: agents come back to the same place.
 const LISTEN: &str = "listen";
 
@@ -76,11 +77,6 @@ impl AuthorityProcess {
         Ok(Self { process, admin, took })
     }
 
-    /// The CPU time that it has used.
-    pub(crate) fn clock(&self) -> Result<CpuClock> {
-        CpuClock::of(self.process.id())
-    }
-
     /// A line for a new node.
     pub(crate) async fn join(&mut self) -> Result<JoinLine> {
         Ok(self.join_word().await?.parse()?)
@@ -97,7 +93,7 @@ impl AuthorityProcess {
         self.admin.clone()
     }
 
-    /// What it uses.
+    /// What it uses, with the process of its keys.
     pub(crate) fn process(&self) -> Result<Process> {
         Ok(Process::of(self.process.id())?)
     }
@@ -171,6 +167,8 @@ pub(crate) async fn serve(directory: &Path) -> Result<()> {
 pub(crate) fn config(directory: &Path) -> Result<AuthorityConfig> {
     let mut config = AuthorityConfig::new(TRUST_DOMAIN.parse()?, directory);
     config.listen = ([127, 0, 0, 1], 0).into();
+    // As the program that is measured has it.
+    config.key_worker = Some(WorkerProgram::this([KEY_WORKER]));
     Ok(config)
 }
 

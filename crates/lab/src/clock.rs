@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use nix::{time::ClockId, unistd::Pid};
+use nix::time::ClockId;
 
 /// A clock that runs while something works.
 #[derive(Clone, Copy, Debug)]
@@ -18,11 +18,6 @@ impl CpuClock {
     /// This process', with all of its threads.
     pub(crate) const fn process() -> Self {
         Self(ClockId::CLOCK_PROCESS_CPUTIME_ID)
-    }
-
-    /// Another process', with all of its threads.
-    pub(crate) fn of(process: u32) -> Result<Self> {
-        Ok(Self(ClockId::pid_cpu_clock_id(Pid::from_raw(process.try_into()?))?))
     }
 
     /// What it has used so far.

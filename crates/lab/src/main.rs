@@ -20,9 +20,11 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, bail};
+use bonafide_crypto::random::SystemRandom;
 use clap::Parser;
 use nix::sys::statfs;
 
@@ -91,10 +93,19 @@ impl Options {
 }
 
 fn main() -> ExitCode {
+    // Before there is a second thread.
+    if std::env::args_os().nth(1).is_some_and(|first| first == authority::KEY_WORKER) {
+        return finish(bonafide_keyring::serve_worker(Arc::new(SystemRandom)).map_err(Into::into));
+    }
     let options = Options::parse();
-    let result = bonafide_net::runtime::start()
-        .map_err(Into::into)
-        .and_then(|runtime| runtime.block_on(run(&options)));
+    finish(
+        bonafide_net::runtime::start()
+            .map_err(Into::into)
+            .and_then(|runtime| runtime.block_on(run(&options))),
+    )
+}
+
+fn finish(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

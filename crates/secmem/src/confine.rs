@@ -5,6 +5,7 @@ use std::fmt;
 use std::os::fd::RawFd;
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::SigSet;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
@@ -34,6 +35,7 @@ impl Missing {
         self.0
     }
 
+    const SIGNALS: Self = Self("own-end");
     const NOT_DUMPABLE: Self = Self("not-dumpable");
     const NO_CORE: Self = Self("no-core");
     const DIES_WITH_PARENT: Self = Self("dies-with-parent");
@@ -64,6 +66,7 @@ impl Confinement {
             }
         };
         note(close_descriptors().is_ok(), Missing::DESCRIPTORS);
+        note(defer_signals(), Missing::SIGNALS);
         // Before the network: where that takes a user namespace, this process has privileges in there alone.
         note(lock_memory(), Missing::LOCKED);
         if !self.network {
@@ -248,6 +251,13 @@ fn lock_memory() -> bool {
         .is_ok_and(|capabilities| capabilities.effective.contains(CapabilitySet::IPC_LOCK));
     (privileged || getrlimit(Resource::Memlock).current.is_none())
         && mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).is_ok()
+}
+
+/// What a terminal and a service manager send to all processes at once is for the parent, which still needs this one to
+/// end well. Threads that are started later have the same mask.
+fn defer_signals() -> bool {
+    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
+    SigSet::from_iter([SIGHUP, SIGINT, SIGTERM]).thread_block().is_ok()
 }
 
 fn close_descriptors() -> std::io::Result<()> {

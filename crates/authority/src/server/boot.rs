@@ -213,9 +213,14 @@ async fn unseal(config: &AuthorityConfig, random: Arc<dyn Random>) -> Result<Ope
     opened.await.map_err(|_| StartError::Stopped)?
 }
 
-/// The worker's program, with what the module of a device needs.
+/// The worker's program, with as many lanes as threads that sign, and what the module of a device needs.
 fn fitted(program: &WorkerProgram, config: &AuthorityConfig) -> WorkerProgram {
     let mut program = program.clone();
+    if config.limits.signing_threads > 0 {
+        program.lanes = config.limits.signing_threads;
+    }
+    // One for each thread that signs for agents, and one for the server itself.
+    program.lanes += 1;
     if let Some(pkcs11) = &config.keys.pkcs11 {
         program.confinement = Confinement { network: pkcs11.network, foreign_code: true };
         let variable = |(name, value): (&String, &String)| (name.into(), value.into());

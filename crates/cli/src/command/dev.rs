@@ -122,6 +122,7 @@ async fn with_authority(
         }
     };
     with_spinner(console, "starting", ready).await?;
+    let told = roles::told_to_end()?;
     console.note(format!(
         "Authority and agent of {} are ready after {:.1} s; ctrl-c ends them.",
         arguments.trust_domain,
@@ -139,10 +140,7 @@ async fn with_authority(
     })?;
     tokio::select! {
         ended = agent.ended() => ended.map_err(|cause| roles::agent_failure(&cause)),
-        told = roles::told_to_end() => {
-            told?;
-            roles::stop_agent(agent).await
-        }
+        () = told => roles::stop_agent(agent).await,
     }
 }
 

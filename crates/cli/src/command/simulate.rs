@@ -93,7 +93,7 @@ async fn measure(arguments: &SimulateArgs, path: &Path, own: bool, console: &Con
     let pid = stream.peer_cred().ok().and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok());
     drop(stream);
     let process = pid.and_then(|pid| Process::of(pid).ok());
-    let used = || process.and_then(|process| process.usage().ok());
+    let used = || process.as_ref().and_then(|process| process.usage().ok());
     let client = admin::connect(path).await?;
     let random: &dyn Random = &SystemRandom;
     let plan = Plan {

@@ -32,12 +32,26 @@ pub struct WorkerProgram {
     pub program: PathBuf,
     /// What makes the program call [`serve_worker`](crate::serve_worker).
     pub arguments: Vec<OsString>,
-    /// Lanes, 1 to 64: as many as threads that sign at a time.
+    /// Lanes, 1 to 64: as many as threads that sign at a time. More of them cost a thread each, and nothing else.
     pub lanes: usize,
     /// What a device's module needs in its environment; nothing else is in it, and nothing secret belongs there.
     pub environment: Vec<(OsString, OsString)>,
     /// What a device's module needs of the system.
     pub confinement: Confinement,
+}
+
+impl WorkerProgram {
+    /// This same program once more, without anything that a device may need, and with a lane for each core.
+    #[must_use]
+    pub fn this(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self {
+            program: "/proc/self/exe".into(),
+            arguments: arguments.into_iter().map(Into::into).collect(),
+            lanes: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            environment: Vec::new(),
+            confinement: Confinement::default(),
+        }
+    }
 }
 
 /// Live keys in a process of their own. Dropping the last of it and of its signers ends the process.

@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Barrier, Mutex, OnceLock, PoisonError, RwLock};
 
 use bonafide_crypto::key::Signer;
 use bonafide_crypto::random::Random;
@@ -77,10 +77,14 @@ pub fn serve_worker(random: Arc<dyn Random>) -> Result<(), KeyringError> {
         open: RwLock::default(),
         random,
     });
-    for (number, lane) in receive_lanes(lifeline)?.into_iter().enumerate() {
-        let service = Arc::clone(&service);
+    let lanes = receive_lanes(lifeline)?;
+    // Once the keyring is open there are no new threads: so nobody is served before all are there.
+    let all_there = Arc::new(Barrier::new(lanes.len() + 1));
+    for (number, lane) in lanes.into_iter().enumerate() {
+        let (service, all_there) = (Arc::clone(&service), Arc::clone(&all_there));
         let thread = std::thread::Builder::new().name(format!("lane-{number}"));
         let serve = move || {
+            all_there.wait();
             if service.serve(UnixStream::from(lane)).is_err() {
                 // Nobody speaks like this but an attacker: the main thread shall end.
                 let _ = shutdown(io::stdin().as_fd(), Shutdown::Both);
@@ -88,6 +92,7 @@ pub fn serve_worker(random: Arc<dyn Random>) -> Result<(), KeyringError> {
         };
         thread.spawn(serve).map_err(KeyringError::WorkerStart)?;
     }
+    all_there.wait();
     // Nothing more is to come: a byte is as much a reason to end as the end.
     let _ = rustix::io::retry_on_intr(|| rustix::io::read(lifeline, &mut [0_u8; 1]));
     Ok(())

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bonafide_crypto::key::{KeyAlgorithm, SignError, SignatureAlgorithm};
 use bonafide_keyring::{KeySpec, LiveKeys, LocalKeys, SealSource, Worker, WorkerProgram, serve_worker};
-use bonafide_secmem::Confinement;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -28,11 +27,8 @@ fn worker_process() {
 
 pub(crate) fn program() -> WorkerProgram {
     WorkerProgram {
-        program: "/proc/self/exe".into(),
-        arguments: ["--exact", "worker::worker_process", "--ignored", "--nocapture"].map(Into::into).into(),
         lanes: 2,
-        environment: Vec::new(),
-        confinement: Confinement::default(),
+        ..WorkerProgram::this(["--exact", "worker::worker_process", "--ignored", "--nocapture"])
     }
 }
 
