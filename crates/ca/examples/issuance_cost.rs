@@ -52,7 +52,9 @@ fn main() {
                 Attribute::new(Kind::Selector, "unix.path", "/usr/bin/cart"),
                 Attribute::new(Kind::Evidence, "caller", "pidfd"),
             ],
-        },
+        }
+        .encode()
+        .unwrap(),
         validity: day.within(issuer).unwrap(),
         serial: serial(),
     };

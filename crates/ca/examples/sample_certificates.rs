@@ -62,7 +62,7 @@ fn write_family(folder: &Path, algorithm: KeyAlgorithm) {
         id,
         public_key: key.public_key().clone(),
         dns_names: vec![],
-        attributes: attributes.clone(),
+        attributes: attributes.encode().unwrap(),
         validity: lifetime(12).within(issuer).unwrap(),
         serial: serial(),
     };

@@ -21,8 +21,10 @@
 mod layout;
 mod name;
 
+use std::borrow::Cow;
+
 use bonafide_crypto::key::{PublicKey, SignatureAlgorithm};
-use bonafide_identity::attributes::{Attributes, AttributesError};
+use bonafide_identity::attributes::EncodedAttributes;
 use bonafide_identity::{Certificate, DnsName, SpiffeId, TrustDomain, attributes};
 
 pub(crate) use layout::{Extension, Layout, oid};
@@ -43,7 +45,7 @@ pub struct WorkloadLeaf {
     /// DNS names, for peers that don't speak SPIFFE.
     pub dns_names: Vec<DnsName>,
     /// What was attested.
-    pub attributes: Attributes,
+    pub attributes: EncodedAttributes,
     /// When it is valid; must lie within the issuer's time.
     pub validity: Validity,
     /// Its number.
@@ -60,7 +62,7 @@ pub struct NodeLeaf {
     /// DNS names, for consoles and load balancers.
     pub dns_names: Vec<DnsName>,
     /// What was attested.
-    pub attributes: Attributes,
+    pub attributes: EncodedAttributes,
     /// When it is valid; must lie within the issuer's time.
     pub validity: Validity,
     /// Its number.
@@ -82,7 +84,7 @@ pub(crate) struct Order {
     pub(crate) public_key: PublicKey,
     pub(crate) dns_names: Vec<DnsName>,
     /// The value of the attributes extension.
-    pub(crate) attributes: Option<Vec<u8>>,
+    pub(crate) attributes: Option<EncodedAttributes>,
     pub(crate) validity: Validity,
     pub(crate) serial: SerialNumber,
 }
@@ -106,9 +108,6 @@ pub enum Profile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TemplateError {
-    /// The attributes can't be written.
-    #[error("the attributes of the certificate can't be written: {0}")]
-    Attributes(#[from] AttributesError),
     /// Too many DNS names.
     #[error("a certificate has at most 32 DNS names")]
     DnsNames,
@@ -139,7 +138,7 @@ pub fn intermediate(
 /// The certificate of a workload that `issuer` will sign.
 ///
 /// # Errors
-/// [`TemplateError`] if there are too many names or attributes.
+/// [`TemplateError`] if there are too many names.
 pub fn workload(leaf: WorkloadLeaf, issuer: &Certificate) -> Result<Tbs, TemplateError> {
     let WorkloadLeaf { id, public_key, dns_names, attributes, validity, serial } = leaf;
     lay_out_leaf(
@@ -204,7 +203,6 @@ impl TemplateError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Attributes(error) => error.code(),
             Self::DnsNames => "ca.too-many-dns-names",
         }
     }
@@ -213,7 +211,6 @@ impl TemplateError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Attributes(error) => error.hint(),
             Self::DnsNames => "give the registration fewer DNS names",
         }
     }
@@ -263,7 +260,7 @@ fn lay_out_leaf(profile: Profile, leaf: NodeLeaf, issuer: &Certificate) -> Resul
         id: leaf.id,
         public_key: leaf.public_key,
         dns_names: leaf.dns_names,
-        attributes: Some(leaf.attributes.to_der()?),
+        attributes: Some(leaf.attributes),
         validity: leaf.validity,
         serial: leaf.serial,
     };
@@ -271,40 +268,44 @@ fn lay_out_leaf(profile: Profile, leaf: NodeLeaf, issuer: &Certificate) -> Resul
 }
 
 /// The table of the module's documentation.
-pub(crate) fn lay_out<'a>(order: &Order, issuer: &Issuer<'a>) -> Layout<'a> {
+pub(crate) fn lay_out<'a>(order: &'a Order, issuer: &Issuer<'a>) -> Layout<'a> {
     let profile = order.profile;
     let mut extensions = Vec::with_capacity(7);
-    let mut add = |oid, critical, value| extensions.push(Extension { oid, critical, value });
+    let mut add = |oid, critical, value: Cow<'a, [u8]>| extensions.push(Extension { oid, critical, value });
     match profile {
-        Profile::Root => add(oid::BASIC_CONSTRAINTS, true, b"\x30\x03\x01\x01\xff".to_vec()),
+        Profile::Root => add(oid::BASIC_CONSTRAINTS, true, Cow::Borrowed(b"\x30\x03\x01\x01\xff")),
         Profile::Intermediate => {
-            add(oid::BASIC_CONSTRAINTS, true, b"\x30\x06\x01\x01\xff\x02\x01\x00".to_vec());
+            add(oid::BASIC_CONSTRAINTS, true, Cow::Borrowed(b"\x30\x06\x01\x01\xff\x02\x01\x00"));
         }
         // The default FALSE is not encoded in DER.
         Profile::Workload | Profile::Agent | Profile::Authority => {
-            add(oid::BASIC_CONSTRAINTS, true, b"\x30\x00".to_vec());
+            add(oid::BASIC_CONSTRAINTS, true, Cow::Borrowed(b"\x30\x00"));
         }
     }
     if profile.is_ca() {
         // Bit 5, keyCertSign. We sign no revocation lists.
-        add(oid::KEY_USAGE, true, b"\x03\x02\x02\x04".to_vec());
+        add(oid::KEY_USAGE, true, Cow::Borrowed(b"\x03\x02\x02\x04"));
     } else {
         // Bit 0, digitalSignature.
-        add(oid::KEY_USAGE, true, b"\x03\x02\x07\x80".to_vec());
+        add(oid::KEY_USAGE, true, Cow::Borrowed(b"\x03\x02\x07\x80"));
         // serverAuth and clientAuth: every workload is both (X509-SVID section 4.4).
-        let usages =
+        let usages: &[u8] =
             b"\x30\x14\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x02";
-        add(oid::EXTENDED_KEY_USAGE, false, usages.to_vec());
+        add(oid::EXTENDED_KEY_USAGE, false, usages.into());
     }
-    add(oid::SUBJECT_KEY_ID, false, layout::subject_key_id(&order.public_key.key_id()));
-    add(oid::AUTHORITY_KEY_ID, false, layout::authority_key_id(issuer.key_id));
-    add(oid::SUBJECT_ALT_NAME, !profile.is_ca(), layout::alternative_names(&order.id, &order.dns_names));
+    add(oid::SUBJECT_KEY_ID, false, layout::subject_key_id(&order.public_key.key_id()).into());
+    add(oid::AUTHORITY_KEY_ID, false, layout::authority_key_id(issuer.key_id).into());
+    add(
+        oid::SUBJECT_ALT_NAME,
+        !profile.is_ca(),
+        layout::alternative_names(&order.id, &order.dns_names).into(),
+    );
     if let Some(value) = &order.attributes {
-        add(attributes::OID.as_bytes(), false, value.clone());
+        add(attributes::OID.as_bytes(), false, value.der().into());
     }
     Layout {
         version: 2,
-        serial: order.serial.as_bytes().to_vec(),
+        serial: order.serial.as_bytes().into(),
         algorithm: SignatureAlgorithm::default_for(issuer.key.algorithm()).algorithm_identifier_der(),
         issuer: issuer.name.into(),
         not_before: order.validity.not_before(),

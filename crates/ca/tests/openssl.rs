@@ -40,7 +40,9 @@ fn chain(folder: &Path, algorithm: KeyAlgorithm) {
         id: "spiffe://example.org/ns/shop/sa/cart".parse().unwrap(),
         public_key: PrivateKey::generate(algorithm).unwrap().public_key().clone(),
         dns_names: vec!["cart.example.org".parse().unwrap()],
-        attributes: Attributes { attributes: vec![Attribute::site("berlin")], ..Attributes::default() },
+        attributes: Attributes { attributes: vec![Attribute::site("berlin")], ..Attributes::default() }
+            .encode()
+            .unwrap(),
         validity: hours(1).within(authority.certificate()).unwrap(),
         serial: serial(),
     };

@@ -186,8 +186,14 @@ impl Writer {
         } else {
             let (bytes, zeros) = digits(length);
             let digits = bytes.get(zeros..).unwrap_or_default();
-            self.out
-                .splice(start..=start, [0x80 | digits.len() as u8].into_iter().chain(digits.iter().copied()));
+            let (from, to) = (start.saturating_add(1), start.saturating_add(1).saturating_add(digits.len()));
+            let end = self.out.len();
+            self.out.extend_from_slice(digits);
+            self.out.copy_within(from..end, to);
+            if let Some([first, rest @ ..]) = self.out.get_mut(start..to) {
+                *first = 0x80 | digits.len() as u8;
+                rest.copy_from_slice(digits);
+            }
         }
     }
 

@@ -30,8 +30,6 @@
 //! holder of an identity; it never takes rights away. What limits a certificate (validity, usages) stands
 //! in the standard fields.
 
-use std::collections::BTreeSet;
-
 use bonafide_crypto::asn1::{self, Reader, Writer};
 use const_oid::ObjectIdentifier;
 
@@ -101,6 +99,14 @@ pub struct Attributes {
     /// The attributes; their order has no meaning.
     pub attributes: Vec<Attribute>,
 }
+
+/// A list of attributes, checked and laid out once for the many certificates of one registration.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AttributeList(Vec<u8>);
+
+/// The value of the extension, as it stands in a certificate. Only what [`Attributes::from_der`] reads can be one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EncodedAttributes(Vec<u8>);
 
 /// Why attributes cannot be written, or bytes are not attributes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -202,64 +208,20 @@ impl Attributes {
     /// The value of the extension. Attributes may be in any order, and exact duplicates count once.
     ///
     /// # Errors
-    /// If an attribute or the whole exceeds its bounds, or a label, site or registration has two values.
-    pub fn to_der(&self) -> Result<Vec<u8>, AttributesError> {
-        let sorted: BTreeSet<&Attribute> = self.attributes.iter().collect();
-        if sorted.len() > MAX_ATTRIBUTES {
-            return Err(AttributesError::TooMany);
-        }
-        for (attribute, next) in sorted.iter().zip(sorted.iter().skip(1)) {
-            if clash(attribute, next) {
-                return Err(AttributesError::Ambiguous);
-            }
-        }
-        sorted.iter().try_for_each(|attribute| attribute.check())?;
-        let mut writer = Writer::with_capacity(256);
-        writer.nested(asn1::SEQUENCE, |content| {
-            if let Some(instance) = &self.instance {
-                content.primitive(INSTANCE, instance.as_bytes());
-            }
-            der::write_u64(content, self.generation);
-            content.nested(asn1::SEQUENCE, |list| {
-                for attribute in sorted {
-                    list.nested(asn1::SEQUENCE, |fields| {
-                        fields.primitive(der::ENUMERATED, &[attribute.kind as u8]);
-                        fields.primitive(asn1::UTF8_STRING, attribute.key.as_bytes());
-                        fields.primitive(asn1::OCTET_STRING, &attribute.value);
-                    });
-                }
-            });
-        });
-        let der = writer.finish();
-        if der.len() > MAX_DER_LENGTH {
-            return Err(AttributesError::TooMany);
-        }
-        Ok(der)
+    /// As [`AttributeList::new`].
+    pub fn encode(&self) -> Result<EncodedAttributes, AttributesError> {
+        AttributeList::new(&self.attributes)?.with(self.instance, self.generation)
     }
 
     /// Reads the value of the extension.
     ///
     /// # Errors
-    /// If the bytes are anything else than what [`to_der`](Self::to_der) writes.
+    /// If the bytes are anything else than what [`encode`](Self::encode) writes.
     pub fn from_der(der: &[u8]) -> Result<Self, AttributesError> {
-        if der.len() > MAX_DER_LENGTH {
-            return Err(AttributesError::TooMany);
-        }
-        Self::read(der).ok_or(AttributesError::Malformed)?
-    }
-
-    fn read(der: &[u8]) -> Option<Result<Self, AttributesError>> {
-        let mut outer = Reader::new(der);
-        let mut content = outer.nested(asn1::SEQUENCE)?;
-        outer.finish()?;
-        let instance = match content.optional(INSTANCE)? {
-            Some(bytes) => Some(InstanceId::from_bytes(bytes.try_into().ok()?)),
-            None => None,
-        };
-        let generation = der::u64(&mut content)?;
-        let list = content.nested(asn1::SEQUENCE)?;
-        content.finish()?;
-        Some(read_list(list).map(|attributes| Self { instance, generation, attributes }))
+        let (instance, generation, list) = read(der)?;
+        let mut attributes = Vec::new();
+        read_list(list, |attribute| attributes.push(attribute.to_owned()))?;
+        Ok(Self { instance, generation, attributes })
     }
 
     /// The certified labels: key and value.
@@ -302,28 +264,123 @@ impl Attributes {
     }
 }
 
-fn read_list(mut list: Reader<'_>) -> Result<Vec<Attribute>, AttributesError> {
-    let mut attributes: Vec<Attribute> = Vec::new();
-    while !list.is_empty() {
-        if attributes.len() == MAX_ATTRIBUTES {
+impl AttributeList {
+    /// Attributes in any order; exact duplicates count once.
+    ///
+    /// # Errors
+    /// If an attribute or the whole exceeds its bounds, or a label, site or registration has two values.
+    pub fn new(attributes: &[Attribute]) -> Result<Self, AttributesError> {
+        let mut sorted: Vec<&Attribute> = attributes.iter().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.len() > MAX_ATTRIBUTES {
             return Err(AttributesError::TooMany);
         }
+        let mut neighbours = sorted.iter().zip(sorted.iter().skip(1));
+        if neighbours.any(|(one, other)| Borrowed::from(*one).clashes(Borrowed::from(*other))) {
+            return Err(AttributesError::Ambiguous);
+        }
+        sorted.iter().try_for_each(|attribute| attribute.check())?;
+        let mut list = Writer::with_capacity(256);
+        list.nested(asn1::SEQUENCE, |list| {
+            for attribute in sorted {
+                list.nested(asn1::SEQUENCE, |fields| {
+                    fields.primitive(der::ENUMERATED, &[attribute.kind as u8]);
+                    fields.primitive(asn1::UTF8_STRING, attribute.key.as_bytes());
+                    fields.primitive(asn1::OCTET_STRING, &attribute.value);
+                });
+            }
+        });
+        Ok(Self(list.finish()))
+    }
+
+    /// The value of the extension of one certificate: of which launch, and the how manieth of it.
+    ///
+    /// # Errors
+    /// If the whole is longer than 8 KiB.
+    pub fn with(
+        &self,
+        instance: Option<InstanceId>,
+        generation: u64,
+    ) -> Result<EncodedAttributes, AttributesError> {
+        let mut writer = Writer::with_capacity(self.0.len().saturating_add(40));
+        writer.nested(asn1::SEQUENCE, |content| {
+            if let Some(instance) = instance {
+                content.primitive(INSTANCE, instance.as_bytes());
+            }
+            der::write_u64(content, generation);
+            content.raw(&self.0);
+        });
+        let der = writer.finish();
+        if der.len() > MAX_DER_LENGTH {
+            return Err(AttributesError::TooMany);
+        }
+        Ok(EncodedAttributes(der))
+    }
+}
+
+impl EncodedAttributes {
+    /// The value as bytes, without those of the extension around it.
+    pub fn der(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Checks bytes as [`Attributes::from_der`] does, and keeps nothing of them.
+///
+/// # Errors
+/// As [`Attributes::from_der`].
+pub fn check_der(der: &[u8]) -> Result<(), AttributesError> {
+    let (_, _, list) = read(der)?;
+    read_list(list, |_| {})
+}
+
+/// Up to the list.
+fn read(der: &[u8]) -> Result<(Option<InstanceId>, u64, Reader<'_>), AttributesError> {
+    if der.len() > MAX_DER_LENGTH {
+        return Err(AttributesError::TooMany);
+    }
+    let read = || {
+        let mut outer = Reader::new(der);
+        let mut content = outer.nested(asn1::SEQUENCE)?;
+        outer.finish()?;
+        let instance = match content.optional(INSTANCE)? {
+            Some(bytes) => Some(InstanceId::from_bytes(bytes.try_into().ok()?)),
+            None => None,
+        };
+        let generation = der::u64(&mut content)?;
+        let list = content.nested(asn1::SEQUENCE)?;
+        content.finish()?;
+        Some((instance, generation, list))
+    };
+    read().ok_or(AttributesError::Malformed)
+}
+
+fn read_list<'a>(mut list: Reader<'a>, mut each: impl FnMut(Borrowed<'a>)) -> Result<(), AttributesError> {
+    let mut previous: Option<Borrowed<'_>> = None;
+    let mut count = 0;
+    while !list.is_empty() {
+        if count == MAX_ATTRIBUTES {
+            return Err(AttributesError::TooMany);
+        }
+        count += 1;
         let fields = list.nested(asn1::SEQUENCE).ok_or(AttributesError::Malformed)?;
         let attribute = read_attribute(fields)?;
-        if let Some(previous) = attributes.last() {
-            if *previous >= attribute {
+        if let Some(previous) = previous {
+            if previous >= attribute {
                 return Err(AttributesError::Order);
             }
-            if clash(previous, &attribute) {
+            if previous.clashes(attribute) {
                 return Err(AttributesError::Ambiguous);
             }
         }
-        attributes.push(attribute);
+        each(attribute);
+        previous = Some(attribute);
     }
-    Ok(attributes)
+    Ok(())
 }
 
-fn read_attribute(mut fields: Reader<'_>) -> Result<Attribute, AttributesError> {
+fn read_attribute(mut fields: Reader<'_>) -> Result<Borrowed<'_>, AttributesError> {
     let (kind, key, value) = (|| {
         let kind = fields.content(der::ENUMERATED)?;
         let key = fields.content(asn1::UTF8_STRING)?;
@@ -339,7 +396,37 @@ fn read_attribute(mut fields: Reader<'_>) -> Result<Attribute, AttributesError> 
     let key = str::from_utf8(key).map_err(|_| AttributesError::Key)?;
     check_key(key)?;
     check_value(kind, value)?;
-    Ok(Attribute { kind, key: key.to_owned(), value: value.to_vec() })
+    Ok(Borrowed { kind, key, value })
+}
+
+/// An [`Attribute`] in the bytes that it was read from. The order of the fields is that of the encoding.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Borrowed<'a> {
+    kind: Kind,
+    key: &'a str,
+    value: &'a [u8],
+}
+
+impl<'a> From<&'a Attribute> for Borrowed<'a> {
+    fn from(Attribute { kind, key, value }: &'a Attribute) -> Self {
+        Self { kind: *kind, key, value }
+    }
+}
+
+impl Borrowed<'_> {
+    fn to_owned(self) -> Attribute {
+        Attribute::new(self.kind, self.key, self.value)
+    }
+
+    /// Whether two neighbours in the order give two values to what has one.
+    fn clashes(self, other: Self) -> bool {
+        self.kind == other.kind
+            && match self.kind {
+                Kind::Label => self.key == other.key,
+                Kind::Site | Kind::Registration => true,
+                Kind::Selector | Kind::Admin | Kind::Evidence => false,
+            }
+    }
 }
 
 fn check_key(key: &str) -> Result<(), AttributesError> {
@@ -354,14 +441,4 @@ fn check_key(key: &str) -> Result<(), AttributesError> {
 fn check_value(kind: Kind, value: &[u8]) -> Result<(), AttributesError> {
     let is_text = !matches!(kind, Kind::Site | Kind::Registration) || str::from_utf8(value).is_ok();
     if value.len() <= MAX_VALUE_LENGTH && is_text { Ok(()) } else { Err(AttributesError::Value) }
-}
-
-/// Whether two neighbours in the order give two values to what has one.
-fn clash(one: &Attribute, other: &Attribute) -> bool {
-    one.kind == other.kind
-        && match one.kind {
-            Kind::Label => one.key == other.key,
-            Kind::Site | Kind::Registration => true,
-            Kind::Selector | Kind::Admin | Kind::Evidence => false,
-        }
 }

@@ -109,7 +109,9 @@ impl TestDomain {
                 instance: Some(InstanceId::random(&SystemRandom)),
                 generation: 0,
                 attributes: vec![Attribute::new(Kind::Label, "env", "test")],
-            },
+            }
+            .encode()
+            .expect("attributes"),
             validity,
             serial: serial(),
         };
@@ -124,7 +126,7 @@ impl TestDomain {
             id: reserved::authority_id(&self.trust_domain, server).expect("a server"),
             public_key: key.public_key().clone(),
             dns_names: Vec::new(),
-            attributes: Attributes { instance: None, generation: 0, attributes: Vec::new() },
+            attributes: Attributes::default().encode().expect("attributes"),
             validity: Validity::starting(now, HOUR).expect("a time"),
             serial: serial(),
         };

@@ -3,9 +3,10 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bonafide_identity::SpiffeId;
-use bonafide_identity::attributes::Attribute;
+use bonafide_identity::attributes::AttributeList;
 use bonafide_identity::time::UnixTime;
 use bonafide_wire::types::Selector;
 
@@ -26,11 +27,12 @@ pub(crate) struct Earnings<'a> {
 /// What one evidence earned.
 #[derive(Debug)]
 pub(crate) struct Earning {
-    agent: SpiffeId,
-    registration: String,
+    pub(crate) agent: Arc<SpiffeId>,
+    pub(crate) registration: Arc<str>,
     selectors: Vec<Selector>,
     pub(crate) earned: Earned,
-    pub(crate) attributes: Vec<Attribute>,
+    /// What each certificate says beside the SPIFFE ID.
+    pub(crate) attributes: AttributeList,
 }
 
 impl<'a> Earnings<'a> {
@@ -41,7 +43,7 @@ impl<'a> Earnings<'a> {
     /// What the agent's evidence earns under a registration.
     ///
     /// # Errors
-    /// As [`earn`], and for selectors that are none.
+    /// As [`earn`], for selectors that are none, and if they don't fit into a certificate.
     pub(crate) fn of(
         &self,
         agent: &SpiffeId,
@@ -50,18 +52,19 @@ impl<'a> Earnings<'a> {
     ) -> Result<Rc<Earning>, Refusal> {
         let mut last = self.last.borrow_mut();
         if let Some(last) = &*last
-            && last.registration == registration
+            && *last.registration == *registration
             && last.selectors == selectors
-            && last.agent == *agent
+            && *last.agent == *agent
         {
             return Ok(Rc::clone(last));
         }
         let attested = to_selectors(selectors)?;
         let earned = earn(self.state, agent, registration, &attested, self.now)?;
-        let attributes = certified(agent, &earned, &attested);
+        let attributes = AttributeList::new(&certified(agent, &earned, &attested))
+            .map_err(|error| Refusal::invalid(error.code(), error.to_string()).hint(error.hint()))?;
         let found = Earning {
-            agent: agent.clone(),
-            registration: registration.to_owned(),
+            agent: Arc::new(agent.clone()),
+            registration: Arc::from(registration),
             selectors: selectors.to_vec(),
             earned,
             attributes,

@@ -11,7 +11,7 @@ use bonafide_crypto::csr;
 use bonafide_crypto::digest::sha256;
 use bonafide_crypto::key::{PublicKey, PublicKeyAlgorithm, SignatureAlgorithm};
 use bonafide_crypto::random::Random;
-use bonafide_identity::attributes::{Attribute, Attributes};
+use bonafide_identity::attributes::{Attribute, Attributes, AttributesError};
 use bonafide_identity::jwt::JwtClaims;
 use bonafide_identity::revocation::Subject;
 use bonafide_identity::time::UnixTime;
@@ -249,7 +249,7 @@ impl Context<'_> {
             id: self.agent.clone(),
             public_key,
             dns_names: Vec::new(),
-            attributes: Attributes { attributes, ..Attributes::default() },
+            attributes: Attributes { attributes, ..Attributes::default() }.encode().map_err(unwritable)?,
             validity,
             serial,
         };
@@ -276,7 +276,7 @@ impl Context<'_> {
 
     fn workload(
         &self,
-        Earning { earned, attributes, .. }: &Earning,
+        Earning { agent, registration, earned, attributes, .. }: &Earning,
         public_key: PublicKey,
         instance: InstanceId,
         generation: u64,
@@ -288,7 +288,7 @@ impl Context<'_> {
             id: grant.id().clone(),
             public_key,
             dns_names: grant.dns_names().to_vec(),
-            attributes: Attributes { instance: Some(instance), generation, attributes: attributes.clone() },
+            attributes: attributes.with(Some(instance), generation).map_err(unwritable)?,
             validity,
             serial,
         };
@@ -300,8 +300,8 @@ impl Context<'_> {
             serial: *serial.as_bytes(),
             tbs_sha256,
             key_id,
-            registration: Arc::from(earned.registration.id.as_str()),
-            agent: Arc::new(self.agent.clone()),
+            registration: Arc::clone(registration),
+            agent: Arc::clone(agent),
             not_after: validity.not_after(),
             ended: false,
         };
@@ -321,7 +321,7 @@ impl Context<'_> {
             registration: earned.registration.id.clone(),
             registration_revision: earned.registration.revision,
             site: earned.site.name.to_string(),
-            agent: self.agent.to_string(),
+            agent: agent.to_string(),
             instance: copy(instance.as_bytes()),
             generation,
             not_after: validity.not_after().as_secs(),
@@ -496,6 +496,10 @@ fn acceptable(key: &PublicKey) -> Result<(), Refusal> {
         .hint("use P-256")),
         _ => Ok(()),
     }
+}
+
+fn unwritable(error: AttributesError) -> Refusal {
+    Refusal::invalid(error.code(), error.to_string()).hint(error.hint())
 }
 
 fn unfit(error: template::TemplateError) -> Refusal {

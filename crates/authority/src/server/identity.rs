@@ -52,11 +52,14 @@ impl ServerIdentity {
         let backdate = self.lifetimes.backdate.as_duration();
         let lifetime = self.lifetimes.server.as_duration();
         let Dates { validity, serial, renew_after } = dates(&keys, &*self.random, backdate, lifetime, now)?;
+        let attributes = Attributes::default()
+            .encode()
+            .map_err(|error| Refusal::invalid(error.code(), error.to_string()).hint(error.hint()))?;
         let leaf = NodeLeaf {
             id: id.clone(),
             public_key: key.public_key().clone(),
             dns_names: Vec::new(),
-            attributes: Attributes::default(),
+            attributes,
             validity,
             serial,
         };

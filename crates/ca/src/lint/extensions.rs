@@ -3,7 +3,7 @@
 use bonafide_crypto::asn1::{
     BIT_STRING, BOOLEAN, OBJECT_IDENTIFIER, OCTET_STRING, Reader, SEQUENCE, context_primitive,
 };
-use bonafide_identity::attributes::{self, Attributes};
+use bonafide_identity::attributes;
 
 use super::LintError;
 use crate::template::{Order, Profile, oid};
@@ -56,8 +56,8 @@ pub(super) fn check(extensions: Reader<'_>, order: &Order, issuer_key_id: &[u8])
     check_names(names, order)?;
     match (values.attributes, &order.attributes) {
         (None, None) => Ok(()),
-        (Some(value), Some(expected)) if !value.critical && value.der == expected => {
-            Attributes::from_der(value.der).map(|_| ()).map_err(|_| LintError::Attributes)
+        (Some(value), Some(expected)) if !value.critical && value.der == expected.der() => {
+            attributes::check_der(value.der).map_err(|_| LintError::Attributes)
         }
         _ => Err(LintError::Attributes),
     }

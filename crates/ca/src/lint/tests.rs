@@ -64,7 +64,7 @@ fn workload() -> WorkloadLeaf {
         id: "spiffe://example.org/ns/shop/sa/cart".parse().unwrap(),
         public_key: leaf_key(),
         dns_names: vec!["cart.shop.svc".parse().unwrap(), "cart".parse().unwrap()],
-        attributes: attributes(),
+        attributes: attributes().encode().unwrap(),
         validity: Validity::starting(NOW, HOUR).unwrap(),
         serial: serial(),
     }
@@ -129,11 +129,12 @@ fn changed(
     };
     let mut fields = lay_out(&tbs.order, &of);
     layout(&mut fields);
-    tbs.der = fields.encode();
+    let der = fields.encode();
+    tbs.der = der;
     lint(&tbs, issuer)
 }
 
-fn extension<'a>(layout: &'a mut Layout<'_>, oid: &[u8]) -> &'a mut Extension {
+fn extension<'a, 'b>(layout: &'a mut Layout<'b>, oid: &[u8]) -> &'a mut Extension<'b> {
     layout.extensions.iter_mut().find(|extension| extension.oid == oid).unwrap()
 }
 
@@ -169,10 +170,10 @@ fn a_changed_field_is_refused() {
     let changes: [(Change, LintError); 34] = [
         (|tbs| tbs.version = 1, LintError::Structure),
         (|tbs| tbs.version = 3, LintError::Structure),
-        (|tbs| tbs.serial = vec![0], LintError::Serial),
-        (|tbs| tbs.serial = vec![0x80; 16], LintError::Serial),
-        (|tbs| tbs.serial = vec![1; 21], LintError::Serial),
-        (|tbs| tbs.serial.insert(0, 0), LintError::Serial),
+        (|tbs| tbs.serial = vec![0].into(), LintError::Serial),
+        (|tbs| tbs.serial = vec![0x80; 16].into(), LintError::Serial),
+        (|tbs| tbs.serial = vec![1; 21].into(), LintError::Serial),
+        (|tbs| tbs.serial.to_mut().insert(0, 0), LintError::Serial),
         (
             |tbs| tbs.algorithm = SignatureAlgorithm::EcdsaP384Sha384.algorithm_identifier_der(),
             LintError::SignatureAlgorithm,
@@ -194,38 +195,38 @@ fn a_changed_field_is_refused() {
             LintError::Extension("basicConstraints"),
         ),
         (
-            |tbs| extension(tbs, oid::BASIC_CONSTRAINTS).value = b"\x30\x03\x01\x01\xff".to_vec(),
+            |tbs| extension(tbs, oid::BASIC_CONSTRAINTS).value = b"\x30\x03\x01\x01\xff".into(),
             LintError::Extension("basicConstraints"),
         ),
         // FALSE written out is no DER.
         (
-            |tbs| extension(tbs, oid::BASIC_CONSTRAINTS).value = b"\x30\x03\x01\x01\x00".to_vec(),
+            |tbs| extension(tbs, oid::BASIC_CONSTRAINTS).value = b"\x30\x03\x01\x01\x00".into(),
             LintError::Extension("basicConstraints"),
         ),
         (|tbs| extension(tbs, oid::KEY_USAGE).critical = false, LintError::Extension("keyUsage")),
         // keyCertSign and cRLSign beside digitalSignature.
         (
-            |tbs| extension(tbs, oid::KEY_USAGE).value = b"\x03\x02\x02\x84".to_vec(),
+            |tbs| extension(tbs, oid::KEY_USAGE).value = b"\x03\x02\x02\x84".into(),
             LintError::Extension("keyUsage"),
         ),
         (
-            |tbs| extension(tbs, oid::KEY_USAGE).value = b"\x03\x02\x01\x82".to_vec(),
+            |tbs| extension(tbs, oid::KEY_USAGE).value = b"\x03\x02\x01\x82".into(),
             LintError::Extension("keyUsage"),
         ),
         (|tbs| extension(tbs, oid::EXTENDED_KEY_USAGE).critical = true, LintError::Extension("extKeyUsage")),
         (
             |tbs| {
                 extension(tbs, oid::EXTENDED_KEY_USAGE).value =
-                    b"\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01".to_vec();
+                    b"\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01".into();
             },
             LintError::Extension("extKeyUsage"),
         ),
         (
-            |tbs| extension(tbs, oid::SUBJECT_KEY_ID).value[3] ^= 1,
+            |tbs| extension(tbs, oid::SUBJECT_KEY_ID).value.to_mut()[3] ^= 1,
             LintError::Extension("subjectKeyIdentifier"),
         ),
         (
-            |tbs| extension(tbs, oid::AUTHORITY_KEY_ID).value[5] ^= 1,
+            |tbs| extension(tbs, oid::AUTHORITY_KEY_ID).value.to_mut()[5] ^= 1,
             LintError::Extension("authorityKeyIdentifier"),
         ),
         (
@@ -268,7 +269,11 @@ fn a_changed_field_is_refused() {
         // Name constraints, whatever is in them.
         (
             |tbs| {
-                tbs.extensions.push(Extension { oid: b"\x55\x1d\x1e", critical: true, value: vec![0x30, 0] });
+                tbs.extensions.push(Extension {
+                    oid: b"\x55\x1d\x1e",
+                    critical: true,
+                    value: vec![0x30, 0].into(),
+                });
             },
             LintError::Extension("unknown"),
         ),
@@ -290,7 +295,7 @@ fn names(tbs: &mut Layout<'_>, list: &[(u8, &str)]) {
     out.nested(0x30, |out| {
         list.iter().for_each(|(tag, name)| out.primitive(0x80 | tag, name.as_bytes()));
     });
-    extension(tbs, template::oid::SUBJECT_ALT_NAME).value = out.finish();
+    extension(tbs, template::oid::SUBJECT_ALT_NAME).value = out.finish().into();
 }
 
 /// Here bytes and order agree, so only what no order may ask for stands between it and the key.
@@ -421,7 +426,7 @@ proptest! {
         let leaf = WorkloadLeaf {
             id: id.clone(),
             dns_names: dns_names.clone(),
-            attributes: attributes.clone(),
+            attributes: attributes.encode().unwrap(),
             validity,
             ..workload()
         };

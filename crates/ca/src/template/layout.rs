@@ -24,21 +24,21 @@ pub(crate) mod oid {
 #[derive(Clone, Debug)]
 pub(crate) struct Layout<'a> {
     pub(crate) version: u8,
-    pub(crate) serial: Vec<u8>,
+    pub(crate) serial: Cow<'a, [u8]>,
     pub(crate) algorithm: &'a [u8],
     pub(crate) issuer: Cow<'a, [u8]>,
     pub(crate) not_before: UnixTime,
     pub(crate) not_after: UnixTime,
     pub(crate) subject: Vec<u8>,
     pub(crate) public_key: PublicKey,
-    pub(crate) extensions: Vec<Extension>,
+    pub(crate) extensions: Vec<Extension<'a>>,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Extension {
+pub(crate) struct Extension<'a> {
     pub(crate) oid: &'static [u8],
     pub(crate) critical: bool,
-    pub(crate) value: Vec<u8>,
+    pub(crate) value: Cow<'a, [u8]>,
 }
 
 impl Layout<'_> {
@@ -68,7 +68,7 @@ impl Layout<'_> {
     }
 }
 
-impl Extension {
+impl Extension<'_> {
     fn encode(&self, out: &mut Writer) {
         out.nested(SEQUENCE, |extension| {
             extension.primitive(OBJECT_IDENTIFIER, self.oid);

@@ -63,7 +63,9 @@ fn fixture(trust_domain: &str) -> Fixture {
                 Attribute::new(Kind::Label, "tier", "front"),
                 Attribute::new(Kind::Label, "blob", [0, 0xff]),
             ],
-        },
+        }
+        .encode()
+        .unwrap(),
         validity: validity(1),
         serial: serial(),
     };

@@ -26,7 +26,7 @@ fn what_is_written() {
             Attribute::new(Kind::Label, "team", "shop"),
         ],
     };
-    let der = attributes.to_der().unwrap();
+    let der = attributes.encode().unwrap().der().to_vec();
     assert_eq!(der, extension(&[attribute(0, "unix.uid", b"1000"), attribute(1, "team", b"shop")]));
     let read = Attributes::from_der(&der).unwrap();
     assert_eq!(read.selectors().collect::<Vec<_>>(), [("unix.uid", &b"1000"[..])]);
@@ -92,7 +92,7 @@ fn what_is_refused() {
 
 #[test]
 fn what_is_not_written() {
-    let write = |attributes: Vec<Attribute>| Attributes { attributes, ..Attributes::default() }.to_der();
+    let write = |attributes: Vec<Attribute>| Attributes { attributes, ..Attributes::default() }.encode();
     let label = |key: &str, value: &[u8]| Attribute::new(Kind::Label, key, value);
     assert_eq!(write(vec![label("a", b"a"), label("a", b"b")]), Err(AttributesError::Ambiguous));
     assert_eq!(write(vec![Attribute::site("a"), Attribute::site("b")]), Err(AttributesError::Ambiguous));
@@ -120,7 +120,8 @@ fn any_attributes() -> impl Strategy<Value = Attributes> {
 proptest! {
     #[test]
     fn round_trip(mut attributes in any_attributes()) {
-        if let Ok(der) = attributes.to_der() {
+        if let Ok(der) = attributes.encode() {
+            let der = der.der().to_vec();
             attributes.attributes.sort();
             attributes.attributes.dedup();
             prop_assert_eq!(Attributes::from_der(&der), Ok(attributes));
@@ -129,11 +130,13 @@ proptest! {
 
     #[test]
     fn one_encoding(attributes in any_attributes(), at: prop::sample::Index, byte: u8) {
-        if let Ok(mut der) = attributes.to_der() {
+        if let Ok(der) = attributes.encode() {
+            let mut der = der.der().to_vec();
             let at = at.index(der.len());
             der[at] = byte;
             if let Ok(read) = Attributes::from_der(&der) {
-                prop_assert_eq!(read.to_der(), Ok(der));
+                let encoded = read.encode().unwrap();
+                prop_assert_eq!(encoded.der(), der);
             }
         }
     }

@@ -56,7 +56,9 @@ impl Issuer {
                 instance: Some(InstanceId::from_bytes([1; 16])),
                 generation: 0,
                 attributes,
-            },
+            }
+            .encode()
+            .unwrap(),
             validity: validity(),
             serial: serial(),
         };

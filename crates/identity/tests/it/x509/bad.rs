@@ -125,7 +125,11 @@ fn form() {
             w.leaf.extension(KEY_USAGE).value.push(0);
         }),
         ("critical attributes", "certificate.critical-extension", |w| {
-            w.leaf.add(attributes::OID.as_bytes(), true, attributes::Attributes::default().to_der().unwrap());
+            w.leaf.add(
+                attributes::OID.as_bytes(),
+                true,
+                attributes::Attributes::default().encode().unwrap().der().to_vec(),
+            );
         }),
         ("malformed attributes", "certificate.attributes", |w| {
             w.leaf.add(attributes::OID.as_bytes(), false, vec![5, 0]);

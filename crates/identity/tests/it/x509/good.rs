@@ -135,7 +135,7 @@ fn what_was_verified_is_what_is_read() {
         attributes: vec![Attribute::new(Kind::Label, "team", *b"\x00\xff"), Attribute::site("edge-1")],
     };
     let mut world = World::new();
-    world.leaf.add(attributes::OID.as_bytes(), false, attributes.to_der().unwrap());
+    world.leaf.add(attributes::OID.as_bytes(), false, attributes.encode().unwrap().der().to_vec());
     world.leaf.not_after = utc("260601000000Z");
     world.intermediate.not_after = utc("260201000000Z");
     let chain = world.chain();

@@ -25,7 +25,7 @@ fn world() -> World {
         attributes: vec![Attribute::site("edge"), Attribute::new(Kind::Evidence, AGENT_KEY, AGENT)],
         ..Attributes::default()
     };
-    world.leaf.add(attributes::OID.as_bytes(), false, attributes.to_der().unwrap());
+    world.leaf.add(attributes::OID.as_bytes(), false, attributes.encode().unwrap().der().to_vec());
     world
 }
 
