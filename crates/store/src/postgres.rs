@@ -31,7 +31,7 @@ use bonafide_crypto::{mac::MacKey, random::Random};
 use tokio::{sync::watch, time::Instant};
 use tokio_postgres::types::ToSql;
 
-use self::session::{Link, Session, error, open};
+use self::session::{Link, Session, error, in_time, open};
 pub use self::settings::PostgresAddress;
 use crate::{
     Batch, BoxFuture, Change, Head, Incarnation, Revision, Snapshot, Store, StoreError,
@@ -220,7 +220,7 @@ impl Shared {
     async fn head(&self) -> Result<HeadRow, StoreError> {
         // What is known before the question is asked: an answer may be overtaken.
         let known = self.follower().position();
-        let head = read!(self, session => verification::head(session, &self.keys))?;
+        let head = read!(self, session => in_time(verification::head(session, &self.keys)))?;
         known.admits(&head)?;
         Ok(head)
     }
@@ -235,7 +235,7 @@ impl Shared {
     /// Reads changes; the follower goes along if they continue what it has seen.
     async fn changes(&self, since: Revision, max: usize) -> Result<Vec<Change>, StoreError> {
         let known = self.follower().position();
-        let (head, changes) = read!(self, session => self.read_changes(session, known, since, max))?;
+        let (head, changes) = read!(self, session => in_time(self.read_changes(session, known, since, max)))?;
         let mut follower = self.follower();
         for (change, mac) in &changes {
             if change.revision == follower.position().revision.next() {

@@ -5,6 +5,7 @@ use std::{
     future::{self, Future},
     pin::Pin,
     task::Poll,
+    time::Duration,
 };
 
 use tokio::{
@@ -27,6 +28,10 @@ const SETTINGS: &str = "SET lock_timeout = '10s'; \
      SET tcp_keepalives_count = 3; \
      SET row_security = off; \
      SET jit = off";
+
+/// How long any answer may take that does not grow with the store; the lock of the head may be waited for in it. Where
+/// the network loses what the database says, but not what it hears, nothing else would ever end the wait.
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(15);
 
 /// Wakes readers early. Nothing depends on it.
 pub(super) const NOTIFY: &str = "NOTIFY bonafide_store";
@@ -75,7 +80,7 @@ impl Link {
         let mut session = self.session.lock().await;
         if session.as_ref().is_none_or(|session| session.client.is_closed()) {
             *session = None;
-            *session = Some(Session::open(&self.address, self.wake.clone()).await?);
+            *session = Some(in_time(Session::open(&self.address, self.wake.clone())).await?);
         }
         Ok(session)
     }
@@ -216,6 +221,15 @@ impl<'a> Pipeline<'a> {
         }
         Ok(counts)
     }
+}
+
+/// Waits no longer than [`ANSWER_TIME`]. The session must be cut after that, as after any error.
+pub(super) async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(ANSWER_TIME, work).await.unwrap_or_else(|_| Err(silent()))
+}
+
+pub(super) fn silent() -> StoreError {
+    StoreError::Io(format!("PostgreSQL has not answered within {} s", ANSWER_TIME.as_secs()))
 }
 
 /// What an error of PostgreSQL means to us.

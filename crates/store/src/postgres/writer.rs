@@ -9,7 +9,7 @@ use tokio_postgres::types::ToSql;
 use super::{
     Shared, read,
     rows::{self, integer},
-    session::{NOTIFY, Pipeline, Session, error, open},
+    session::{ANSWER_TIME, NOTIFY, Pipeline, Session, error, in_time, open, silent},
     verification,
 };
 use crate::{
@@ -125,7 +125,7 @@ impl Shared {
     /// Two round trips: the lock of the head, then everything else with the commit.
     async fn append(&self, session: &Session, expect: Revision, batch: &Batch, plan: &Plan) -> Outcome {
         let (known, count) = (self.follower().position(), batch.changes.len() as u64);
-        let head = match self.lock_head(session, expect, count).await {
+        let head = match in_time(self.lock_head(session, expect, count)).await {
             Ok(Locked::Head(head)) => head,
             Ok(Locked::Moved(head)) => {
                 return Outcome::Refused(match known.admits(&head) {
@@ -140,7 +140,12 @@ impl Shared {
             let cause = known.admits(&head).err().unwrap_or_else(|| known.another_change());
             return Outcome::Refused(cause);
         }
-        match self.write(session, batch, plan, &plan.head(&self.keys, &head)).await {
+        let head = plan.head(&self.keys, &head);
+        let Ok(written) = tokio::time::timeout(ANSWER_TIME, self.write(session, batch, plan, &head)).await
+        else {
+            return Outcome::Unknown(silent());
+        };
+        match written {
             Ok(()) => Outcome::Committed,
             // The database has said no, so all of it is undone.
             Err(cause) if cause.as_db_error().is_some_and(|said| !is_end(said)) => {
@@ -262,7 +267,7 @@ impl Shared {
 
     async fn find(&self, expect: Revision, plan: &Plan) -> Result<bool, StoreError> {
         let mut guard = self.writer.session().await?;
-        let found = self.find_on(open(&guard)?, expect, plan).await;
+        let found = in_time(self.find_on(open(&guard)?, expect, plan)).await;
         if found.is_err() {
             *guard = None;
         }
