@@ -104,6 +104,10 @@ impl Journal {
 
 fn failed(why: &LedgerError) -> Refusal {
     tracing::error!("the ledger can't be written, so nothing is issued: {why}");
+    // What passes by itself, or once somebody makes room, has its own name: whoever waits knows for what.
+    if let (LedgerError::Full | LedgerError::Overloaded, Some(hint)) = (why, why.hint()) {
+        return Refusal::unavailable(why.code(), format!("{why}, so nothing is issued")).hint(hint);
+    }
     Refusal::unavailable("issuance.ledger", "the authority can't write its ledger, so it issues nothing")
         .hint("look at the authority's log and at the disk of its ledger")
 }
