@@ -100,6 +100,11 @@ impl Workload {
         }
     }
 
+    /// What the agent says next.
+    pub(crate) async fn next(&mut self) -> Result<X509svidResponse> {
+        self.0.message().await?.context("the agent closed the stream")
+    }
+
     async fn try_open(path: &Path) -> Result<(Self, X509svidResponse)> {
         let path = path.to_str().context("the path is not UTF-8")?;
         let mut request = Request::new(X509svidRequest {});

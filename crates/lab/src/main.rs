@@ -4,6 +4,7 @@
 mod agent;
 mod append;
 mod authority;
+mod chaos;
 mod clock;
 mod commit;
 mod figure;
@@ -55,7 +56,10 @@ const NAMES: [&str; 16] = [
 
 /// Measures, and compares with what is physically possible.
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// One JSON object per line in place of a table
     #[arg(long)]
     json: bool,
@@ -78,6 +82,12 @@ struct Options {
     names: Vec<String>,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Break things, and look what holds
+    Chaos(chaos::ChaosArgs),
+}
+
 impl Options {
     fn wants(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
@@ -95,7 +105,8 @@ impl Options {
 fn main() -> ExitCode {
     // Before there is a second thread.
     if std::env::args_os().nth(1).is_some_and(|first| first == authority::KEY_WORKER) {
-        return finish(bonafide_keyring::serve_worker(Arc::new(SystemRandom)).map_err(Into::into));
+        let served = bonafide_keyring::serve_worker(Arc::new(SystemRandom));
+        return finish(served.map(|()| true).map_err(Into::into));
     }
     let options = Options::parse();
     finish(
@@ -105,9 +116,10 @@ fn main() -> ExitCode {
     )
 }
 
-fn finish(result: Result<()>) -> ExitCode {
+fn finish(result: Result<bool>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
@@ -115,7 +127,15 @@ fn finish(result: Result<()>) -> ExitCode {
     }
 }
 
-async fn run(options: &Options) -> Result<()> {
+/// Whether everything was as it should be.
+async fn run(options: &Options) -> Result<bool> {
+    match &options.command {
+        Some(Command::Chaos(args)) => chaos::run(args).await,
+        None => measure(options).await.map(|()| true),
+    }
+}
+
+async fn measure(options: &Options) -> Result<()> {
     if let Some(directory) = &options.serve_authority {
         return authority::serve(directory).await;
     }

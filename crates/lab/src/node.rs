@@ -31,6 +31,8 @@ use tonic::{
 /// An attested node with an open stream.
 #[derive(Debug)]
 pub(crate) struct Node {
+    address: String,
+    config: Arc<ClientConfig>,
     say: mpsc::Sender<AgentMessage>,
     hear: Streaming<AuthorityMessage>,
 }
@@ -65,31 +67,47 @@ impl Node {
         let servers = Authorizer::member_of(trust_domain);
         let config = client_config(Some(&slot), &trust, servers, Arc::new(SystemClock))?;
 
-        let (say, said) = mpsc::channel(1024);
-        say.send(message(agent_message::Kind::Hello(Hello::default()))).await?;
-        let hear = NodeClient::new(channel(&line.address, config).await?)
-            .connect(ReceiverStream::new(said))
-            .await?
-            .into_inner();
-        Ok(Self { say, hear })
+        let (say, hear) = connect(&line.address, &config).await?;
+        Ok(Self { address: line.address.clone(), config, say, hear })
+    }
+
+    /// Opens a new stream in place of one that broke.
+    pub(crate) async fn reconnect(&mut self) -> Result<()> {
+        (self.say, self.hear) = connect(&self.address, &self.config).await?;
+        Ok(())
     }
 
     pub(crate) async fn say(&self, kind: agent_message::Kind) -> Result<()> {
         Ok(self.say.send(message(kind)).await?)
     }
 
+    /// Whatever the authority says next.
+    pub(crate) async fn hear(&mut self) -> Result<authority_message::Kind> {
+        let said = self.hear.message().await?.and_then(|message| message.kind);
+        said.context("the authority closed the stream")
+    }
+
     /// The next answer to a request; what is not one is skipped.
     pub(crate) async fn answer(&mut self) -> Result<authority_message::Kind> {
         use authority_message::Kind;
         loop {
-            let said = self.hear.message().await?.and_then(|message| message.kind);
-            match said.context("the authority closed the stream")? {
+            match self.hear().await? {
                 Kind::Update(_) | Kind::Bookmark(_) => {}
                 Kind::Refused(refused) => bail!("refused: {:?}", refused.problem),
                 answer => return Ok(answer),
             }
         }
     }
+}
+
+async fn connect(
+    address: &str,
+    config: &Arc<ClientConfig>,
+) -> Result<(mpsc::Sender<AgentMessage>, Streaming<AuthorityMessage>)> {
+    let (say, said) = mpsc::channel(1024);
+    say.send(message(agent_message::Kind::Hello(Hello::default()))).await?;
+    let channel = channel(address, Arc::clone(config)).await?;
+    Ok((say, NodeClient::new(channel).connect(ReceiverStream::new(said)).await?.into_inner()))
 }
 
 const fn message(kind: agent_message::Kind) -> AgentMessage {
