@@ -27,6 +27,7 @@ use bonafide_wire::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use tokio::{net::TcpStream, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -47,8 +48,11 @@ use crate::{
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(60);
 const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// How often a silent authority is asked whether it is there, and how long it may take to say so.
-const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+/// How often a silent authority is asked whether it is there, and how long it may take to say so. A process that hangs is
+/// found out by this; that its machine is gone, the kernel finds out, for nearly nothing: see [`PROBES`].
+const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
+/// After how much silence the kernel probes, how often then, and after how many probes the connection is dead.
+const PROBES: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 /// An authority that takes a stream must say where it stands by then.
 const FIRST_MESSAGE: Duration = Duration::from_secs(30);
 const MAX_MESSAGE: usize = 8 << 20;
@@ -131,9 +135,21 @@ async fn open(address: &str, config: &ClientConfig) -> Result<Channel, Problem> 
     };
     let tcp = tokio::time::timeout(CONNECT_TIME, TcpStream::connect(address)).await;
     let tcp = tcp.map_err(|_| unreachable(&"timed out"))?.map_err(|error| unreachable(&error))?;
-    tcp.set_nodelay(true).map_err(|error| unreachable(&error))?;
+    tcp.set_nodelay(true).and_then(|()| probe(&tcp)).map_err(|error| unreachable(&error))?;
     let stream = config.connect(tcp).await.map_err(|error| problem(error.code(), &error, error.hint()))?;
     over(stream).await.map_err(|error| unreachable(&error))
+}
+
+/// A machine that is gone, or a cut, ends the connection after some 25 seconds, whether something was sent or not.
+fn probe(tcp: &TcpStream) -> std::io::Result<()> {
+    let (idle, interval, count) = PROBES;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, idle)?;
+    sockopt::set_tcp_keepintvl(tcp, interval)?;
+    sockopt::set_tcp_keepcnt(tcp, count)?;
+    let unheard = idle + interval * count;
+    sockopt::set_tcp_user_timeout(tcp, u32::try_from(unheard.as_millis()).unwrap_or(u32::MAX))?;
+    Ok(())
 }
 
 /// gRPC over one open connection.

@@ -24,8 +24,9 @@ use crate::{
     worker::Worker,
 };
 
-/// How often [`Store::wait`] looks at the database although nobody told it to.
-const POLL: Duration = Duration::from_millis(250);
+/// How often [`Store::wait`] looks at the database although nobody told it to: only this process may write it, and
+/// whoever does so nevertheless is to be found out.
+const POLL: Duration = Duration::from_secs(2);
 /// How many changes one call of [`Store::changes`] returns at most, whatever the caller asks for.
 const MAX_PAGE: usize = 10_000;
 

@@ -29,7 +29,7 @@ use crate::registration::admitted_attestation;
 /// An agent says hello at once.
 const HELLO_TIME: Duration = Duration::from_secs(10);
 /// How often the digest is compared when nothing happens.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
+const BOOKMARK_EVERY: Duration = Duration::from_secs(120);
 /// How long an agent may take to read what it is sent.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// Messages that are taken from the stream at once.
