@@ -155,13 +155,13 @@ impl State {
     /// One registration, whatever its site.
     #[must_use]
     pub fn registration(&self, id: &str) -> Option<Arc<Registration>> {
-        self.registrations.get(id)?.decode()
+        self.registrations.get(id.as_bytes())?.decode()
     }
 
     /// The revision of the last change to a registration.
     #[must_use]
     pub fn registration_revision(&self, id: &str) -> Option<u64> {
-        Some(self.registrations.get(id)?.revision())
+        Some(self.registrations.get(id.as_bytes())?.revision())
     }
 
     /// The digest of all registrations of all sites.
@@ -178,7 +178,7 @@ impl State {
     pub fn registrations_after(&self, after: &str) -> impl Iterator<Item = Arc<Registration>> {
         use std::ops::Bound;
         self.registrations
-            .range::<str, _>((Bound::Excluded(after), Bound::Unbounded))
+            .range::<[u8], _>((Bound::Excluded(after.as_bytes()), Bound::Unbounded))
             .filter_map(Registered::decode)
     }
 
@@ -509,7 +509,7 @@ impl State {
                 self.ledger_marks.remove_entry(name).map(|(server, mark)| Object::LedgerMark(server, mark))
             }
             "registration" => {
-                let registration = self.registrations.take(name)?.decode()?;
+                let registration = self.registrations.take(name.as_bytes())?.decode()?;
                 self.leave_site(&registration.site.clone(), |site| site.remove_registration(&registration));
                 Some(Object::Registration(registration))
             }

@@ -32,8 +32,12 @@ impl Registered {
     }
 
     pub(super) fn id(&self) -> &str {
-        let id = self.0.bytes.get(..usize::from(self.0.id)).unwrap_or_default();
-        std::str::from_utf8(id).unwrap_or_default()
+        std::str::from_utf8(self.id_bytes()).unwrap_or_default()
+    }
+
+    /// In the same order as the IDs themselves, and without a look at what they are made of.
+    fn id_bytes(&self) -> &[u8] {
+        self.0.bytes.get(..usize::from(self.0.id)).unwrap_or_default()
     }
 
     pub(super) fn revision(&self) -> u64 {
@@ -66,15 +70,15 @@ impl Registered {
     }
 }
 
-impl Borrow<str> for Registered {
-    fn borrow(&self) -> &str {
-        self.id()
+impl Borrow<[u8]> for Registered {
+    fn borrow(&self) -> &[u8] {
+        self.id_bytes()
     }
 }
 
 impl Ord for Registered {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.id().cmp(other.id())
+        self.id_bytes().cmp(other.id_bytes())
     }
 }
 
@@ -86,7 +90,7 @@ impl PartialOrd for Registered {
 
 impl PartialEq for Registered {
     fn eq(&self, other: &Self) -> bool {
-        self.id() == other.id()
+        self.id_bytes() == other.id_bytes()
     }
 }
 

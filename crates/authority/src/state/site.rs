@@ -43,7 +43,9 @@ impl SiteState {
 
     /// IDs of its registrations, those after `after`.
     pub fn registration_ids_after(&self, after: &str) -> impl Iterator<Item = &str> {
-        self.registrations.range::<str, _>((Bound::Excluded(after), Bound::Unbounded)).map(Registered::id)
+        self.registrations
+            .range::<[u8], _>((Bound::Excluded(after.as_bytes()), Bound::Unbounded))
+            .map(Registered::id)
     }
 
     /// Its agents, banned ones too.
@@ -123,7 +125,7 @@ impl SiteState {
             }
         }
         let describe = |(_, _, id): (usize, usize, &'_ str)| {
-            let registration = self.registrations.get(id)?;
+            let registration = self.registrations.get(id.as_bytes())?;
             let missing = registration.selectors().into_iter();
             let missing = missing.filter(|(key, value)| !is_attested(attested, key, value));
             Some((
@@ -153,16 +155,16 @@ impl SiteState {
 
     pub(super) fn remove_registration(&mut self, registration: &Registration) {
         let id = registration.id.as_str();
-        self.registrations.remove(id);
+        self.registrations.remove(id.as_bytes());
         match &registration.parent {
             None => {
-                if self.shared.remove(id) {
+                if self.shared.remove(id.as_bytes()) {
                     self.digest.remove(&registration.digest_item());
                 }
             }
             Some(parent) => {
                 if let Some(own) = self.own.get_mut(parent) {
-                    own.remove(id);
+                    own.remove(id.as_bytes());
                     if own.is_empty() {
                         self.own.remove(parent);
                     }
