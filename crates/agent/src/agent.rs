@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use bonafide_attest::join::{JoinError, JoinLine, check_address};
 use bonafide_crypto::{key::PrivateKey, random::Random};
-use bonafide_identity::{TrustDomain, time::Clock};
+use bonafide_identity::{TrustDomain, bundle::TrustBundle, time::Clock};
 use bonafide_net::{
     drain::Shutdown,
     http::HttpLimits,
@@ -255,6 +255,7 @@ fn engine(
     if let Some((credential, node)) = saved {
         core.set_node(Arc::clone(credential), node.renew_after);
     }
+    core.restore_witnessed(storage.load_witnessed());
     let view = storage.load_view();
     let bundle = saved.map(|(_, node)| node.bundle.clone());
     let lives = |key: &crate::core::LaunchKey| {
@@ -326,7 +327,13 @@ impl Line {
             // An SVID that has expired is replaced when the authority is dialled.
             (Some((credential, node)), Some(Way::Certificate(_))) => Some((node, credential)),
             (saved, Some(way)) => match self.join(way).await {
-                Ok(joined) => Some(joined),
+                Ok(joined) => {
+                    // The operator's line names the authority by its root. Of another one there is nothing to contradict.
+                    if saved.is_some_and(|(_, before)| is_another_authority(&before, &joined.0)) {
+                        self.engine.forget_witnessed();
+                    }
+                    Some(joined)
+                }
                 Err(None) => return None,
                 Err(Some(reason)) if !has_lived => return Some(reason),
                 Err(Some(reason)) => {
@@ -383,6 +390,13 @@ impl Line {
             }
         }
     }
+}
+
+/// Whether nothing that vouched for the one vouches for the other.
+fn is_another_authority(before: &SavedNode, after: &SavedNode) -> bool {
+    let bundle = |node: &SavedNode| TrustBundle::parse(&node.trust_domain, &node.bundle);
+    let (Ok(before), Ok(after)) = (bundle(before), bundle(after)) else { return false };
+    !after.x509_authorities().iter().any(|root| before.x509_authorities().iter().any(|known| known.der() == root.der()))
 }
 
 fn credential_of(node: &SavedNode) -> Option<Arc<Credential>> {

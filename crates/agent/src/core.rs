@@ -27,6 +27,7 @@ use crate::{
     process::Image,
     refusal::{Refusal, problem},
     view::{RegistrationId, View},
+    witness::{Stored, Witness},
 };
 use claim::{Binding, Claim, Instance, Subject};
 
@@ -104,6 +105,8 @@ pub(crate) enum Effect {
     Jwt(u64, Result<(String, UnixTime), Refusal>),
     /// The agent has a new SVID of its own.
     Node(Arc<Credential>, UnixTime),
+    /// Store the checkpoints that are kept; then, and only then, send this.
+    Witnessed(agent_message::Kind),
     /// The authority wants nothing to do with this agent any more.
     Banned(Problem),
 }
@@ -136,6 +139,7 @@ pub(crate) struct Core {
     pooled: usize,
     conversation: conversation::Conversation,
     node: Option<renewal::Node>,
+    witness: Witness,
     tainted: tainted::Tainted,
     timers: BTreeSet<(UnixTime, Timer)>,
     /// When something last happened, by the clock of that moment.
@@ -155,6 +159,7 @@ impl Core {
     ) -> Self {
         Self {
             view: View::new(trust_domain.clone()),
+            witness: Witness::new(&trust_domain),
             trust_domain,
             habits,
             random,
@@ -175,6 +180,21 @@ impl Core {
             was_cut_off: false,
             effects: Vec::new(),
         }
+    }
+
+    /// Takes in the checkpoints that were stored before a restart.
+    pub(crate) fn restore_witnessed(&mut self, stored: Vec<Stored>) {
+        self.witness.restore(stored);
+    }
+
+    /// Forgets them: the authority is another one.
+    pub(crate) fn forget_witnessed(&mut self) {
+        self.witness = Witness::new(&self.trust_domain);
+    }
+
+    /// The checkpoints to be stored.
+    pub(crate) fn witnessed(&self) -> Vec<Stored> {
+        self.witness.to_stored()
     }
 
     /// What is to be done since this was last asked.

@@ -257,6 +257,15 @@ impl Engine {
         Ok(())
     }
 
+    /// The authority is another one: what was seen of the last one's ledgers says nothing of it.
+    pub(crate) fn forget_witnessed(&self) {
+        let mut inner = self.lock();
+        inner.core.forget_witnessed();
+        if let Err(error) = self.storage.save_witnessed(Vec::new()) {
+            tracing::error!(%error, "what was seen of another authority's ledgers is not forgotten");
+        }
+    }
+
     /// The authority's address, and the site that the node belongs to.
     pub(crate) fn node_facts(&self) -> Option<(String, String)> {
         self.lock().node.as_ref().map(|node| (node.address.clone(), node.site.clone()))
@@ -446,6 +455,16 @@ impl Engine {
                     let _ = waiting.send(result);
                 }
                 Ok(())
+            }
+            Effect::Witnessed(cosigned) => {
+                let stored = self.storage.save_witnessed(inner.core.witnessed());
+                if stored.is_ok()
+                    && let Some(stream) = &inner.stream
+                {
+                    // Whoever reads nothing any more is noticed by what matters more.
+                    let _ = stream.messages.try_send(AgentMessage { kind: Some(cosigned) });
+                }
+                stored
             }
             Effect::Node(credential, renew_after) => self.node_renewed(inner, &credential, renew_after),
             Effect::Banned(reason) => {

@@ -28,6 +28,7 @@ mod storage;
 #[cfg(test)]
 mod testing;
 mod view;
+mod witness;
 mod x509pop;
 
 pub use crate::{

@@ -230,6 +230,10 @@ async fn attempt(engine: &Engine, dial: &dyn Dial) -> Ended {
             Ok(Some(message)) => match engine.message(message) {
                 Ok(()) => {}
                 Err(Disconnect::Banned) => return Ended::Banned,
+                Err(Disconnect::Contradiction(contradiction)) => {
+                    tracing::error!("nothing is asked of this authority: {contradiction}");
+                    return Ended::After(false, contradiction.into_problem());
+                }
                 Err(Disconnect::Violation(violation)) => {
                     let hint = "look at the authority's log; its version may not fit the agent's";
                     return Ended::After(false, problem("agent.protocol", violation, hint));

@@ -29,6 +29,7 @@ const MAX_FILE: u64 = 512 << 20;
 const NODE: &str = "node";
 const VIEW: &str = "view";
 const INSTANCES: &str = "instances";
+const WITNESSED: &str = "witnessed";
 
 /// An open data directory. Held by one agent at a time: two would hand out the same unassigned keys.
 #[derive(Debug)]
@@ -184,6 +185,25 @@ impl Storage {
         self.write(&self.directory.join(VIEW), view)
     }
 
+    /// Checkpoints of the authority's ledgers, each after its key.
+    pub(crate) fn load_witnessed(&self) -> Vec<(String, String)> {
+        let file = self.read(&self.directory.join(WITNESSED));
+        let stored = file.and_then(|bytes| WitnessedFile::decode(bytes.as_slice()).ok()).unwrap_or_default();
+        stored.ledgers.into_iter().map(|ledger| (ledger.key, ledger.note)).collect()
+    }
+
+    /// Synced, unlike all else: where the directory is not on a tmpfs, it is of use after a reboot.
+    pub(crate) fn save_witnessed(&self, ledgers: Vec<(String, String)>) -> Result<(), StorageError> {
+        let ledgers = ledgers.into_iter().map(|(key, note)| WitnessedLedger { key, note }).collect();
+        let path = self.directory.join(WITNESSED);
+        self.write(&path, &WitnessedFile { ledgers })?;
+        let sync = || {
+            File::open(&path)?.sync_all()?;
+            File::open(&self.directory)?.sync_all()
+        };
+        sync().map_err(io_error("sync", &path))
+    }
+
     /// Everything that makes sense; what does not is removed.
     pub(crate) fn load_instances(&self) -> Result<Vec<Saved>, StorageError> {
         let path = self.directory.join(INSTANCES);
@@ -218,6 +238,7 @@ impl Storage {
     pub(crate) fn forget_all(&self) -> Result<(), StorageError> {
         self.remove(&self.directory.join(NODE))?;
         self.remove(&self.directory.join(VIEW))?;
+        self.remove(&self.directory.join(WITNESSED))?;
         for saved in self.load_instances()? {
             self.forget_instance(saved.id)?;
         }
@@ -309,6 +330,20 @@ struct NodeFile {
     bundle: Bytes,
     #[prost(bytes = "vec", tag = "8")]
     joined_with: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WitnessedFile {
+    #[prost(message, repeated, tag = "1")]
+    ledgers: Vec<WitnessedLedger>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WitnessedLedger {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    note: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -259,6 +259,7 @@ impl FakeAuthority {
                 vec![message(Kind::JwtIssued(JwtIssued { request: asked.request, token, expires_at }))]
             }
             Asked::RenewAgent(asked) => refused(asked.request, &("test.unsupported".into(), 60)),
+            Asked::Cosigned(_) => Vec::new(),
             Asked::Renewals(renewals) => {
                 self.remaining.push(renewals.remaining);
                 Vec::new()

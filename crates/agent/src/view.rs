@@ -181,6 +181,7 @@ impl View {
             set_digest: Bytes::copy_from_slice(&self.digest.bytes()),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             revocations_digest: Bytes::copy_from_slice(&self.revocations.digest()),
+            ..Hello::default()
         }
     }
 

@@ -31,6 +31,17 @@ use crate::{
 /// Largest message of an admin: as many resources as one apply may have.
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
+/// How the issuance ledger stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LedgerStatus {
+    /// Entries that it has.
+    pub size: u64,
+    /// Entries that agents have witnessed.
+    pub witnessed_size: u64,
+    /// Agents that have cosigned that.
+    pub witnesses: usize,
+}
+
 /// What the admin API tells about the server that runs it.
 #[derive(Clone)]
 pub struct ServerInfo {
@@ -46,8 +57,8 @@ pub struct ServerInfo {
     pub started_at: UnixTime,
     /// Who may use the local socket.
     pub local: LocalAdmins,
-    /// Entries of the issuance ledger now.
-    pub ledger_size: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// How the issuance ledger stands.
+    pub ledger: Arc<dyn Fn() -> LedgerStatus + Send + Sync>,
     /// The site of an instance that this server has issued to, while one of its certificates is valid.
     pub site_of_instance: Arc<dyn Fn(InstanceId) -> Option<String> + Send + Sync>,
 }

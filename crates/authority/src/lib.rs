@@ -32,6 +32,7 @@ pub mod site;
 pub mod state;
 mod stream;
 pub mod token;
+mod witnesses;
 
 pub use config::{AuthorityConfig, ConfigError};
 pub use generated::entry;

@@ -37,6 +37,7 @@ use crate::stream::driver::Driver;
 use crate::stream::feed::Feed;
 use crate::stream::outbound::{self, Outbound};
 use crate::stream::places::Places;
+use crate::witnesses::{RolledBack, Witnesses};
 
 /// Largest message of an agent: a full report.
 pub(crate) const MAX_MESSAGE: usize = 1024 * 1024;
@@ -67,6 +68,9 @@ pub(crate) struct NodeShared {
     /// By address.
     pub(crate) sources: Rates<IpAddr>,
     pub(crate) places: Places,
+    pub(crate) witnesses: Arc<Witnesses>,
+    /// What to do when an agent proves that this server is behind.
+    pub(crate) rolled_back: RolledBack,
     pub(crate) shutdown: Shutdown,
     /// Of streams and attestations.
     pub(crate) tasks: TaskTracker,

@@ -14,7 +14,7 @@ use bonafide_crypto::random::Random;
 use bonafide_identity::reserved;
 use bonafide_identity::time::Clock;
 use bonafide_keyring::KeyringError;
-use bonafide_ledger::{Ledger, LedgerConfig, LedgerError};
+use bonafide_ledger::{Ledger, LedgerConfig, LedgerError, SignedCheckpoint};
 use bonafide_net::drain::Shutdown;
 use bonafide_net::http::HttpLimits;
 use bonafide_net::{tls_listener, unix};
@@ -30,7 +30,7 @@ use self::boot::{OpenKeys, Opened};
 use self::checkpoints::{Accepted, Checkpoints};
 pub use self::error::StartError;
 use self::identity::ServerIdentity;
-use crate::admin::{Admin, LocalAdmins, ServerInfo};
+use crate::admin::{Admin, LedgerStatus, LocalAdmins, ServerInfo};
 use crate::config::AuthorityConfig;
 use crate::issuance::lineages::Lineages;
 use crate::issuance::{Issuer, IssuerParts};
@@ -39,8 +39,10 @@ use crate::keys::{Keys, Rotation, Vault};
 use crate::node::{JoinTokens, MAX_MESSAGE, NodeService, NodeShared, X509Pop};
 use crate::presence::Presence;
 use crate::rates::Rates;
+use crate::refusal::Refusal;
 use crate::stream::feed::Feed;
 use crate::stream::places::Places;
+use crate::witnesses::{RolledBack, Witnesses};
 
 mod error;
 
@@ -180,7 +182,12 @@ async fn assemble(
     std::fs::write(&verifier, format!("{}\n", ledger.verifier_key()))
         .map_err(|cause| StartError::io(&format!("`{}`", verifier.display()), cause))?;
     let journal = Arc::new(Journal::new(Arc::clone(&ledger)));
-    checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now(), accepted).await?;
+    let beginning =
+        checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now(), accepted).await?;
+    let life = beginning.life;
+    let witnesses =
+        Witnesses::new(Arc::clone(&ledger), registry.clone(), &store, life, beginning.checkpoint);
+    let witnesses = Arc::new(witnesses);
     checkpoints::announce(&registry, &config.server, clock.now()).await?;
 
     let presence = Presence::new();
@@ -244,9 +251,21 @@ async fn assemble(
         registry: registry.clone(),
         server: config.server.clone(),
         clock: Arc::clone(&clock),
+        random: Arc::clone(&random),
+        witnesses: Arc::clone(&witnesses),
+        data_dir: config.data_dir.clone(),
+        life,
     };
     tasks.spawn(checkpoints.clone().run(shutdown.clone()));
 
+    let (failed, failure) = watch::channel(None);
+    let (data_dir, stopped, stopper) = (config.data_dir.clone(), failed.clone(), shutdown.clone());
+    let rolled_back = move |behind, proof: &SignedCheckpoint| {
+        let broken = checkpoints::rolled_back(&data_dir, behind, proof);
+        let refusal = Refusal::new(tonic::Code::FailedPrecondition, broken.code, &broken.why);
+        stop_for(broken.clone(), &stopped, &stopper);
+        refusal.hint(broken.hint)
+    };
     let node = NodeService(Arc::new(NodeShared {
         registry: registry.clone(),
         feed,
@@ -263,6 +282,8 @@ async fn assemble(
         attestations: Rates::new(),
         sources: Rates::new(),
         places: Places::default(),
+        witnesses,
+        rolled_back: RolledBack::new(rolled_back),
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     }));
@@ -282,7 +303,12 @@ async fn assemble(
     };
     let listener = tls_listener::Listener::new(socket, &tls, limits).map_err(listening)?;
     let node_address = listener.local_addr();
-    let sized = Arc::clone(&ledger);
+    let (sized, seen) = (Arc::clone(&ledger), Arc::downgrade(&checkpoints.witnesses));
+    let ledger_status = move || {
+        let (witnessed_size, witnesses) =
+            seen.upgrade().map(|witnesses| witnesses.witnessed()).unwrap_or_default();
+        LedgerStatus { size: sized.size(), witnessed_size, witnesses }
+    };
     let judged_by = Arc::clone(&clock);
     let site_of_instance = move |instance| {
         let agent = lineages.agent_of(instance, judged_by.now())?;
@@ -300,7 +326,7 @@ async fn assemble(
             seal,
             started_at: clock.now(),
             local: LocalAdmins { own_uid: boot::own_uid(), gid: config.admin_gid },
-            ledger_size: Arc::new(move || sized.size()),
+            ledger: Arc::new(ledger_status),
             site_of_instance: Arc::new(site_of_instance),
         },
     )
@@ -309,7 +335,6 @@ async fn assemble(
     let mode = if config.admin_gid.is_some() { 0o660 } else { 0o600 };
     let local = unix::Listener::bind(&admin_socket, mode, config.admin_gid)?;
 
-    let (failed, failure) = watch::channel(None);
     let remote = Routes::new(NodeServer::new(node).max_decoding_message_size(MAX_MESSAGE))
         .add_service(admin.clone().into_service())
         .into_axum_router();
@@ -373,8 +398,9 @@ impl Running {
     pub async fn wait(&mut self) -> Result<(), StartError> {
         self.tasks.wait().await;
         if let Some(Open { store, ledger, checkpoints }) = self.open.take() {
-            // Ours and that of `checkpoints`: then nobody appends any more, and the last checkpoint is of everything.
-            boot::quiet(&ledger, 2).await;
+            // Ours, that of `checkpoints` and that of its witnesses: then nobody appends any more, and the last checkpoint
+            // is of everything.
+            boot::quiet(&ledger, 3).await;
             checkpoints.finish().await;
             boot::close(store).await;
             boot::close(ledger).await;

@@ -9,7 +9,7 @@ use bonafide_crypto::{
     key::{PublicKey, PublicKeyAlgorithm, SignatureAlgorithm, Signer},
 };
 
-use crate::{Hash, LedgerError};
+use crate::{Cosignature, Hash, LedgerError};
 
 /// No note of ours is longer; witnesses add some lines.
 pub(crate) const MAX_NOTE: usize = 64 * 1024;
@@ -26,6 +26,9 @@ pub struct Bindings {
     pub revision: u64,
     /// The digest of the set of what agents are told.
     pub set_digest: [u8; 32],
+    /// Which life of the ledger. It goes up when an operator accepts that the ledger has lost entries: only then may a
+    /// checkpoint not continue an earlier one.
+    pub life: u64,
 }
 
 /// What a checkpoint says.
@@ -58,10 +61,12 @@ pub struct VerifierKey {
 
 impl Checkpoint {
     fn body(&self) -> String {
-        let Bindings { incarnation, revision, set_digest } = &self.bindings;
+        let Bindings { incarnation, revision, set_digest, life } = &self.bindings;
         let incarnation: String = incarnation.iter().map(|byte| format!("{byte:02x}")).collect();
+        // The first life is not named: it is that of every ledger that nothing has happened to.
+        let life = if *life == 0 { String::new() } else { format!("life {life}\n") };
         format!(
-            "{}\n{}\n{}\nincarnation {incarnation}\nrevision {revision}\nset-digest {}\n",
+            "{}\n{}\n{}\nincarnation {incarnation}\nrevision {revision}\nset-digest {}\n{life}",
             self.origin,
             self.size,
             Base64::encode_string(&self.root),
@@ -81,6 +86,7 @@ impl Checkpoint {
                     .to_be_bytes(),
                 revision: lines.next()?.strip_prefix("revision ")?.parse().ok()?,
                 set_digest: decode(lines.next()?.strip_prefix("set-digest ")?)?,
+                life: lines.next()?.strip_prefix("life ").map_or(Some(0), |life| life.parse().ok())?,
             },
         };
         // One text for one meaning: signs, leading zeros and upper case are somebody else's.
@@ -143,6 +149,13 @@ impl SignedCheckpoint {
         Ok(Self { checkpoint, note: note.to_owned() })
     }
 
+    /// The name of the log of a note, whoever has signed it: which key to verify it with.
+    #[must_use]
+    pub fn origin_of(note: &[u8]) -> Option<&str> {
+        let line = note.split(|byte| *byte == b'\n').next()?;
+        std::str::from_utf8(line).ok().filter(|origin| !origin.is_empty())
+    }
+
     /// What it says.
     #[must_use]
     pub const fn checkpoint(&self) -> &Checkpoint {
@@ -153,6 +166,17 @@ impl SignedCheckpoint {
     #[must_use]
     pub fn note(&self) -> &str {
         &self.note
+    }
+
+    /// The signed note, with what witnesses have said of it.
+    #[must_use]
+    pub fn cosigned<'a>(&self, cosignatures: impl IntoIterator<Item = &'a Cosignature>) -> String {
+        cosignatures.into_iter().fold(self.note.clone(), |note, cosignature| note + cosignature.line())
+    }
+
+    /// What is signed.
+    pub(crate) fn body(&self) -> &str {
+        self.note.rsplit_once("\n\n").and_then(|(body, _)| self.note.get(..=body.len())).unwrap_or_default()
     }
 }
 
@@ -225,12 +249,16 @@ mod tests {
     use super::*;
 
     fn signed() -> (VerifierKey, SignedCheckpoint) {
+        signed_in(0)
+    }
+
+    fn signed_in(life: u64) -> (VerifierKey, SignedCheckpoint) {
         let signer = PrivateKey::generate(KeyAlgorithm::Ed25519).unwrap();
         let checkpoint = Checkpoint {
             origin: "example.org/ledger/a".to_owned(),
             size: 12_345,
             root: [7; 32],
-            bindings: Bindings { incarnation: [0; 16], revision: u64::MAX, set_digest: [9; 32] },
+            bindings: Bindings { incarnation: [0; 16], revision: u64::MAX, set_digest: [9; 32], life },
         };
         let key = VerifierKey::new("example.org/ledger/a", signer.public_key().clone()).unwrap();
         (key, SignedCheckpoint::sign(checkpoint, &signer).unwrap())
@@ -238,18 +266,23 @@ mod tests {
 
     #[test]
     fn a_note_reads_back_and_no_byte_of_it_can_change() {
-        let (key, signed) = signed();
+        no_byte_can_change(&signed());
+        no_byte_can_change(&signed_in(7));
+    }
+
+    fn no_byte_can_change((key, signed): &(VerifierKey, SignedCheckpoint)) {
         let note = signed.note().as_bytes();
-        assert_eq!(SignedCheckpoint::parse(note, &key).unwrap(), signed);
+        assert_eq!(SignedCheckpoint::parse(note, key).unwrap(), *signed);
+        assert_eq!(signed.body(), signed.checkpoint().body());
         for at in 0..note.len() {
             for flip in [1, 0x20, 0x80] {
                 let mut flipped = note.to_vec();
                 flipped[at] ^= flip;
-                assert!(SignedCheckpoint::parse(&flipped, &key).is_err(), "byte {at}");
+                assert!(SignedCheckpoint::parse(&flipped, key).is_err(), "byte {at}");
             }
-            assert!(SignedCheckpoint::parse(&note[..at], &key).is_err(), "cut at {at}");
+            assert!(SignedCheckpoint::parse(&note[..at], key).is_err(), "cut at {at}");
         }
-        assert!(SignedCheckpoint::parse(&[note, b"\n"].concat(), &key).is_err());
+        assert!(SignedCheckpoint::parse(&[note, b"\n"].concat(), key).is_err());
     }
 
     #[test]

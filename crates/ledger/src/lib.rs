@@ -20,6 +20,7 @@
 //! publish a checkpoint often enough, and have others keep it.
 
 mod checkpoint;
+mod cosignature;
 mod error;
 mod ledger;
 mod merkle;
@@ -32,6 +33,7 @@ mod writer;
 
 pub use self::{
     checkpoint::{Bindings, Checkpoint, SignedCheckpoint, VerifierKey},
+    cosignature::Cosignature,
     error::LedgerError,
     ledger::{Ledger, LedgerConfig},
     merkle::{Hash, InvalidProof, leaf_hash, verify_consistency, verify_inclusion},

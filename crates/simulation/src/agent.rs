@@ -145,6 +145,7 @@ impl VirtualAgent {
             agent_version: version(),
             // It plays no peer that would have to know them.
             revocations_digest: Bytes::new(),
+            ..Hello::default()
         };
         let opened = tokio::select! {
             opened = self.line.open(hello) => opened,

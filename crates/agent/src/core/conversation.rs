@@ -8,7 +8,10 @@ use std::{
 
 use bonafide_crypto::key::PrivateKey;
 use bonafide_identity::{InstanceId, time::UnixTime};
-use bonafide_wire::node::{AuthorityMessage, End, Hello, IssueJwt, Report, agent_message, authority_message};
+use bonafide_ledger::Cosignature;
+use bonafide_wire::node::{
+    AuthorityMessage, Checkpoint, Cosigned, End, Hello, IssueJwt, Report, agent_message, authority_message,
+};
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -18,8 +21,10 @@ use super::{
 };
 use crate::{
     convert,
+    credential::Credential,
     refusal::{Refusal, problem},
     view::{RegistrationId, Violation},
+    witness::Contradiction,
 };
 
 /// JWT-SVIDs that are asked for at a time.
@@ -34,6 +39,8 @@ const REPORT_BYTES: usize = 512 * 1024;
 pub(super) struct Conversation {
     /// A stream is open.
     connected: bool,
+    /// What the stream was opened with: the authority knows its key.
+    cosigner: Option<Arc<Credential>>,
     /// The authority has told where it stands on this stream.
     pub(super) synced: bool,
     /// With the time at which each is lost.
@@ -63,6 +70,8 @@ pub(crate) enum Disconnect {
     Violation(Violation),
     /// It wants nothing to do with this agent.
     Banned,
+    /// Its ledger is not the one that this node has witnessed.
+    Contradiction(Contradiction),
 }
 
 impl Conversation {
@@ -97,7 +106,8 @@ impl Core {
     pub(crate) fn connected(&mut self) -> Hello {
         self.conversation.connected = true;
         self.conversation.synced = false;
-        self.view.hello()
+        self.conversation.cosigner = self.node.as_ref().map(|node| Arc::clone(&node.credential));
+        Hello { witnesses: true, checkpoints: self.witness.notes(), ..self.view.hello() }
     }
 
     /// Whether the authority has confirmed on the present stream that the agent is up to date.
@@ -202,10 +212,28 @@ impl Core {
                 self.ban(banned.problem.unwrap_or_default(), now);
                 return Err(Disconnect::Banned);
             }
+            Some(Kind::Checkpoint(checkpoint)) => {
+                self.witness(&checkpoint, now).map_err(Disconnect::Contradiction)?;
+            }
             // Of a newer authority.
             None => {}
         }
         self.pump(now);
+        Ok(())
+    }
+
+    /// Keeps a checkpoint, and cosigns it once it is stored.
+    fn witness(&mut self, sent: &Checkpoint, now: UnixTime) -> Result<(), Contradiction> {
+        let Some(kept) = self.witness.look_at(sent)? else { return Ok(()) };
+        let Some(credential) = &self.conversation.cosigner else { return Ok(()) };
+        let at = u64::try_from(now.as_secs()).unwrap_or_default();
+        match Cosignature::sign(&kept, credential.spiffe_id().as_str(), at, &**credential.key()) {
+            Ok(cosignature) => {
+                let cosigned = Cosigned { line: cosignature.line().to_owned() };
+                self.effects.push(Effect::Witnessed(agent_message::Kind::Cosigned(cosigned)));
+            }
+            Err(error) => tracing::error!(%error, "a checkpoint of the authority can't be cosigned"),
+        }
         Ok(())
     }
 

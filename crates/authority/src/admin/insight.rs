@@ -35,6 +35,7 @@ impl Admin {
         let (state, rights) = self.reader(caller)?;
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let visible = || state.sites().filter(|site| site.site().is_some_and(|site| rights.sees(&site.name)));
+        let ledger = (self.info.ledger)();
         Ok(AuthorityStatus {
             trust_domain: state.trust_domain().to_string(),
             server: self.info.server.clone(),
@@ -44,7 +45,9 @@ impl Admin {
             sites: count(visible().count()),
             registrations: count(visible().map(SiteState::registration_count).sum()),
             agents_connected: count(self.presence.connected(|agent| sees_agent(&rights, agent))),
-            ledger_size: (self.info.ledger_size)(),
+            ledger_size: ledger.size,
+            witnessed_size: ledger.witnessed_size,
+            witnesses: count(ledger.witnesses),
             address: self.info.address.clone(),
             seal: self.info.seal.clone(),
             started_at: self.info.started_at.as_secs(),

@@ -348,6 +348,9 @@ pub struct LedgerMark {
     /// Of the tree over that many entries, RFC 6962.
     #[prost(bytes = "bytes", tag = "2")]
     pub root: ::prost::bytes::Bytes,
+    /// Which life of the ledger: see `bonafide-ledger::Bindings`.
+    #[prost(uint64, tag = "3")]
+    pub life: u64,
 }
 /// A server of the trust domain, and which records it can read. `server/<name>`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,22 +1,25 @@
 //! Ledger and store vouch for each other: every checkpoint of the ledger names the store's revision, and the store
 //! keeps marks of how far the ledger had come. At start neither may be older than the other one says.
 //!
-//! What two files can't tell is that both were replaced by older ones of the same moment. And a server that was killed
+//! What two files can't tell is that both were replaced by older ones of the same moment: agents, who have witnessed
+//! checkpoints, can ([`Witnesses`]). And a server that was killed
 //! has not said everything: up to [`EVERY`] of the store, and up to [`MARK_EVERY`] of the ledger, have no witness yet.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bonafide_crypto::random::Random;
 use bonafide_identity::InstanceId;
 use bonafide_identity::time::{Clock, UnixTime};
-use bonafide_ledger::{Bindings, Ledger, SignedCheckpoint};
+use bonafide_ledger::{Bindings, Checkpoint, Ledger, SignedCheckpoint};
 use bonafide_net::drain::Shutdown;
 use bonafide_store::Incarnation;
 use bytes::Bytes;
 use prost::Message;
 use tokio::time::Instant;
 
-use super::StartError;
+use super::{Broken, StartError, error};
 use crate::config::AuthorityConfig;
 use crate::entry::{self, Entry, entry::Kind};
 use crate::issuance::lineages::{Lineage, Lineages};
@@ -26,11 +29,18 @@ use crate::refusal::Refusal;
 use crate::registry::Registry;
 use crate::state::State;
 use crate::stream::feed::Feed;
+use crate::witnesses::{self, Behind, Witnesses};
 
 /// How often a checkpoint is published when there is something new.
 const EVERY: Duration = Duration::from_secs(1);
 /// How often the store is told how far the ledger has come. Each time is a commit.
 const MARK_EVERY: Duration = Duration::from_secs(60);
+/// How often agents are asked to witness what is new.
+const WITNESS_EVERY: Duration = Duration::from_secs(60);
+/// Proofs that this server, or the store, was rolled back. In the data directory.
+const PROOFS: &str = "rolled-back";
+/// The highest checkpoint that agents have cosigned. In the data directory.
+const COSIGNED: &str = "ledger.cosigned";
 /// How often a server says that it is still there, in seconds.
 const ANNOUNCE_EVERY: i64 = 86_400;
 
@@ -42,12 +52,18 @@ pub(super) struct Checkpoints {
     pub(super) registry: Registry,
     pub(super) server: String,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) witnesses: Arc<Witnesses>,
+    pub(super) data_dir: PathBuf,
+    /// Which life of the ledger.
+    pub(super) life: u64,
 }
 
 impl Checkpoints {
     pub(super) async fn run(self, shutdown: Shutdown) {
         let mut published = None;
-        let mut marked = Instant::now();
+        let mut called = None;
+        let (mut marked, mut witnessed) = (Instant::now(), Instant::now());
         while shutdown.unless_triggered(tokio::time::sleep(EVERY)).await.is_some() {
             if marked.elapsed() >= MARK_EVERY {
                 marked = Instant::now();
@@ -63,6 +79,12 @@ impl Checkpoints {
             if published.as_ref() != Some(&next) && self.publish(&next.1).await {
                 published = Some(next);
             }
+            if witnessed.elapsed() >= WITNESS_EVERY && called != published {
+                witnessed = Instant::now();
+                called.clone_from(&published);
+                self.witnesses.call(&*self.random);
+            }
+            self.save_cosigned().await;
         }
     }
 
@@ -72,12 +94,17 @@ impl Checkpoints {
         // Not from the feed, which has ended before the last change.
         let bindings = bindings(&self.registry.state());
         self.publish(&bindings).await;
+        self.save_cosigned().await;
     }
 
     /// Publishes one now. Whether that went well.
     async fn publish(&self, bindings: &Bindings) -> bool {
-        match self.ledger.checkpoint(bindings).await {
-            Ok(_) => true,
+        let bindings = Bindings { life: self.life, ..*bindings };
+        match self.ledger.checkpoint(&bindings).await {
+            Ok(checkpoint) => {
+                self.witnesses.published(checkpoint);
+                true
+            }
             Err(error) => {
                 tracing::error!(code = error.code(), "no checkpoint of the ledger: {error}");
                 false
@@ -85,8 +112,13 @@ impl Checkpoints {
         }
     }
 
+    async fn save_cosigned(&self) {
+        let (witnesses, file) = (Arc::clone(&self.witnesses), self.data_dir.join(COSIGNED));
+        let _said_by_itself = tokio::task::spawn_blocking(move || witnesses.save(&file)).await;
+    }
+
     async fn mark(&self) {
-        if let Err(refusal) = mark(&self.ledger, &self.registry, &self.server).await {
+        if let Err(refusal) = mark(&self.ledger, &self.registry, &self.server, self.life).await {
             tracing::error!(code = refusal.code(), "the store has no mark of the ledger: {refusal}");
         }
     }
@@ -113,12 +145,12 @@ pub(super) async fn announce(registry: &Registry, server: &str, now: UnixTime) -
 }
 
 /// Tells the store how far the ledger has come, unless it knows.
-async fn mark(ledger: &Ledger, registry: &Registry, server: &str) -> Result<(), Refusal> {
+async fn mark(ledger: &Ledger, registry: &Registry, server: &str, life: u64) -> Result<(), Refusal> {
     let (size, root) = ledger.root();
-    if registry.state().ledger_mark(server).is_some_and(|mark| mark.size == size) {
+    if registry.state().ledger_mark(server).is_some_and(|mark| (mark.size, mark.life) == (size, life)) {
         return Ok(());
     }
-    let mark = Arc::new(LedgerMark { size, root: Bytes::copy_from_slice(&root) });
+    let mark = Arc::new(LedgerMark { size, root: Bytes::copy_from_slice(&root), life });
     let server: Arc<str> = server.into();
     registry
         .write(move |_| Ok(vec![RecordChange::Put(Object::LedgerMark(server.clone(), mark.clone()))]))
@@ -131,6 +163,7 @@ fn bindings(state: &State) -> Bindings {
         incarnation: *state.incarnation().as_bytes(),
         revision: state.revision(),
         set_digest: state.digest().bytes(),
+        life: 0,
     }
 }
 
@@ -144,33 +177,90 @@ pub(super) struct Accepted {
     pub(super) store: Option<Incarnation>,
 }
 
+/// Keeps the proof that this server, or the store, is behind. Returns why it has to stop.
+pub(super) fn rolled_back(data_dir: &Path, behind: Behind, proof: &SignedCheckpoint) -> Broken {
+    if let Err(error) = witnesses::keep(&data_dir.join(PROOFS), proof) {
+        tracing::error!("the proof that this server was rolled back can't be kept, so it may start again: {error}");
+    }
+    let (code, hint) = match &behind {
+        Behind::Ledger { .. } => (error::LEDGER_CODE, error::LEDGER_HINT),
+        Behind::Store { .. } => (error::STORE_CODE, error::STORE_HINT),
+    };
+    let why = format!("an agent has witnessed more than there is: {}", StartError::from(behind));
+    Broken { code, hint, why }
+}
+
+impl From<Behind> for StartError {
+    fn from(behind: Behind) -> Self {
+        match behind {
+            Behind::Ledger { found, seen, what } => Self::LedgerRolledBack { found, seen, what },
+            Behind::Store { found, found_incarnation, seen, seen_incarnation } => {
+                Self::RolledBack { found, found_incarnation, seen, seen_incarnation }
+            }
+        }
+    }
+}
+
+/// What a start begins with.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    /// Which life of the ledger it is.
+    pub(super) life: u64,
+    /// The checkpoint that it was begun with.
+    pub(super) checkpoint: SignedCheckpoint,
+}
+
 /// Refuses a store that is older than the ledger's last checkpoint, or another one, and a ledger that is older than
-/// the store's mark, or another one. With `accepted`, and where the store says that another server accepted it, writes
-/// what was found into the ledger instead.
+/// the store's mark, or another one; and both, if they are older than what an agent has shown. With `accepted`, and where
+/// the store says that another server accepted it, writes what was found into the ledger instead.
 pub(super) async fn check_not_rolled_back(
     config: &AuthorityConfig,
     registry: &Registry,
     journal: &Journal,
     now: UnixTime,
     accepted: Accepted,
-) -> Result<(), StartError> {
-    let seen = last_checkpoint(config, journal)?;
+) -> Result<Beginning, StartError> {
+    let own = last_checkpoint(config, journal)?;
     let state = registry.state();
     let found = bindings(&state);
-    if !accepted.ledger {
-        let mark = state.ledger_mark(&config.server).cloned();
+    let proofs = witnesses::kept(&config.data_dir.join(PROOFS), journal.ledger(), &state)
+        .map_err(|cause| StartError::io(&format!("`{PROOFS}`"), cause))?;
+    let mark = state.ledger_mark(&config.server).cloned();
+    let lives = [own.as_ref().map(|own| own.bindings.life), mark.as_ref().map(|mark| mark.life)];
+    let mut life = lives.into_iter().flatten().max().unwrap_or_default();
+    if accepted.ledger {
+        let of_proofs = proofs.iter().filter(|(_, is_own)| *is_own);
+        life = of_proofs.map(|(proof, _)| proof.checkpoint().bindings.life).fold(life, u64::max) + 1;
+    } else {
         if let Some(mark) = mark {
-            check_ledger(journal.ledger(), &mark, seen.is_some())?;
+            check_ledger(journal.ledger(), &mark, own.is_some())?;
+        }
+        for (proof, _) in proofs.iter().filter(|(_, is_own)| *is_own) {
+            if let Some(behind) = witnesses::ledger_behind(journal.ledger(), life, proof.checkpoint())? {
+                return Err(behind.into());
+            }
         }
     }
-    let expected = seen.as_ref().unwrap_or(&found);
+    let mut expected = own.map_or(found, |own| own.bindings);
     let before = Incarnation::from_bytes(expected.incarnation);
     // Another server was told that the store was restored; it said so in the store itself.
     let succeeded = found.incarnation != expected.incarnation && state.succeeds(&before);
-    drop(state);
     if !succeeded && accepted.store.is_none() {
-        check_store(&found, expected)?;
+        check_store(&found, &expected)?;
     }
+    let mut after = vec![expected.incarnation];
+    for (proof, _) in &proofs {
+        let seen = &proof.checkpoint().bindings;
+        let Some(behind) = witnesses::store_behind(&state, seen) else { continue };
+        if accepted.store.is_none() {
+            return Err(behind.into());
+        }
+        after.push(seen.incarnation);
+        if seen.revision > expected.revision {
+            expected = *seen;
+        }
+    }
+    drop(state);
     if accepted.ledger || accepted.store.is_some() || succeeded {
         let restore = entry::Restore {
             incarnation: Bytes::copy_from_slice(&found.incarnation),
@@ -181,7 +271,7 @@ pub(super) async fn check_not_rolled_back(
         journal.append(now, vec![Kind::Restore(restore)]).await?;
     }
     if let Some(replaced) = accepted.store {
-        let after = [expected.incarnation, *replaced.as_bytes()];
+        after.push(*replaced.as_bytes());
         let succession = Arc::new(Succession {
             after: after.iter().map(|incarnation| Bytes::copy_from_slice(incarnation)).collect(),
             server: config.server.clone(),
@@ -195,19 +285,19 @@ pub(super) async fn check_not_rolled_back(
             })
             .await?;
     }
-    let found = bindings(&registry.state());
+    let found = Bindings { life, ..bindings(&registry.state()) };
     // In this order: whoever finds a mark knows that there was a checkpoint.
-    journal.ledger().checkpoint(&found).await?;
-    mark(journal.ledger(), registry, &config.server).await?;
-    Ok(())
+    let checkpoint = journal.ledger().checkpoint(&found).await?;
+    self::mark(journal.ledger(), registry, &config.server, life).await?;
+    Ok(Beginning { life, checkpoint })
 }
 
-fn last_checkpoint(config: &AuthorityConfig, journal: &Journal) -> Result<Option<Bindings>, StartError> {
+fn last_checkpoint(config: &AuthorityConfig, journal: &Journal) -> Result<Option<Checkpoint>, StartError> {
     let path = config.data_dir.join("ledger").join("checkpoint");
     match std::fs::read(&path) {
         Ok(note) => {
             let signed = SignedCheckpoint::parse(&note, journal.ledger().verifier_key())?;
-            Ok(Some(signed.checkpoint().bindings))
+            Ok(Some(signed.checkpoint().clone()))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(StartError::io(&format!("`{}`", path.display()), cause)),

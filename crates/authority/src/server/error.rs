@@ -107,6 +107,14 @@ pub enum StartError {
     Tls(#[from] TlsError),
 }
 
+/// Codes and hints of what was rolled back, at start and later.
+pub(super) const LEDGER_CODE: &str = "ledger.rolled-back";
+pub(super) const LEDGER_HINT: &str = "what was issued since is in no log, so a clone of it would not be noticed. Keep the directory as evidence and \
+     restore the ledger. If it is lost, start once with `--accept-restore`: the ledger will say so";
+pub(super) const STORE_CODE: &str = "store.rolled-back";
+pub(super) const STORE_HINT: &str = "what was changed since is lost, bans and spent tokens too. If you restored a backup on purpose, start once with \
+     `--accept-restore`: the ledger will say so";
+
 impl StartError {
     pub(crate) fn io(what: &str, cause: io::Error) -> Self {
         Self::Io { what: what.to_owned(), cause }
@@ -125,11 +133,11 @@ impl StartError {
             Self::Keyring(error) => error.code(),
             Self::Ledger(error) => error.code(),
             Self::LedgerEntry(_) => "ledger.entry",
-            Self::LedgerRolledBack { .. } => "ledger.rolled-back",
+            Self::LedgerRolledBack { .. } => LEDGER_CODE,
             Self::NotInitialised(_) => "authority.not-initialised",
             Self::Refused(refusal) => refusal.code(),
             Self::Registry(error) => error.code(),
-            Self::RolledBack { .. } => "store.rolled-back",
+            Self::RolledBack { .. } => STORE_CODE,
             Self::Stopped => "authority.stopped",
             Self::Store(error) => error.code(),
             Self::StoreExists(_) => "store.exists",
@@ -151,17 +159,11 @@ impl StartError {
             Self::Keyring(error) => error.hint(),
             Self::Ledger(error) => error.hint().unwrap_or_default(),
             Self::LedgerEntry(_) => "a newer server has written it: start that one",
-            Self::LedgerRolledBack { .. } => {
-                "what was issued since is in no log, so a clone of it would not be noticed. Keep the directory as evidence \
-                 and restore the ledger. If it is lost, start once with `--accept-restore`: the ledger will say so"
-            }
+            Self::LedgerRolledBack { .. } => LEDGER_HINT,
             Self::NotInitialised(_) => "run `bonafide authority init` first",
             Self::Refused(refusal) => refusal.hint_text(),
             Self::Registry(error) => error.hint(),
-            Self::RolledBack { .. } => {
-                "what was changed since is lost, bans and spent tokens too. If you restored a backup on purpose, start \
-                 once with `--accept-restore`: the ledger will say so"
-            }
+            Self::RolledBack { .. } => STORE_HINT,
             Self::Store(error) => error.hint().unwrap_or_default(),
             Self::StoreExists(_) => {
                 "name another database, or make one more server of that trust domain with `--beside DIR`, \

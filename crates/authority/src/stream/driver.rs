@@ -25,6 +25,7 @@ use crate::rates::Limit;
 use crate::records::Agent;
 use crate::refusal::Refusal;
 use crate::registration::admitted_attestation;
+use crate::witnesses::Seat;
 
 /// An agent says hello at once.
 const HELLO_TIME: Duration = Duration::from_secs(10);
@@ -71,6 +72,8 @@ struct Open {
     asker: Arc<Asker>,
     record: Arc<Agent>,
     session: Session,
+    /// Of an agent that witnesses.
+    seat: Option<Seat>,
 }
 
 impl Driver {
@@ -110,6 +113,10 @@ impl Driver {
         self.shared.feed.caught_up().await;
         let record = self.admitted()?;
         self.vouched_for()?;
+        // Before it gets anything: what follows would be written after a past that is not the last one.
+        let shown = self.shared.witnesses.shown(&hello.checkpoints).await;
+        let shown = shown
+            .map_err(|(behind, proof)| End::Status(self.shared.rolled_back.stop(behind, &proof).into()))?;
         let (session, first) = Session::begin(&hello, &self.shared.feed.view(&record, connection.concern()));
         changes.begin(session.told());
         let asker = Asker {
@@ -118,9 +125,11 @@ impl Driver {
             site: record.site.clone(),
             connection,
         };
-        let mut open = Open { asker: Arc::new(asker), record, session };
+        let seat = hello.witnesses.then(|| self.shared.witnesses.seat(shown));
+        let mut open = Open { asker: Arc::new(asker), record, session, seat };
         tracing::info!(agent = %self.agent, version, messages = first.len(), "an agent has connected");
         self.send(first).await?;
+        self.offer(&mut open).await?;
 
         let expires_in = self.svid.not_after().since(self.shared.clock.now());
         let expiry = tokio::time::sleep(expires_in);
@@ -152,6 +161,7 @@ impl Driver {
                     open.asker.connection.acknowledge(open.session.acknowledged());
                 }
                 burst = burst(inbound) => self.hear(&mut open, burst?).await?,
+                () = called(open.seat.as_ref()) => self.offer(&mut open).await?,
                 () = &mut bookmark => {
                     bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
                     let view = self.shared.feed.view(&open.record, open.asker.connection.concern());
@@ -229,6 +239,7 @@ impl Driver {
                 Some(Said::Renewals(Renewals { revision, remaining })) => {
                     open.asker.connection.renewals(revision, remaining);
                 }
+                Some(Said::Cosigned(cosigned)) => self.cosigned(open, &cosigned.line)?,
                 // Of a newer agent; one that matters would have a request number and a time-out.
                 None => {}
             }
@@ -237,6 +248,27 @@ impl Driver {
             self.shared.issuer.submit(jobs);
         }
         Ok(())
+    }
+
+    /// Sends the newest checkpoint, if the agent witnesses and does not have it.
+    async fn offer(&self, open: &mut Open) -> Result<(), End> {
+        let Some(seat) = &mut open.seat else { return Ok(()) };
+        match seat.offer().await {
+            Ok(None) => Ok(()),
+            Ok(Some(checkpoint)) => {
+                self.send(vec![Kind::Checkpoint(checkpoint)]).await
+            }
+            Err(error) => {
+                tracing::error!(code = error.code(), "a checkpoint can't be proved to an agent: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    fn cosigned(&self, open: &mut Open, line: &str) -> Result<(), End> {
+        let Some(seat) = &mut open.seat else { return Ok(()) };
+        seat.cosigned(line, self.agent.as_str(), self.svid.leaf().public_key())
+            .map_err(|error| closing(Code::InvalidArgument, "stream.cosignature", &error.to_string()))
     }
 
     fn ask(&self, open: &Open, request: u64, ask: Ask, jobs: &mut Vec<Job>) {
@@ -384,6 +416,14 @@ async fn burst(inbound: &mut Streaming<AgentMessage>) -> Result<Vec<AgentMessage
     })
     .await?;
     Ok(burst)
+}
+
+/// Never, if the agent does not witness.
+async fn called(seat: Option<&Seat>) {
+    match seat {
+        Some(seat) => seat.called().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn closing(code: Code, problem: &str, message: &str) -> End {

@@ -140,13 +140,14 @@ impl Feed {
         let _closed = reached.wait_for(|reached| *reached >= revision).await;
     }
 
-    /// What a checkpoint of the ledger says of the store.
+    /// What a checkpoint of the ledger says of the store. It does not know of the ledger's lives.
     pub(crate) fn bindings(&self) -> Bindings {
         let rings = self.rings();
         Bindings {
             incarnation: rings.incarnation,
             revision: rings.revision,
             set_digest: rings.digest.bytes(),
+            life: 0,
         }
     }
 

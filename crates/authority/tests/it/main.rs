@@ -27,5 +27,6 @@ mod streams;
 mod support;
 mod tampering;
 mod token;
+mod witnesses;
 mod world;
 mod x509pop;

@@ -105,7 +105,7 @@ fn database(config: &AuthorityConfig) -> Option<Database> {
     }
 }
 
-fn copy_all(from: &Path, to: &Path) {
+pub fn copy_all(from: &Path, to: &Path) {
     if from.is_file() {
         fs::copy(from, to).unwrap();
         return;

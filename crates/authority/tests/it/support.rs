@@ -13,7 +13,7 @@ use std::{
 };
 
 use bonafide_authority::{
-    admin::{Admin, Caller, CertifiedAdmin, LocalAdmins, ServerInfo},
+    admin::{Admin, Caller, CertifiedAdmin, LedgerStatus, LocalAdmins, ServerInfo},
     presence::Presence,
     records::{Agent, Object, RecordChange, SigningKey, signing_key},
     registry::Registry,
@@ -215,7 +215,7 @@ impl Server {
             seal: "key-file".into(),
             started_at: clock.now(),
             local: LocalAdmins { own_uid: 900, gid: Some(950) },
-            ledger_size: Arc::new(|| 7),
+            ledger: Arc::new(|| LedgerStatus { size: 7, ..LedgerStatus::default() }),
             // Of each instance its first byte tells.
             site_of_instance: Arc::new(|instance| match instance.as_bytes().first() {
                 Some(1) => Some("edge".to_owned()),

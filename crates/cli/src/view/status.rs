@@ -83,6 +83,8 @@ pub struct AuthorityStatusView {
     registrations: u32,
     agents_connected: u32,
     ledger_size: u64,
+    witnessed_size: u64,
+    witnesses: u32,
     seal: String,
     started_at: Option<Moment>,
 }
@@ -100,6 +102,8 @@ impl From<admin::AuthorityStatus> for AuthorityStatusView {
             registrations: status.registrations,
             agents_connected: status.agents_connected,
             ledger_size: status.ledger_size,
+            witnessed_size: status.witnessed_size,
+            witnesses: status.witnesses,
             seal: status.seal,
             started_at: Moment::from_wire(status.started_at),
         }
@@ -178,6 +182,13 @@ impl View for StatusView {
                     count(status.ledger_size, "record", "records"),
                     status.seal
                 ));
+                if status.witnesses > 0 {
+                    details.push(format!(
+                        "{} of the log witnessed by {}",
+                        count(status.witnessed_size, "record", "records"),
+                        count(status.witnesses.into(), "agent", "agents"),
+                    ));
+                }
                 details.push(format!("started {}", page.time_or(status.started_at, "at an unknown time")));
                 page.step(Mark::Ok, "authority", &details, "");
             }

@@ -167,6 +167,8 @@ fn status_of_both() {
         address: "127.0.0.1:8443".into(),
         seal: "key-file".into(),
         started_at: NOW - 90,
+        witnessed_size: 30,
+        witnesses: 1,
     };
     let agent = agent::AgentStatus {
         agent_id: "spiffe://example.org/bonafide/agent/edge/1".into(),

@@ -14,7 +14,7 @@ use crate::{
     segment, verify, verify_consistency, verify_inclusion,
 };
 
-const BINDINGS: Bindings = Bindings { incarnation: [3; 16], revision: 17, set_digest: [5; 32] };
+const BINDINGS: Bindings = Bindings { incarnation: [3; 16], revision: 17, set_digest: [5; 32], life: 0 };
 
 /// A ledger in a directory that can be opened again and again.
 struct Fixture {

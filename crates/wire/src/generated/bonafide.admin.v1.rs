@@ -29,6 +29,11 @@ pub struct AuthorityStatus {
     pub seal: ::prost::alloc::string::String,
     #[prost(int64, tag = "12")]
     pub started_at: i64,
+    /// Entries of the ledger that agents have witnessed, and how many of them have cosigned that.
+    #[prost(uint64, tag = "13")]
+    pub witnessed_size: u64,
+    #[prost(uint32, tag = "14")]
+    pub witnesses: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WriteResponse {

@@ -59,7 +59,7 @@ pub struct Attested {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 20")]
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 20, 21")]
     pub kind: ::core::option::Option<agent_message::Kind>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -82,6 +82,8 @@ pub mod agent_message {
         Report(super::Report),
         #[prost(message, tag = "20")]
         Renewals(super::Renewals),
+        #[prost(message, tag = "21")]
+        Cosigned(super::Cosigned),
     }
 }
 /// First message on every stream: where the agent stands.
@@ -99,6 +101,13 @@ pub struct Hello {
     /// Digest of the revocations that the agent has. Empty: it knows none of that, and is sent none.
     #[prost(bytes = "bytes", tag = "5")]
     pub revocations_digest: ::prost::bytes::Bytes,
+    /// It witnesses ledgers: it keeps the highest checkpoint of each server, and cosigns. Without this it is sent none.
+    #[prost(bool, tag = "6")]
+    pub witnesses: bool,
+    /// The highest checkpoints that it has seen, signed notes, of whichever servers. A server that is behind one of them has
+    /// been rolled back.
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    pub checkpoints: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 /// The agent has applied everything up to `revision`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -222,9 +231,16 @@ pub struct Renewals {
     #[prost(uint32, tag = "2")]
     pub remaining: u32,
 }
+/// The agent has kept the last checkpoint that it was sent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cosigned {
+    /// A line of its note (C2SP tlog-cosignature), by the key of the SVID that the agent connected with.
+    #[prost(string, tag = "1")]
+    pub line: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AuthorityMessage {
-    #[prost(oneof = "authority_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "authority_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: ::core::option::Option<authority_message::Kind>,
 }
 /// Nested message and enum types in `AuthorityMessage`.
@@ -245,6 +261,8 @@ pub mod authority_message {
         Reported(super::Reported),
         #[prost(message, tag = "7")]
         Banned(super::Banned),
+        #[prost(message, tag = "8")]
+        Checkpoint(super::Checkpoint),
     }
 }
 /// A delta, or a part of a snapshot. What `revision` names holds once the message is applied.
@@ -332,6 +350,19 @@ pub struct Reported {
 pub struct Banned {
     #[prost(message, optional, tag = "1")]
     pub problem: ::core::option::Option<super::super::types::v1::Problem>,
+}
+/// The state of this server's ledger, to be witnessed. Sent at connect and then rarely, to a few agents at a time.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Checkpoint {
+    /// A signed note (C2SP tlog-checkpoint).
+    #[prost(bytes = "bytes", tag = "1")]
+    pub note: ::prost::bytes::Bytes,
+    /// What to verify it with, `<name>+<hash>+<key>`: an agent believes the first one that it sees of a name.
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    /// 32 bytes each: that the log begins with that of the checkpoint which the agent holds (RFC 6962 section 2.1.2).
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub consistency: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 /// `AttestBegin.evidence`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -170,6 +170,7 @@ impl Agent {
             set_digest: self.digest(),
             agent_version: String::new(),
             revocations_digest: Bytes::copy_from_slice(&self.revocations.digest()),
+            ..Hello::default()
         }
     }
 
