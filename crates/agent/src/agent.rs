@@ -396,7 +396,10 @@ impl Line {
 fn is_another_authority(before: &SavedNode, after: &SavedNode) -> bool {
     let bundle = |node: &SavedNode| TrustBundle::parse(&node.trust_domain, &node.bundle);
     let (Ok(before), Ok(after)) = (bundle(before), bundle(after)) else { return false };
-    !after.x509_authorities().iter().any(|root| before.x509_authorities().iter().any(|known| known.der() == root.der()))
+    !after
+        .x509_authorities()
+        .iter()
+        .any(|root| before.x509_authorities().iter().any(|known| known.der() == root.der()))
 }
 
 fn credential_of(node: &SavedNode) -> Option<Arc<Credential>> {

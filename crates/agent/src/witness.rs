@@ -116,10 +116,7 @@ impl Witness {
 
     /// What is to be stored.
     pub(crate) fn to_stored(&self) -> Vec<Stored> {
-        self.kept
-            .values()
-            .map(|kept| (kept.key.to_string(), kept.checkpoint.note().to_owned()))
-            .collect()
+        self.kept.values().map(|kept| (kept.key.to_string(), kept.checkpoint.note().to_owned())).collect()
     }
 
     /// Takes in what was stored; what makes no sense, or is of another trust domain, is left out.
@@ -149,18 +146,25 @@ fn continues(
     }
     if is.life == was.life {
         let forked = || Contradiction::Forked { origin: origin(), seen: before.size };
-        let proof: Vec<Hash> =
-            proof.iter().map(|hash| Hash::try_from(&**hash)).collect::<Result<_, _>>().map_err(|_| forked())?;
+        let proof: Vec<Hash> = proof
+            .iter()
+            .map(|hash| Hash::try_from(&**hash))
+            .collect::<Result<_, _>>()
+            .map_err(|_| forked())?;
         verify_consistency((before.size, &before.root), (next.size, &next.root), &proof)
             .map_err(|_| forked())?;
     } else {
-        tracing::warn!(origin = origin(), "the authority's operator has accepted that its ledger lost entries");
+        tracing::warn!(
+            origin = origin(),
+            "the authority's operator has accepted that its ledger lost entries"
+        );
     }
     if is.incarnation != was.incarnation {
-        tracing::warn!(origin = origin(), "the authority's operator has accepted that its store was restored");
-    } else if is.revision < was.revision
-        || (is.revision == was.revision && is.set_digest != was.set_digest)
-    {
+        tracing::warn!(
+            origin = origin(),
+            "the authority's operator has accepted that its store was restored"
+        );
+    } else if is.revision < was.revision || (is.revision == was.revision && is.set_digest != was.set_digest) {
         return Err(Contradiction::StoreBehind { origin: origin(), now: is.revision, seen: was.revision });
     }
     Ok(())

@@ -32,7 +32,7 @@ use crate::{
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
 /// How the issuance ledger stands.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LedgerStatus {
     /// Entries that it has.
     pub size: u64,
@@ -40,6 +40,17 @@ pub struct LedgerStatus {
     pub witnessed_size: u64,
     /// Agents that have cosigned that.
     pub witnesses: usize,
+    /// Unless there is none.
+    pub replica: Option<ReplicaStatus>,
+}
+
+/// How the copy of the ledger stands.
+#[derive(Clone, Debug, Default)]
+pub struct ReplicaStatus {
+    /// Entries that are safe there.
+    pub size: u64,
+    /// Why there are no more.
+    pub problem: Option<String>,
 }
 
 /// What the admin API tells about the server that runs it.

@@ -45,6 +45,9 @@ pub struct AuthorityConfig {
     /// Kinds of the keys that are drawn from now on.
     #[serde(default)]
     pub keys: KeysConfig,
+    /// The log of what this server has issued.
+    #[serde(default)]
+    pub ledger: LedgerConfig,
     /// Lifetimes of keys and SVIDs.
     #[serde(default)]
     pub lifetimes: Lifetimes,
@@ -135,6 +138,14 @@ pub enum StoreConfig {
     },
 }
 
+/// The log of what a server has issued, `ledger` in its data directory.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LedgerConfig {
+    /// A directory on another disk, or in a mounted bucket, that what was published is copied to: of this server alone.
+    pub replica: Option<PathBuf>,
+}
+
 /// Lifetimes of keys and SVIDs.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -213,6 +224,7 @@ impl AuthorityConfig {
             seal: SealConfig::default(),
             store: StoreConfig::default(),
             keys: KeysConfig::default(),
+            ledger: LedgerConfig::default(),
             lifetimes: Lifetimes::default(),
             limits: Limits::default(),
             key_worker: None,

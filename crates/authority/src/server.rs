@@ -3,6 +3,7 @@
 mod boot;
 mod checkpoints;
 mod identity;
+mod replication;
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ use self::boot::{OpenKeys, Opened};
 use self::checkpoints::{Accepted, Checkpoints};
 pub use self::error::StartError;
 use self::identity::ServerIdentity;
+use self::replication::Replication;
 use crate::admin::{Admin, LedgerStatus, LocalAdmins, ServerInfo};
 use crate::config::AuthorityConfig;
 use crate::issuance::lineages::Lineages;
@@ -185,8 +187,7 @@ async fn assemble(
     let beginning =
         checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now(), accepted).await?;
     let life = beginning.life;
-    let witnesses =
-        Witnesses::new(Arc::clone(&ledger), registry.clone(), &store, life, beginning.checkpoint);
+    let witnesses = Witnesses::new(Arc::clone(&ledger), registry.clone(), &store, life, beginning.checkpoint);
     let witnesses = Arc::new(witnesses);
     checkpoints::announce(&registry, &config.server, clock.now()).await?;
 
@@ -245,6 +246,9 @@ async fn assemble(
         config.limits.signing_queue,
     )
     .map_err(|cause| StartError::io("the signing threads", cause))?;
+    let replication = config.ledger.replica.clone();
+    let replication = replication.map(|directory| Replication::start(directory, &ledger)).transpose();
+    let replication = replication.map_err(|cause| StartError::io("the thread of the replica", cause))?;
     let checkpoints = Checkpoints {
         feed: Arc::clone(&feed),
         ledger: Arc::clone(&ledger),
@@ -255,6 +259,7 @@ async fn assemble(
         witnesses: Arc::clone(&witnesses),
         data_dir: config.data_dir.clone(),
         life,
+        replication,
     };
     tasks.spawn(checkpoints.clone().run(shutdown.clone()));
 
@@ -303,11 +308,13 @@ async fn assemble(
     };
     let listener = tls_listener::Listener::new(socket, &tls, limits).map_err(listening)?;
     let node_address = listener.local_addr();
+    let copies = checkpoints.replication.clone();
     let (sized, seen) = (Arc::clone(&ledger), Arc::downgrade(&checkpoints.witnesses));
     let ledger_status = move || {
         let (witnessed_size, witnesses) =
             seen.upgrade().map(|witnesses| witnesses.witnessed()).unwrap_or_default();
-        LedgerStatus { size: sized.size(), witnessed_size, witnesses }
+        let replica = copies.as_ref().map(Replication::status);
+        LedgerStatus { size: sized.size(), witnessed_size, witnesses, replica }
     };
     let judged_by = Arc::clone(&clock);
     let site_of_instance = move |instance| {

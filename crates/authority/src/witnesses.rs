@@ -88,9 +88,7 @@ pub(crate) struct Shown {
 }
 
 impl RolledBack {
-    pub(crate) fn new(
-        stop: impl Fn(Behind, &SignedCheckpoint) -> Refusal + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) fn new(stop: impl Fn(Behind, &SignedCheckpoint) -> Refusal + Send + Sync + 'static) -> Self {
         Self(Box::new(stop))
     }
 
@@ -140,7 +138,10 @@ impl Witnesses {
     ///
     /// # Errors
     /// What proves that this server, or the store, is behind.
-    pub(crate) async fn shown(self: &Arc<Self>, notes: &[Bytes]) -> Result<Shown, (Behind, SignedCheckpoint)> {
+    pub(crate) async fn shown(
+        self: &Arc<Self>,
+        notes: &[Bytes],
+    ) -> Result<Shown, (Behind, SignedCheckpoint)> {
         let mut shown = Shown::default();
         for note in notes.iter().filter(|note| note.len() <= MAX_NOTE).take(MAX_SHOWN) {
             let known = self.lock_good().contains(&sha256(note));
@@ -207,6 +208,11 @@ impl Witnesses {
     /// A newer checkpoint was published.
     pub(crate) fn published(&self, checkpoint: SignedCheckpoint) {
         self.newest.store(Some(Arc::new(checkpoint)));
+    }
+
+    /// The newest checkpoint.
+    pub(crate) fn newest(&self) -> Option<SignedCheckpoint> {
+        self.newest.load_full().map(|newest| (*newest).clone())
     }
 
     /// Asks a few agents, drawn by lot, to witness the newest checkpoint.
@@ -313,8 +319,7 @@ fn key_of(state: &State, own: &Ledger, prefix: &str, note: &[u8]) -> Option<Veri
         return Some(own.verifier_key().clone());
     }
     let server = origin.strip_prefix(prefix)?;
-    let record = state
-        .signing_keys()
-        .find(|key| key.r#use() == signing_key::Use::Ledger && key.server == server)?;
+    let record =
+        state.signing_keys().find(|key| key.r#use() == signing_key::Use::Ledger && key.server == server)?;
     VerifierKey::new(origin, PublicKey::from_spki_der(&record.public_key).ok()?).ok()
 }

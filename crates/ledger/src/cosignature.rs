@@ -39,9 +39,8 @@ impl Cosignature {
         signer: &dyn Signer,
     ) -> Result<Self, LedgerError> {
         check_name(witness)?;
-        let signature = signer
-            .sign(&message(checkpoint, at))
-            .map_err(|error| LedgerError::Sign(error.to_string()))?;
+        let signature =
+            signer.sign(&message(checkpoint, at)).map_err(|error| LedgerError::Sign(error.to_string()))?;
         let id = key_id(witness, signer.public_key());
         let signature = Base64::encode_string(&[id.as_slice(), &at.to_be_bytes(), &signature].concat());
         Ok(Self { witness: witness.to_owned(), at, line: format!("\u{2014} {witness} {signature}\n") })
@@ -146,10 +145,7 @@ mod tests {
             let witness = PrivateKey::generate(algorithm).unwrap();
             let made = Cosignature::sign(&checkpoint, NAME, 1_800_000_000, &witness).unwrap();
             let line = made.line();
-            assert_eq!(
-                Cosignature::verify(line, &checkpoint, NAME, witness.public_key()).unwrap(),
-                made
-            );
+            assert_eq!(Cosignature::verify(line, &checkpoint, NAME, witness.public_key()).unwrap(), made);
             // It is a line of a note, which stays one of the ledger.
             let note = checkpoint.cosigned([&made]);
             assert_eq!(

@@ -256,6 +256,10 @@ impl Ledger {
         Ok(async move { answer.await.map_err(|_| LedgerError::Closed)? })
     }
 
+    pub(crate) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     fn state(&self) -> State {
         self.shared.lock().clone()
     }

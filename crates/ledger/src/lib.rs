@@ -25,6 +25,7 @@ mod error;
 mod ledger;
 mod merkle;
 mod queue;
+mod replica;
 mod segment;
 mod tile;
 mod tree;
@@ -37,6 +38,7 @@ pub use self::{
     error::LedgerError,
     ledger::{Ledger, LedgerConfig},
     merkle::{Hash, InvalidProof, leaf_hash, verify_consistency, verify_inclusion},
+    replica::{Replica, replicated},
     verification::{Report, verify, verify_entries},
 };
 

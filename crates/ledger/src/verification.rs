@@ -9,6 +9,7 @@ use std::{
 use crate::{
     Checkpoint, Hash, LedgerError, SignedCheckpoint, VerifierKey, leaf_hash,
     ledger::segments,
+    replica,
     segment::{self, End},
     tile::{self, Kind, Tile, TileFile, WIDTH},
     tree::Tree,
@@ -54,6 +55,9 @@ pub fn verify_entries(
     let checkpoint = read_checkpoint(directory, key)?;
     let published = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
 
+    if replica::is_replica(directory) {
+        return verify_replica(directory, files, checkpoint, visit);
+    }
     let starts = segments(directory)?;
     let Some(start) = starts.first().copied() else {
         return Err(LedgerError::broken("tail", "it is missing"));
@@ -99,6 +103,36 @@ pub fn verify_entries(
         return Err(LedgerError::broken(tile.path(), "it is beyond the end of the log"));
     }
     Ok(Report { size, checkpoint, unsigned: size - published })
+}
+
+/// A replica ends with its checkpoint. What lies beyond that was copied before the next one was, and says nothing yet.
+fn verify_replica(
+    directory: &Path,
+    mut files: Files,
+    checkpoint: Option<Checkpoint>,
+    visit: &mut dyn FnMut(u64, &[u8]),
+) -> Result<Report, LedgerError> {
+    if directory.join("tail").exists() {
+        return Err(LedgerError::broken("tail", "a replica has none"));
+    }
+    let size = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.size);
+    let mut walk =
+        Walk { directory, files: &mut files, tree: Tree::default(), checkpoint: checkpoint.as_ref(), visit };
+    walk.check_root()?;
+    for index in 0..size / WIDTH {
+        walk.push_bundle(index)?;
+    }
+    if let Some((tile, contents)) = replica::last_bundle(directory, size)? {
+        let entries = tile::split_entries(&contents)
+            .map_err(|at| LedgerError::broken(tile.path(), format!("the entry at byte {at} is damaged")))?;
+        if entries.len() as u64 != size % WIDTH {
+            return Err(LedgerError::broken(tile.path(), format!("it has {} entries", entries.len())));
+        }
+        for entry in entries {
+            walk.push(entry.to_vec(), leaf_hash(entry), |_, _| true)?;
+        }
+    }
+    Ok(Report { size, checkpoint, unsigned: 0 })
 }
 
 /// The log, built up entry by entry and compared with the files on the way.
@@ -213,7 +247,9 @@ impl Files {
                 Ok(())
             }
             // Segments are listed, and checked, on their own.
-            None if text == "checkpoint" || text == "lock" || text.starts_with("tail/") => Ok(()),
+            None if ["checkpoint", "lock", replica::MARKER].contains(&text) || text.starts_with("tail/") => {
+                Ok(())
+            }
             None => Err(LedgerError::broken(name, "it is not of this ledger")),
         }
     }

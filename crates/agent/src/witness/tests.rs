@@ -67,7 +67,7 @@ async fn a_log_that_grows_is_kept_and_shown() {
     server.append(&["three", "four", "five"]).await;
     let second = server.checkpoint(2, at(11)).await;
     witness.look_at(&second).unwrap().unwrap();
-    assert_eq!(witness.notes(), [second.note.clone()]);
+    assert_eq!(witness.notes(), std::slice::from_ref(&second.note));
     // Also after a restart of the agent, of another trust domain alone.
     let mut again = self::witness();
     again.restore(witness.to_stored());
@@ -132,10 +132,7 @@ async fn a_ledger_that_lost_entries_needs_a_new_life() {
     witness.look_at(&server.checkpoint(0, FIRST).await).unwrap().unwrap();
     let lost = Server::of(&key);
     lost.append(&["one"]).await;
-    assert!(matches!(
-        witness.look_at(&lost.checkpoint(0, at(12)).await),
-        Err(Contradiction::Shrunk { .. })
-    ));
+    assert!(matches!(witness.look_at(&lost.checkpoint(0, at(12)).await), Err(Contradiction::Shrunk { .. })));
     let accepted = lost.checkpoint(0, Bindings { life: 1, ..at(12) }).await;
     witness.look_at(&accepted).unwrap().unwrap();
     // There is no way back into the old life.

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use prost::Message;
 use tokio::time::Instant;
 
+use super::replication::Replication;
 use super::{Broken, StartError, error};
 use crate::config::AuthorityConfig;
 use crate::entry::{self, Entry, entry::Kind};
@@ -41,6 +42,8 @@ const WITNESS_EVERY: Duration = Duration::from_secs(60);
 const PROOFS: &str = "rolled-back";
 /// The highest checkpoint that agents have cosigned. In the data directory.
 const COSIGNED: &str = "ledger.cosigned";
+/// How long a replica may take to say how far it has come, when a server starts.
+const REPLICA_TIME: Duration = Duration::from_secs(5);
 /// How often a server says that it is still there, in seconds.
 const ANNOUNCE_EVERY: i64 = 86_400;
 
@@ -57,6 +60,7 @@ pub(super) struct Checkpoints {
     pub(super) data_dir: PathBuf,
     /// Which life of the ledger.
     pub(super) life: u64,
+    pub(super) replication: Option<Replication>,
 }
 
 impl Checkpoints {
@@ -94,6 +98,9 @@ impl Checkpoints {
         // Not from the feed, which has ended before the last change.
         let bindings = bindings(&self.registry.state());
         self.publish(&bindings).await;
+        if let (Some(replication), Some(last)) = (&self.replication, self.witnesses.newest()) {
+            replication.finish(last).await;
+        }
         self.save_cosigned().await;
     }
 
@@ -102,6 +109,9 @@ impl Checkpoints {
         let bindings = Bindings { life: self.life, ..*bindings };
         match self.ledger.checkpoint(&bindings).await {
             Ok(checkpoint) => {
+                if let Some(replication) = &self.replication {
+                    replication.published(checkpoint.clone());
+                }
                 self.witnesses.published(checkpoint);
                 true
             }
@@ -180,7 +190,9 @@ pub(super) struct Accepted {
 /// Keeps the proof that this server, or the store, is behind. Returns why it has to stop.
 pub(super) fn rolled_back(data_dir: &Path, behind: Behind, proof: &SignedCheckpoint) -> Broken {
     if let Err(error) = witnesses::keep(&data_dir.join(PROOFS), proof) {
-        tracing::error!("the proof that this server was rolled back can't be kept, so it may start again: {error}");
+        tracing::error!(
+            "the proof that this server was rolled back can't be kept, so it may start again: {error}"
+        );
     }
     let (code, hint) = match &behind {
         Behind::Ledger { .. } => (error::LEDGER_CODE, error::LEDGER_HINT),
@@ -221,10 +233,12 @@ pub(super) async fn check_not_rolled_back(
     accepted: Accepted,
 ) -> Result<Beginning, StartError> {
     let own = last_checkpoint(config, journal)?;
+    let copied = copied(config, journal).await;
     let state = registry.state();
     let found = bindings(&state);
-    let proofs = witnesses::kept(&config.data_dir.join(PROOFS), journal.ledger(), &state)
+    let mut proofs = witnesses::kept(&config.data_dir.join(PROOFS), journal.ledger(), &state)
         .map_err(|cause| StartError::io(&format!("`{PROOFS}`"), cause))?;
+    proofs.extend(copied.map(|copied| (copied, true)));
     let mark = state.ledger_mark(&config.server).cloned();
     let lives = [own.as_ref().map(|own| own.bindings.life), mark.as_ref().map(|mark| mark.life)];
     let mut life = lives.into_iter().flatten().max().unwrap_or_default();
@@ -290,6 +304,14 @@ pub(super) async fn check_not_rolled_back(
     let checkpoint = journal.ledger().checkpoint(&found).await?;
     self::mark(journal.ledger(), registry, &config.server, life).await?;
     Ok(Beginning { life, checkpoint })
+}
+
+/// How far the replica has come, if it tells. Whatever is wrong with it, a mount that hangs for one, is told when it is copied
+/// to.
+async fn copied(config: &AuthorityConfig, journal: &Journal) -> Option<SignedCheckpoint> {
+    let (directory, key) = (config.ledger.replica.clone()?, journal.ledger().verifier_key().clone());
+    let look = tokio::task::spawn_blocking(move || bonafide_ledger::replicated(directory, &key));
+    tokio::time::timeout(REPLICA_TIME, look).await.ok()?.ok()?.ok()?
 }
 
 fn last_checkpoint(config: &AuthorityConfig, journal: &Journal) -> Result<Option<Checkpoint>, StartError> {

@@ -255,9 +255,7 @@ impl Driver {
         let Some(seat) = &mut open.seat else { return Ok(()) };
         match seat.offer().await {
             Ok(None) => Ok(()),
-            Ok(Some(checkpoint)) => {
-                self.send(vec![Kind::Checkpoint(checkpoint)]).await
-            }
+            Ok(Some(checkpoint)) => self.send(vec![Kind::Checkpoint(checkpoint)]).await,
             Err(error) => {
                 tracing::error!(code = error.code(), "a checkpoint can't be proved to an agent: {error}");
                 Ok(())

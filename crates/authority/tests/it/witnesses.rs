@@ -1,11 +1,11 @@
 //! Agents that have witnessed the ledger, and servers that were put back to an older state.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bonafide_crypto::key::{KeyAlgorithm, PrivateKey};
 use bonafide_ledger::{
-    Bindings, Cosignature, Ledger, LedgerConfig, SignedCheckpoint, VerifierKey, verify_consistency,
+    Bindings, Cosignature, Ledger, LedgerConfig, SignedCheckpoint, VerifierKey, verify, verify_consistency,
 };
 use bonafide_testkit::Postgres;
 use bonafide_wire::admin::StatusRequest;
@@ -68,7 +68,7 @@ async fn accepted(world: &World, agent: &mut Agent) -> World {
 }
 
 /// A server, an agent of it, and a copy of all that the server had a while ago.
-async fn yesterday() -> (World, Agent, std::path::PathBuf) {
+async fn yesterday() -> (World, Agent, PathBuf) {
     let mut world = World::on(None).await;
     world.put_site("lab", &["spiffe://example.org/app/**"]).await;
     world.put(entry("app", "/app/app")).await;
@@ -149,7 +149,8 @@ async fn a_ledger_that_has_outgrown_the_one_that_was_witnessed_is_found_out() {
     let mut world = started(&world, &mut agent).await;
     // Its store and its ledger are both further than the witness has seen them.
     let mut stream = agent.connect().await;
-    while world.admin.status(StatusRequest::default()).await.unwrap().into_inner().ledger_size < before.size + 2
+    while world.admin.status(StatusRequest::default()).await.unwrap().into_inner().ledger_size
+        < before.size + 2
     {
         stream.issue("app").await.unwrap();
     }
@@ -277,4 +278,81 @@ async fn what_one_server_showed_stops_another_on_a_database_that_was_put_back() 
     assert_eq!(refused(&agent, &[&seen.note]).await, "store.rolled-back");
     assert!(in_time(b.running.take().unwrap().wait()).await.is_err());
     assert_eq!(start_refused(&b).await, "store.rolled-back");
+}
+
+/// A server whose ledger is copied, and that has issued something.
+async fn with_replica() -> (World, Agent, PathBuf) {
+    let (mut world, mut agent, _) = yesterday().await;
+    world.stop().await;
+    let replica = world.directory.path().join("mount/replica");
+    world.config.ledger.replica = Some(replica.clone());
+    let world = started(&world, &mut agent).await;
+    agent.connect().await.issue("app").await.unwrap();
+    (world, agent, replica)
+}
+
+/// Until `status` says that the replica is not what it should be.
+async fn replica_fails(world: &mut World) {
+    in_time(async {
+        loop {
+            let status = world.admin.status(StatusRequest::default()).await.unwrap().into_inner();
+            if !status.replica.unwrap().problem.is_empty() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+fn key_of(world: &World) -> VerifierKey {
+    fs::read_to_string(world.config.data_dir.join("ledger.pub")).unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_lost_server_leaves_a_ledger_that_anybody_can_verify() {
+    let (mut world, mut agent, replica) = with_replica().await;
+    let key = key_of(&world);
+    let status = in_time(async {
+        loop {
+            let status = world.admin.status(StatusRequest::default()).await.unwrap().into_inner();
+            let copy = status.replica.clone().unwrap();
+            assert_eq!(copy.problem, "");
+            if copy.size == status.ledger_size {
+                return status;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // While the server runs, and of all that it had told of.
+    assert_eq!(verify(&replica, &key).unwrap().size, status.ledger_size);
+    // What comes last is copied when it stops; of a server that is killed it is what `status` said was missing.
+    agent.connect().await.issue("app").await.unwrap();
+    world.stop().await;
+    let whole = verify(world.config.data_dir.join("ledger"), &key).unwrap();
+    assert_eq!(verify(&replica, &key).unwrap().size, whole.size);
+
+    // It knows more than a server that is put back.
+    put_back(&world, &world.directory.path().join("yesterday"));
+    assert_eq!(start_refused(&world).await, "ledger.rolled-back");
+    let mut world = accepted(&world, &mut agent).await;
+    // And is kept as it is: evidence.
+    replica_fails(&mut world).await;
+    world.stop().await;
+    assert_eq!(verify(&replica, &key).unwrap().size, whole.size);
+}
+
+#[tokio::test]
+async fn a_replica_that_can_not_be_written_holds_up_nothing() {
+    let (mut world, mut agent, _) = yesterday().await;
+    world.stop().await;
+    let file = world.directory.path().join("file");
+    fs::write(&file, "no directory").unwrap();
+    world.config.ledger.replica = Some(file.join("replica"));
+    let mut world = started(&world, &mut agent).await;
+    agent.connect().await.issue("app").await.unwrap();
+    replica_fails(&mut world).await;
+    agent.connect().await.issue("app").await.unwrap();
+    world.stop().await;
 }

@@ -401,6 +401,7 @@ mod tests {
         let mut config = AuthorityConfig::parse(&text).unwrap();
         assert_eq!(config.admin_gid.take(), Some(1000));
         assert!(config.address.take().is_some() && config.admin_socket.take().is_some());
+        assert!(config.ledger.replica.take().is_some());
         let default = AuthorityConfig::new("example.org".parse().unwrap(), "/x");
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
     }

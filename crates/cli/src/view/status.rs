@@ -85,6 +85,7 @@ pub struct AuthorityStatusView {
     ledger_size: u64,
     witnessed_size: u64,
     witnesses: u32,
+    replica: Option<ReplicaView>,
     seal: String,
     started_at: Option<Moment>,
 }
@@ -104,10 +105,21 @@ impl From<admin::AuthorityStatus> for AuthorityStatusView {
             ledger_size: status.ledger_size,
             witnessed_size: status.witnessed_size,
             witnesses: status.witnesses,
+            replica: status.replica.map(|replica| ReplicaView {
+                size: replica.size,
+                problem: Some(replica.problem).filter(|problem| !problem.is_empty()),
+            }),
             seal: status.seal,
             started_at: Moment::from_wire(status.started_at),
         }
     }
+}
+
+/// The copy of an authority's ledger.
+#[derive(Debug, Serialize)]
+pub struct ReplicaView {
+    size: u64,
+    problem: Option<String>,
 }
 
 /// An agent.
@@ -189,8 +201,19 @@ impl View for StatusView {
                         count(status.witnesses.into(), "agent", "agents"),
                     ));
                 }
+                if let Some(replica) = &status.replica {
+                    details.push(format!(
+                        "{} in the replica, {} not yet",
+                        count(replica.size, "record", "records"),
+                        status.ledger_size.saturating_sub(replica.size),
+                    ));
+                }
                 details.push(format!("started {}", page.time_or(status.started_at, "at an unknown time")));
                 page.step(Mark::Ok, "authority", &details, "");
+                if let Some(problem) = status.replica.as_ref().and_then(|replica| replica.problem.as_ref()) {
+                    let hint = "what the ledger has since is lost with its disk: look at the replica's mount";
+                    page.step(Mark::Failed, "replica", std::slice::from_ref(problem), hint);
+                }
             }
         }
         match &self.agent {

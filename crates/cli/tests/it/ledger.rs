@@ -57,7 +57,10 @@ async fn ledger(folder: &Path) -> String {
     let config = LedgerConfig { origin: "td/ledger/a".into() };
     let ledger = Ledger::open(folder, config, Arc::new(signer)).unwrap();
     ledger.append_batch((0..600).map(entry).collect()).await.unwrap();
-    ledger.checkpoint(&Bindings { incarnation: [1; 16], revision: 5, set_digest: [2; 32], life: 0 }).await.unwrap();
+    ledger
+        .checkpoint(&Bindings { incarnation: [1; 16], revision: 5, set_digest: [2; 32], life: 0 })
+        .await
+        .unwrap();
     ledger.append_batch((600..604).map(entry).collect()).await.unwrap();
     ledger.verifier_key().to_string()
 }

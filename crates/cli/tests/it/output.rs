@@ -169,6 +169,7 @@ fn status_of_both() {
         started_at: NOW - 90,
         witnessed_size: 30,
         witnesses: 1,
+        replica: Some(admin::LedgerReplica { size: 28, problem: "`/mnt/ledger`: no space".into() }),
     };
     let agent = agent::AgentStatus {
         agent_id: "spiffe://example.org/bonafide/agent/edge/1".into(),

@@ -34,6 +34,18 @@ pub struct AuthorityStatus {
     pub witnessed_size: u64,
     #[prost(uint32, tag = "14")]
     pub witnesses: u32,
+    /// Unset: the ledger is copied nowhere.
+    #[prost(message, optional, tag = "15")]
+    pub replica: ::core::option::Option<LedgerReplica>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerReplica {
+    /// Entries that are safe there.
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    /// Why there are no more; empty if all is well.
+    #[prost(string, tag = "2")]
+    pub problem: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WriteResponse {
