@@ -19,6 +19,7 @@ mod idempotency;
 mod issuance;
 mod journal;
 pub mod keys;
+mod lease;
 pub mod node;
 pub mod presence;
 pub mod rates;

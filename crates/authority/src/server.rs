@@ -38,6 +38,7 @@ use crate::issuance::lineages::Lineages;
 use crate::issuance::{Issuer, IssuerParts};
 use crate::journal::Journal;
 use crate::keys::{Keys, Rotation, Vault};
+use crate::lease::Holder;
 use crate::node::{JoinTokens, MAX_MESSAGE, NodeService, NodeShared, X509Pop};
 use crate::presence::Presence;
 use crate::rates::Rates;
@@ -203,6 +204,7 @@ async fn assemble(
         server: config.server.clone(),
         lifetimes: config.lifetimes,
         started_at: clock.now(),
+        lease: Holder::new("keys", &config.server),
     };
     rotation.catch_up().await?;
     let trust = Trust::default();

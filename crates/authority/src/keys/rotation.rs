@@ -17,6 +17,7 @@ use crate::config::Lifetimes;
 use crate::entry;
 use crate::entry::entry::Kind as EntryKind;
 use crate::journal::Journal;
+use crate::lease::{Holder, Taken, Term};
 use crate::presence::{AgentPresence, Presence};
 use crate::records::{self, Object, RecordChange, SigningKey, signing_key};
 use crate::refusal::Refusal;
@@ -44,6 +45,8 @@ pub(crate) struct Rotation {
     pub(crate) lifetimes: Lifetimes,
     /// When this server began to see agents.
     pub(crate) started_at: UnixTime,
+    /// On the work on keys that all servers share.
+    pub(crate) lease: Holder,
 }
 
 /// One of the three kinds of keys that rotate.
@@ -70,7 +73,13 @@ impl Rotation {
                     wake_at = [wake_at, plan.wake_at].into_iter().flatten().min();
                     break;
                 };
-                self.carry_out(family, effect.clone()).await?;
+                match self.term(family, effect).await? {
+                    Ok(term) => self.carry_out(family, effect.clone(), term).await?,
+                    Err(taken) => {
+                        wake_at = Some(wake_at.map_or(taken.until, |at| at.min(taken.until)));
+                        break;
+                    }
+                }
             }
         }
         Ok(wake_at)
@@ -116,9 +125,21 @@ impl Rotation {
         }
     }
 
-    async fn carry_out(&self, family: Family, effect: Effect) -> Result<(), KeysError> {
+    /// The right to do this. What only this server does needs none, nor what must be there before anything else can be,
+    /// nor does a server that was never one of several.
+    async fn term(&self, family: Family, effect: &Effect) -> Result<Result<Option<Term>, Taken>, Refusal> {
+        let state = self.registry.state();
+        let is_alone = self.others(&state).is_empty() && !self.lease.is_known(&state);
+        drop(state);
+        if family == Family::Intermediate || matches!(effect, Effect::Start { .. }) || is_alone {
+            return Ok(Ok(None));
+        }
+        Ok(self.lease.hold(&self.registry, &self.clock).await?.map(Some))
+    }
+
+    async fn carry_out(&self, family: Family, effect: Effect, term: Option<Term>) -> Result<(), KeysError> {
         match &effect {
-            Effect::Start { .. } | Effect::Prepare => self.make(family, effect).await,
+            Effect::Start { .. } | Effect::Prepare => self.make(family, effect, term).await,
             Effect::Activate { id, demote, forced } => {
                 if *forced {
                     tracing::warn!(
@@ -127,16 +148,16 @@ impl Rotation {
                     );
                 }
                 let changes = activation(id.clone(), demote.clone());
-                self.commit(family, effect, changes).await
+                self.commit(family, effect, term, changes).await
             }
             Effect::Retire { id } => {
                 let key = records::signing_key_key(id);
-                self.commit(family, effect, move |_, _| vec![RecordChange::Remove(key.clone())]).await
+                self.commit(family, effect, term, move |_, _| vec![RecordChange::Remove(key.clone())]).await
             }
             Effect::Taint { id } | Effect::Revoke { id } => {
                 let id = id.clone();
                 let next = rest_of(&effect);
-                self.commit(family, effect, move |state, now| {
+                self.commit(family, effect, term, move |state, now| {
                     restated(state, &id, next, now).into_iter().collect()
                 })
                 .await
@@ -144,7 +165,7 @@ impl Rotation {
         }
     }
 
-    async fn make(&self, family: Family, effect: Effect) -> Result<(), KeysError> {
+    async fn make(&self, family: Family, effect: Effect, term: Option<Term>) -> Result<(), KeysError> {
         let mut record = self.draw(family).await?;
         let now = self.clock.now();
         let (next, demote) = match &effect {
@@ -154,7 +175,7 @@ impl Rotation {
         record.set_state(next);
         record.state_since = now.as_secs();
         tracing::info!(key = record.id, family = ?family, state = ?record.state(), "a signing key was made");
-        self.commit(family, effect, move |state, now| {
+        self.commit(family, effect, term, move |state, now| {
             let mut changes = vec![published(&record, state)];
             changes.extend(demote.iter().filter_map(|id| restated(state, id, signing_key::State::Old, now)));
             changes
@@ -180,11 +201,12 @@ impl Rotation {
         Ok(record)
     }
 
-    /// Commits the changes of an effect, if the plan still has it.
+    /// Commits the changes of an effect, if the plan still has it, and the term is not over.
     async fn commit(
         &self,
         family: Family,
         effect: Effect,
+        term: Option<Term>,
         changes: impl Fn(&State, UnixTime) -> Vec<RecordChange> + Send + 'static,
     ) -> Result<(), KeysError> {
         let this = self.clone();
@@ -193,6 +215,9 @@ impl Rotation {
             .registry
             .write_with(move |state| {
                 let now = this.clock.now();
+                if let Some(term) = term {
+                    this.lease.check(state, term, now)?;
+                }
                 let due = this.plan(family, state, now).effects.contains(&wanted);
                 let changes = if due { changes(state, now) } else { Vec::new() };
                 let told = told(state, &changes);

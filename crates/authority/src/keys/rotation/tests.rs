@@ -42,6 +42,7 @@ impl Fixture {
             server: "a".into(),
             lifetimes: Lifetimes::default(),
             started_at: clock.now(),
+            lease: Holder::new("keys", "a"),
         };
         rotation.catch_up().await.unwrap();
         Self { rotation, clock, _directory: directory }
@@ -292,4 +293,43 @@ async fn who_did_what_is_on_the_ledger() {
         said,
         [("active", "rotation", made), ("tainted", actor(), 0), ("tainted", actor(), ordered.revision)]
     );
+}
+
+#[tokio::test]
+async fn keys_that_all_share_are_made_under_the_lease() {
+    let world = Fixture::new().await;
+    let (rotation, clock) = (&world.rotation, &world.clock);
+    let lease = |state: &State| state.lease("keys").map(|lease| (lease.holder.clone(), lease.epoch));
+    clock.advance(Duration::from_secs(4 * 86_400));
+    // Another server is there, and has begun to do what is due.
+    let mut other = rotation.draw(Family::Intermediate).await.unwrap();
+    other.server = "b".into();
+    other.set_state(signing_key::State::Active);
+    other.not_after = clock.now().as_secs() + 86_400;
+    let term = records::Lease { holder: "b".into(), epoch: 5, expires_at: clock.now().as_secs() + 20 };
+    let changes = [Object::SigningKey(Arc::new(other)), Object::Lease("keys".into(), Arc::new(term))];
+    rotation
+        .registry
+        .write(move |_| Ok(changes.iter().cloned().map(RecordChange::Put).collect()))
+        .await
+        .unwrap();
+    let before = world.of(Family::Jwt).len();
+    let wake_at = rotation.catch_up().await.unwrap().unwrap();
+    assert_eq!(world.of(Family::Jwt).len(), before);
+    assert!(wake_at <= clock.now().saturating_add(Duration::from_secs(20)));
+    // It hangs: its time runs out, and with it the right to commit.
+    clock.advance(Duration::from_secs(21));
+    rotation.catch_up().await.unwrap();
+    assert_eq!(world.of(Family::Jwt).len(), before + 1);
+    assert_eq!(lease(&rotation.registry.state()), Some(("a".to_owned(), 6)));
+}
+
+#[tokio::test]
+async fn a_server_alone_needs_no_lease() {
+    let world = Fixture::new().await;
+    let before = world.of(Family::Jwt).len();
+    world.clock.advance(Duration::from_secs(4 * 86_400));
+    world.rotation.catch_up().await.unwrap();
+    assert_eq!(world.of(Family::Jwt).len(), before + 1);
+    assert!(world.rotation.registry.state().lease("keys").is_none());
 }
