@@ -9,8 +9,18 @@ struct Set {
     include: &'static str,
     protos: &'static [&'static str],
     out: &'static str,
-    services: bool,
+    services: Services,
 }
+
+/// What is generated for the services of a set.
+enum Services {
+    None,
+    /// Clients and servers, whose messages go through this codec.
+    With(&'static str),
+}
+
+/// Tonic's own.
+const USUAL_CODEC: &str = "tonic_prost::ProstCodec";
 
 const SETS: &[Set] = &[
     Set {
@@ -23,19 +33,19 @@ const SETS: &[Set] = &[
             "bonafide/admin/v1/admin.proto",
         ],
         out: "crates/wire/src/generated",
-        services: true,
+        services: Services::With("crate::codec::MessageCodec"),
     },
     Set {
         include: "crates/authority/proto",
         protos: &["record.proto", "entry.proto"],
         out: "crates/authority/src/generated",
-        services: false,
+        services: Services::None,
     },
     Set {
         include: "examples/hello/proto",
         protos: &["hello.proto"],
         out: "examples/hello/src/generated",
-        services: true,
+        services: Services::With(USUAL_CODEC),
     },
 ];
 
@@ -65,9 +75,14 @@ pub(crate) fn write_all(root: &Path) -> Result<()> {
 fn write(set: &Set, root: &Path, out: &Path) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let descriptors = protox::compile(set.protos, [root.join(set.include)])?;
+    let (services, codec) = match set.services {
+        Services::None => (false, USUAL_CODEC),
+        Services::With(codec) => (true, codec),
+    };
     tonic_prost_build::configure()
-        .build_client(set.services)
-        .build_server(set.services)
+        .build_client(services)
+        .build_server(services)
+        .codec_path(codec)
         .build_transport(false)
         .bytes(".")
         .btree_map(".")

@@ -11,6 +11,7 @@
 )]
 mod generated;
 
+mod codec;
 mod problem;
 mod revocation;
 mod secret;

@@ -99,7 +99,7 @@ impl Driver {
                 Err(status)
             }
         };
-        if tokio::time::timeout(WRITE_TIME, self.sender.updates.send(last)).await.is_err() {
+        if tokio::time::timeout(WRITE_TIME, self.sender.updates.send(Box::new(last))).await.is_err() {
             self.sender.abandon();
         }
     }
@@ -381,7 +381,7 @@ impl Driver {
     /// Sends updates. An agent that doesn't read them is disconnected.
     async fn send(&self, messages: Vec<Kind>) -> Result<(), End> {
         for kind in messages {
-            let message = Ok(AuthorityMessage { kind: Some(kind) });
+            let message = Box::new(Ok(AuthorityMessage { kind: Some(kind) }));
             match tokio::time::timeout(WRITE_TIME, self.sender.updates.send(message)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(End::Gone),

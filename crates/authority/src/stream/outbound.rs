@@ -24,9 +24,12 @@ const MAX_UPDATES: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Sender {
     /// Dropping it ends the stream once it is drained.
-    pub(crate) updates: mpsc::Sender<Result<AuthorityMessage, Status>>,
+    pub(crate) updates: mpsc::Sender<Update>,
     pub(crate) answers: Answers,
 }
+
+/// Boxed, because the lane has room for 32 from its beginning, of which most agents never use one.
+pub(crate) type Update = Box<Result<AuthorityMessage, Status>>;
 
 /// Where answers go; cheap to clone.
 #[derive(Clone, Debug)]
@@ -62,7 +65,7 @@ struct Reader {
 #[derive(Debug)]
 struct Lanes {
     answers: VecDeque<AuthorityMessage>,
-    updates: mpsc::Receiver<Result<AuthorityMessage, Status>>,
+    updates: mpsc::Receiver<Update>,
 }
 
 /// Both ends of a stream that has at most `limit` requests in flight.
@@ -192,7 +195,7 @@ impl Stream for Outbound {
             return Poll::Ready(Some(Ok(answer)));
         }
         // The stream lives as long as its own task; answers that come later have nobody to go to.
-        updates.poll_recv(context)
+        updates.poll_recv(context).map(|update| update.map(|update| *update))
     }
 }
 
@@ -211,7 +214,7 @@ mod tests {
     async fn answers_overtake_updates_and_the_task_ends_the_stream() {
         let (sender, mut outbound) = channel(4);
         let bookmark = Kind::Bookmark(Bookmark::default());
-        sender.updates.send(Ok(AuthorityMessage { kind: Some(bookmark.clone()) })).await.unwrap();
+        sender.updates.send(Box::new(Ok(AuthorityMessage { kind: Some(bookmark.clone()) }))).await.unwrap();
         let answers = sender.answers.clone();
         answers.ticket(7).unwrap().answer(reported(7));
         drop(sender);
