@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bonafide_ca::rotation::{self, Effect, Known, Order, OrderError, Slot};
-use bonafide_identity::SpiffeId;
+use bonafide_identity::revocation::{Revocation, Subject};
+use bonafide_identity::time::UnixTime;
+use bonafide_identity::{Certificate, SpiffeId};
 use tokio::time::Instant;
 
 use super::rotation::{kind_of, published, rest_of, restated, told};
 use super::set::{of_use, slot};
 use super::{Family, KeysError, Rotation};
 use crate::entry;
-use crate::records::{Object, RecordChange, SigningKey, signing_key};
+use crate::records::{Object, RecordChange, RevocationRecord, SigningKey, signing_key};
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -23,6 +25,8 @@ const RENEWALS_PER_SECOND: usize = 2048;
 const SVIDS_PER_AGENT: usize = 32;
 /// However many agents there are, what a thief may have signed is not to stay in use for longer.
 const MAX_RENEW_WITHIN: usize = 300;
+/// Clocks of verifiers that are behind still refuse what has expired by then.
+const SLACK: Duration = Duration::from_secs(3600);
 /// Agents that a refusal names.
 const NAMED: usize = 5;
 
@@ -152,7 +156,7 @@ impl Rotation {
         actor: &str,
         forced: bool,
     ) -> Result<Ordered, Refusal> {
-        let this = self.clone();
+        let (this, revoked_by) = (self.clone(), actor.to_owned());
         let state = self.registry.state();
         let effect =
             self.judge(&state, family, &server, &order).map_err(|error| self.refusal(&state, &error))?;
@@ -171,6 +175,7 @@ impl Rotation {
                 let mut changes = Vec::new();
                 if let Some(effect) = effect {
                     changes = this.changes_of(state, &effect, now);
+                    changes.extend(distrust(state, &effect, &revoked_by, now));
                     let next = successor.as_ref();
                     changes.extend(
                         next.into_iter().flat_map(|next| next.changes(state, &this.server, &effect, now)),
@@ -185,12 +190,7 @@ impl Rotation {
         Ok(Ordered { authority, revision: written.revision, behind: Vec::new() })
     }
 
-    fn changes_of(
-        &self,
-        state: &State,
-        effect: &Effect,
-        now: bonafide_identity::UnixTime,
-    ) -> Vec<RecordChange> {
+    fn changes_of(&self, state: &State, effect: &Effect, now: UnixTime) -> Vec<RecordChange> {
         match effect {
             Effect::Activate { id, demote, .. } => {
                 let demoted =
@@ -248,6 +248,26 @@ impl Rotation {
         }
         .hint(error.hint())
     }
+}
+
+/// That nobody believes a revoked intermediate, nor what it signed: its root still vouches for it, so the bundle alone
+/// does not say it. Of roots and JWT keys it does.
+fn distrust(state: &State, effect: &Effect, revoked_by: &str, now: UnixTime) -> Option<RecordChange> {
+    let Effect::Revoke { id } = effect else { return None };
+    let key = state.signing_key(id).filter(|key| key.r#use() == signing_key::Use::Intermediate)?;
+    let certificate = Certificate::from_der(&key.certificate).ok()?;
+    let revocation = Revocation {
+        subject: Subject::AuthorityKey(certificate.subject_key_id()?.into()),
+        issued_before: None,
+        expires_at: certificate.not_after().saturating_add(SLACK),
+    };
+    Some(RecordChange::Put(Object::Revocation(Arc::new(RevocationRecord {
+        revocation,
+        owner: String::new(),
+        reason: "the authority was revoked".to_owned(),
+        revoked_by: revoked_by.to_owned(),
+        revoked_at: now,
+    }))))
 }
 
 /// The key that an order is about, whether the order insists, and the order without that.

@@ -1,4 +1,5 @@
 use bonafide_crypto::random::SystemRandom;
+use bonafide_identity::revocation::Subject;
 use bonafide_identity::x509;
 use bonafide_keyring::{KeyFileSeal, Keyring, LocalKeys};
 use bonafide_ledger::{Ledger, LedgerConfig};
@@ -227,6 +228,10 @@ async fn a_stolen_key_signs_nothing_from_the_moment_that_it_is_tainted() {
     keys.reload(&fixture.rotation.registry.state(), fixture.clock.now()).unwrap();
     assert!(keys.current().may_issue(&fixture.rotation.registry.state()));
     assert_ne!(keys.current().issuer_key_id(), before.issuer_key_id());
+    let revoke = rotation::Order::Revoke { id: stolen.clone(), force: false };
+    give(&fixture, revoke).await.unwrap();
+    let state = fixture.rotation.registry.state();
+    assert!(state.revocations().get(&Subject::AuthorityKey(before.issuer_key_id().into())).is_some());
 
     let root = fixture.of(Family::Root)[0].1.clone();
     assert_eq!(give(&fixture, taint(&root, false)).await.unwrap_err(), "ca.active");
