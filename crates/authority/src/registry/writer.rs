@@ -156,9 +156,12 @@ impl Writer {
                     let refusal = Refusal::unavailable(error.code(), error.to_string()).hint(hint);
                     let refused = answers.iter().map(|_| Err(refusal.clone())).collect();
                     answer(&mut group, refused);
+                    let clean = error.is_clean();
                     self.survive(error).await?;
-                    // It may have been committed all the same.
-                    self.catch_up().await?;
+                    if !clean {
+                        // It may have been committed all the same.
+                        self.catch_up().await?;
+                    }
                 }
             }
         }

@@ -31,7 +31,9 @@ const SETTINGS: &str = "SET lock_timeout = '10s'; \
 
 /// How long any answer may take that does not grow with the store; the lock of the head may be waited for in it. Where
 /// the network loses what the database says, but not what it hears, nothing else would ever end the wait.
-pub(super) const ANSWER_TIME: Duration = Duration::from_secs(15);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(12);
+/// The same for all that a new session begins with.
+const OPEN_TIME: Duration = Duration::from_secs(8);
 
 /// Wakes readers early. Nothing depends on it.
 pub(super) const NOTIFY: &str = "NOTIFY bonafide_store";
@@ -80,7 +82,9 @@ impl Link {
         let mut session = self.session.lock().await;
         if session.as_ref().is_none_or(|session| session.client.is_closed()) {
             *session = None;
-            *session = Some(in_time(Session::open(&self.address, self.wake.clone())).await?);
+            let opened = Session::open(&self.address, self.wake.clone());
+            let opened = tokio::time::timeout(OPEN_TIME, opened).await;
+            *session = Some(opened.unwrap_or_else(|_| Err(silent(OPEN_TIME)))?);
         }
         Ok(session)
     }
@@ -225,11 +229,11 @@ impl<'a> Pipeline<'a> {
 
 /// Waits no longer than [`ANSWER_TIME`]. The session must be cut after that, as after any error.
 pub(super) async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    tokio::time::timeout(ANSWER_TIME, work).await.unwrap_or_else(|_| Err(silent()))
+    tokio::time::timeout(ANSWER_TIME, work).await.unwrap_or_else(|_| Err(silent(ANSWER_TIME)))
 }
 
-pub(super) fn silent() -> StoreError {
-    StoreError::Io(format!("PostgreSQL has not answered within {} s", ANSWER_TIME.as_secs()))
+pub(super) fn silent(waited: Duration) -> StoreError {
+    StoreError::Io(format!("PostgreSQL has not answered within {} s", waited.as_secs()))
 }
 
 /// What an error of PostgreSQL means to us.

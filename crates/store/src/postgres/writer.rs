@@ -143,7 +143,7 @@ impl Shared {
         let head = plan.head(&self.keys, &head);
         let Ok(written) = tokio::time::timeout(ANSWER_TIME, self.write(session, batch, plan, &head)).await
         else {
-            return Outcome::Unknown(silent());
+            return Outcome::Unknown(silent(ANSWER_TIME));
         };
         match written {
             Ok(()) => Outcome::Committed,
