@@ -3,11 +3,13 @@
 
 mod admin;
 mod agent;
+mod cage;
 mod case;
 mod clock;
 mod cut;
 mod database;
 mod disk_full;
+mod flood;
 mod fsync;
 mod hung;
 mod issuing;
@@ -21,6 +23,7 @@ mod room;
 mod rotation;
 mod server;
 mod shim;
+mod theft;
 mod token;
 mod writers;
 
@@ -45,6 +48,9 @@ const CASES: &[Case] = &[
     cut::CASE,
     pid::CASE,
     rotation::CASE,
+    theft::INTERMEDIATE,
+    theft::ROOT,
+    flood::CASE,
     database::KILLED,
     database::FAILED_OVER,
     database::SLOW,
@@ -72,6 +78,9 @@ pub(crate) struct ChaosArgs {
     /// Where authorities write; should be on a real disk
     #[arg(long, value_name = "DIRECTORY", default_value_os_t = std::env::temp_dir())]
     directory: PathBuf,
+    /// Be the strangers of a case
+    #[arg(long, hide = true, value_names = ["KIND", "WORD"], num_args = 2)]
+    flood: Option<Vec<String>>,
     /// Which cases; all of them without
     names: Vec<String>,
 }
@@ -93,6 +102,9 @@ struct Played {
 
 /// Plays the cases. Whether all of them held, or were skipped.
 pub(crate) async fn run(args: &ChaosArgs) -> Result<bool> {
+    if let Some([kind, word]) = args.flood.as_deref() {
+        return flood::flood(kind, word).await.map(|()| true);
+    }
     let names: Vec<_> = CASES.iter().map(|case| case.name).collect();
     if let Some(unknown) = args.names.iter().find(|name| !names.contains(&name.as_str())) {
         bail!("there is no case `{unknown}`; there are {}", names.join(", "));

@@ -18,7 +18,7 @@ use nix::{
 };
 use tonic::transport::Channel;
 
-use super::{case::Stage, shim::Shim};
+use super::{cage::Cage, case::Stage, shim::Shim};
 use crate::authority::socket;
 
 pub(crate) const TRUST_DOMAIN: &str = "chaos.example";
@@ -54,6 +54,8 @@ pub(crate) struct Server {
     log: PathBuf,
     listen: SocketAddr,
     environment: Vec<(OsString, OsString)>,
+    /// The control group that it enters.
+    cage: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -81,13 +83,18 @@ impl Server {
         OpenOptions::new().append(true).open(&config)?.write_all(settings.more.as_bytes())?;
         let log = stage.path(&format!("{name}.log"));
         let program = stage.program().to_owned();
-        Ok(Self { program, config, data, log, listen, environment: Vec::new(), process: None })
+        Ok(Self { program, config, data, log, listen, environment: Vec::new(), cage: None, process: None })
     }
 
     /// Its next starts are under `shim`.
     pub(crate) fn preload(&mut self, shim: &Shim) {
         self.environment =
             shim.environment().into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    }
+
+    /// Its next starts are in `cage`.
+    pub(crate) fn enter(&mut self, cage: &Cage) {
+        self.cage = Some(cage.door());
     }
 
     /// Starts it. Returns how long it took until it answered.
@@ -100,7 +107,14 @@ impl Server {
     /// Starts it, and does not wait.
     pub(crate) fn spawn(&mut self, arguments: &[&str]) -> Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.cage {
+            Some(door) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", r#"echo $$ >"$0" && exec "$@""#]).arg(door).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
         command.args(["authority", "run", "--config"]).arg(&self.config).args(arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
