@@ -4,8 +4,10 @@
 mod clock;
 mod domain;
 mod postgres;
+mod softhsm;
 
 pub use bonafide_ca::Validity;
 pub use clock::TestClock;
 pub use domain::TestDomain;
 pub use postgres::{Database, Postgres};
+pub use softhsm::SoftHsm;

@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
+use bonafide_testkit::SoftHsm;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -141,23 +142,12 @@ fn kinds_of_keys_that_the_standards_refuse_are_refused() {
 /// Root, intermediate, JWT keys and seal in a device; nothing that opens the keyring lies beside it.
 #[test]
 fn a_device_holds_keys_and_seal() {
-    const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
-    if !Path::new(MODULE).exists() {
-        return;
-    }
+    let Some(hsm) = SoftHsm::with_token("hsm") else { return };
     let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    std::fs::create_dir(at("tokens")).unwrap();
-    std::fs::write(at("softhsm2.conf"), format!("directories.tokendir = {}\n", at("tokens"))).unwrap();
-    std::fs::write(at("pin"), "98765432\n").unwrap();
-    let made = Command::new("softhsm2-util")
-        .args(["--init-token", "--free", "--label", "hsm", "--so-pin", "12345678", "--pin", "98765432"])
-        .env("SOFTHSM2_CONF", at("softhsm2.conf"))
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
-    let (pin, variable) = (at("pin"), format!("SOFTHSM2_CONF={}", at("softhsm2.conf")));
-    let device = ["--pkcs11-module", MODULE, "--pkcs11-token", "hsm", "--pkcs11-pin-file", &pin];
+    let pin = folder.path().join("pin").to_str().unwrap().to_owned();
+    std::fs::write(&pin, format!("{}\n", SoftHsm::PIN)).unwrap();
+    let variable = format!("SOFTHSM2_CONF={}", hsm.settings().display());
+    let device = ["--pkcs11-module", SoftHsm::MODULE, "--pkcs11-token", "hsm", "--pkcs11-pin-file", &pin];
     let kinds = ["--pkcs11-env", &variable, "--ca-key", "ec-p384", "--jwt-key", "rsa-2048"];
     let mut authority = Authority::start_in(folder, &[device, kinds].concat());
     let data = authority.folder.path().join("data");
@@ -177,5 +167,5 @@ fn a_device_holds_keys_and_seal() {
     kill(Pid::from_raw(i32::try_from(authority.child.id()).unwrap()), Signal::SIGTERM).unwrap();
     let told = authority.rest();
     assert!(authority.child.wait().unwrap().success(), "{told}");
-    assert!(!told.contains("98765432"));
+    assert!(!told.contains(SoftHsm::PIN));
 }

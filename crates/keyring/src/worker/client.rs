@@ -59,7 +59,8 @@ pub struct Worker(Arc<Shared>);
 
 struct Shared {
     lanes: Vec<Mutex<Lane>>,
-    next: AtomicUsize,
+    /// Whoever finds none free waits for the next one.
+    turn: AtomicUsize,
     lifeline: UnixStream,
     process: u32,
     /// It is to end.
@@ -124,7 +125,7 @@ impl Worker {
         let process = start.recv().map_err(|_| KeyringError::WorkerStart(io::ErrorKind::Other.into()))?;
         let mut shared = Shared {
             lanes: Vec::with_capacity(lanes),
-            next: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
             lifeline,
             process: process.map_err(KeyringError::WorkerStart)?,
             closing,
@@ -283,18 +284,18 @@ impl Shared {
         answer
     }
 
+    /// The first that is free, so that the same few threads and buffers stay warm.
     fn lane(&self) -> MutexGuard<'_, Lane> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len().max(1);
-        let (before, after) = self.lanes.split_at_checked(first).unwrap_or((&self.lanes, &[]));
-        for lane in after.iter().chain(before) {
+        for lane in &self.lanes {
             match lane.try_lock() {
                 Ok(lane) => return lane,
                 Err(TryLockError::Poisoned(lane)) => return lane.into_inner(),
                 Err(TryLockError::WouldBlock) => {}
             }
         }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.lanes.len().max(1);
         #[expect(clippy::expect_used, reason = "`start` makes one lane at least")]
-        let lane = after.first().or(before.first()).expect("a lane");
+        let lane = self.lanes.get(turn).expect("a lane");
         lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,53 +1,34 @@
 //! Keys and a seal in SoftHSM, in a worker: the module's settings are an environment variable, and nothing of it is
 //! loaded into this process.
 
-use std::io::Write as _;
 use std::process::Command;
 
 use bonafide_crypto::key::{KeyAlgorithm, SignatureAlgorithm};
 use bonafide_keyring::{DeviceConfig, KeySpec, LiveKeys, SealSource, Worker};
 use bonafide_secmem::Confinement;
+use bonafide_testkit::SoftHsm;
 
 use super::*;
 
-const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
-const PIN: &str = "a pin of a test";
-
-/// A token of its own for one test; none without SoftHSM.
-struct Token(Directory);
+/// A token of its own for one test, and a place for a keyring; none without SoftHSM.
+struct Token {
+    hsm: SoftHsm,
+    directory: Directory,
+}
 
 impl Token {
     fn new() -> Option<Self> {
-        if !Path::new(MODULE).exists() {
-            let mut errors = std::io::stderr();
-            writeln!(errors, "skipped: there is no SoftHSM here (Debian package `softhsm2`)").unwrap();
-            return None;
-        }
-        let directory = Directory::new();
-        fs::create_dir(directory.at("tokens")).unwrap();
-        let settings = format!("directories.tokendir = {}\n", directory.at("tokens").display());
-        fs::write(directory.at("softhsm2.conf"), settings).unwrap();
-        let token = Self(directory);
-        token.make("ours");
-        Some(token)
-    }
-
-    fn make(&self, label: &str) {
-        let made = Command::new("softhsm2-util")
-            .args(["--init-token", "--free", "--label", label, "--so-pin", "12345678", "--pin", PIN])
-            .env("SOFTHSM2_CONF", self.0.at("softhsm2.conf"))
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
+        Some(Self { hsm: SoftHsm::with_token("ours")?, directory: Directory::new() })
     }
 
     fn config(&self) -> DeviceConfig {
-        DeviceConfig { module: MODULE.into(), token: "ours".into(), pin: secret(PIN.as_bytes()) }
+        let pin = secret(SoftHsm::PIN.as_bytes());
+        DeviceConfig { module: SoftHsm::MODULE.into(), token: "ours".into(), pin }
     }
 
     fn worker(&self) -> Worker {
         let mut program = worker::program();
-        program.environment = vec![("SOFTHSM2_CONF".into(), self.0.at("softhsm2.conf").into())];
+        program.environment = vec![("SOFTHSM2_CONF".into(), self.hsm.settings().into())];
         program.confinement = Confinement { network: false, foreign_code: true };
         Worker::start(&program, drop).unwrap()
     }
@@ -55,13 +36,13 @@ impl Token {
     /// A keyring whose seal is in the device, and a worker that has both open.
     fn created(&self) -> Worker {
         let worker = self.worker();
-        worker.create(&self.0.at("keyring"), &SealSource::Device, Some(&self.config())).unwrap();
+        worker.create(&self.directory.at("keyring"), &SealSource::Device, Some(&self.config())).unwrap();
         worker
     }
 
     fn opened(&self) -> Worker {
         let worker = self.worker();
-        worker.unseal(&self.0.at("keyring"), &SealSource::Device, Some(&self.config())).unwrap();
+        worker.unseal(&self.directory.at("keyring"), &SealSource::Device, Some(&self.config())).unwrap();
         worker
     }
 }
@@ -140,23 +121,21 @@ fn what_is_wrong_with_a_device_is_told() {
         let mut config = token.config();
         change(&mut config);
         let worker = token.worker();
-        worker.unseal(&token.0.at("keyring"), &SealSource::Device, Some(&config)).unwrap_err()
+        worker.unseal(&token.directory.at("keyring"), &SealSource::Device, Some(&config)).unwrap_err()
     };
     let wrong_pin = refused(&|config| config.pin = secret(b"0000"));
     assert_eq!(wrong_pin.code(), "keyring.device-pin");
     assert!(!wrong_pin.to_string().contains("0000"));
     assert_eq!(refused(&|config| config.token = "theirs".into()).code(), "keyring.device-token");
     assert_eq!(refused(&|config| config.module = "/no/such.so".into()).code(), "keyring.device-module");
-    let none = token.worker().unseal(&token.0.at("keyring"), &SealSource::Device, None).unwrap_err();
+    let none = token.worker().unseal(&token.directory.at("keyring"), &SealSource::Device, None).unwrap_err();
     assert_eq!(none.code(), "keyring.no-device");
 
     // Another token of the same label has neither the seal's key nor ours, and two can't be told apart.
-    token.make("ours");
+    token.hsm.add_token("ours");
     assert_eq!(refused(&|_| {}).code(), "keyring.device-token");
-    for entry in fs::read_dir(token.0.at("tokens")).unwrap() {
-        fs::remove_dir_all(entry.unwrap().path()).unwrap();
-    }
-    token.make("ours");
+    token.hsm.lose_tokens();
+    token.hsm.add_token("ours");
     assert_eq!(refused(&|_| {}).code(), "keyring.device-key");
     drop(key);
 }
@@ -170,26 +149,16 @@ fn a_key_that_was_brought_in_is_refused() {
     let key = worker.generate(spec, "key/").unwrap();
     let id = context(&key).split_off("key/".len());
     let foreign = bonafide_crypto::key::PrivateKey::generate(KeyAlgorithm::EcP256).unwrap();
-    let pem = Command::new("openssl")
+    let (der, pem) = (token.directory.at("foreign.der"), token.directory.at("foreign.pem"));
+    write_private(&der, &foreign.to_pkcs8_der());
+    let written = Command::new("openssl")
         .args(["pkey", "-inform", "der", "-in"])
-        .arg({
-            write_private(&token.0.at("foreign.der"), &foreign.to_pkcs8_der());
-            token.0.at("foreign.der")
-        })
+        .arg(&der)
         .arg("-out")
-        .arg(token.0.at("foreign.pem"))
-        .output();
-    if !pem.is_ok_and(|output| output.status.success()) {
-        return;
-    }
-    let imported = Command::new("softhsm2-util")
-        .arg("--import")
-        .arg(token.0.at("foreign.pem"))
-        .args(["--token", "ours", "--label", "bonafide", "--id", &id, "--force", "--pin", PIN])
-        .env("SOFTHSM2_CONF", token.0.at("softhsm2.conf"))
-        .output()
-        .unwrap();
-    assert!(imported.status.success(), "{imported:?}");
+        .arg(&pem)
+        .status();
+    assert!(written.unwrap().success());
+    token.hsm.import("ours", &id, &pem);
     drop(worker);
     let error = token.opened().open(&context(&key), &key.wrapped).unwrap_err();
     assert_eq!(error.code(), "keyring.device-key", "{error}");
