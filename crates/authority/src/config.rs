@@ -48,6 +48,9 @@ pub struct AuthorityConfig {
     /// The log of what this server has issued.
     #[serde(default)]
     pub ledger: LedgerConfig,
+    /// An existing CA in place of a root of our own.
+    #[serde(default)]
+    pub upstream: Option<UpstreamConfig>,
     /// Lifetimes of keys and SVIDs.
     #[serde(default)]
     pub lifetimes: Lifetimes,
@@ -116,6 +119,17 @@ pub struct Pkcs11Config {
     /// The module's environment, such as where its own settings are. Not for secrets: it can be seen.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+}
+
+/// Where an existing CA is, which signs this trust domain's intermediates. Both files are looked at every minute; a new CA
+/// in them is published, acknowledged by the agents, and then used.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// PEM: the CA's certificate first, then those above it, with or without the root.
+    pub cert_file: PathBuf,
+    /// PEM: its key as PKCS#8, readable by its owner alone. Not needed any more once the CA has been taken up.
+    pub key_file: PathBuf,
 }
 
 /// Where the revision log is.
@@ -225,6 +239,7 @@ impl AuthorityConfig {
             store: StoreConfig::default(),
             keys: KeysConfig::default(),
             ledger: LedgerConfig::default(),
+            upstream: None,
             lifetimes: Lifetimes::default(),
             limits: Limits::default(),
             key_worker: None,

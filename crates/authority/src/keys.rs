@@ -7,13 +7,13 @@ mod orders;
 mod rotation;
 mod set;
 mod successor;
+mod upstream;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use bonafide_ca::{SerialNumber, Validity, self_sign_root, sign_intermediate, template};
-use bonafide_crypto::digest::sha256;
+use bonafide_ca::{SerialNumber, Validity, self_sign_root, sign_intermediate};
 use bonafide_crypto::key::{KeyAlgorithm, Signer};
 use bonafide_crypto::random::Random;
 use bonafide_identity::time::{Clock, UnixTime};
@@ -26,6 +26,8 @@ use tokio::sync::watch;
 pub(crate) use self::orders::Ordered;
 pub(crate) use self::rotation::{Family, Rotation, state_of};
 pub(crate) use self::set::KeySet;
+pub(crate) use self::upstream::Upstream;
+pub use self::upstream::UpstreamError;
 use crate::config::{KeysConfig, Lifetimes};
 use crate::entry;
 use crate::journal::hex;
@@ -81,6 +83,9 @@ pub enum KeysError {
     /// The store or the ledger did not take it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The upstream CA can't be used.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
 }
 
 impl Keys {
@@ -187,11 +192,34 @@ impl Vault {
         let key = self.generate(self.config.ca)?;
         let validity = validity(now, lifetimes.root, lifetimes).ok_or(KeysError::Lifetime("root"))?;
         let serial = SerialNumber::random(&*self.random);
-        let tbs = template::root(trust_domain, key.signer.public_key(), validity, serial);
         let certificate = self_sign_root(trust_domain, &*key.signer, validity, serial)?;
-        let entry = signing_certificate(&certificate, tbs.der());
+        let entry = signing_certificate(&certificate);
         let record = self.record(&key, signing_key::Use::Root, "", Some(&certificate), validity);
         Ok(Fresh { record, entry: Some(entry) })
+    }
+
+    /// The CA that the files of `upstream` name, which must be a new one.
+    pub(crate) fn upstream(
+        &self,
+        upstream: &Upstream,
+        state: &State,
+        now: UnixTime,
+    ) -> Result<Fresh, KeysError> {
+        let offer = upstream.look(now)?;
+        if state.signing_key(&offer.id).is_some() {
+            return Err(upstream.unchanged(&offer).into());
+        }
+        let key = self.live.import(&records::signing_key_key(&offer.id), &upstream.key()?)?;
+        let certificate = &offer.certificate;
+        if key.signer.public_key() != certificate.public_key() {
+            return Err(upstream.mismatch().into());
+        }
+        let validity = Validity::new(certificate.not_before(), certificate.not_after())
+            .ok_or(KeysError::Lifetime("upstream"))?;
+        let mut record = self.record(&key, signing_key::Use::Root, "", Some(certificate), validity);
+        record.id.clone_from(&offer.id);
+        record.above = offer.above.iter().map(|above| Bytes::copy_from_slice(above.der())).collect();
+        Ok(Fresh { record, entry: Some(signing_certificate(certificate)) })
     }
 
     /// A new intermediate of `server` under `root`.
@@ -211,9 +239,8 @@ impl Vault {
             .ok_or(KeysError::Lifetime("intermediate"))?;
         let serial = SerialNumber::random(&*self.random);
         let public = key.signer.public_key();
-        let tbs = template::intermediate(trust_domain, public, validity, serial, &root);
         let certificate = sign_intermediate(trust_domain, &root, &*root_key, public, validity, serial)?;
-        let entry = signing_certificate(&certificate, tbs.der());
+        let entry = signing_certificate(&certificate);
         let record = self.record(&key, signing_key::Use::Intermediate, server, Some(&certificate), validity);
         Ok(Fresh { record, entry: Some(entry) })
     }
@@ -298,6 +325,7 @@ impl KeysError {
             Self::Missing(_) => "keys.missing",
             Self::Lifetime(_) => "keys.lifetime",
             Self::Refused(refusal) => refusal.code(),
+            Self::Upstream(error) => error.code(),
         }
     }
 
@@ -309,6 +337,7 @@ impl KeysError {
                 "look at `[lifetimes]` in the configuration, and at the clock of this machine"
             }
             Self::Refused(refusal) => refusal.hint_text(),
+            Self::Upstream(error) => error.hint(),
             _ => "restore the store from a backup",
         }
     }
@@ -320,11 +349,11 @@ fn validity(now: UnixTime, lifetime: crate::config::Ttl, lifetimes: &Lifetimes) 
     Validity::new(now.saturating_sub(backdate), now.saturating_add(lifetime))
 }
 
-fn signing_certificate(certificate: &Certificate, tbs: &[u8]) -> entry::SigningCertificate {
+fn signing_certificate(certificate: &Certificate) -> entry::SigningCertificate {
     let copy = |bytes: Option<&[u8]>| Bytes::copy_from_slice(bytes.unwrap_or_default());
     entry::SigningCertificate {
         serial: Bytes::copy_from_slice(certificate.serial()),
-        tbs_sha256: Bytes::copy_from_slice(&sha256(tbs)),
+        tbs_sha256: Bytes::copy_from_slice(&certificate.tbs_sha256()),
         key_id: copy(certificate.subject_key_id()),
         issuer_key_id: copy(certificate.authority_key_id()),
         not_after: certificate.not_after().as_secs(),

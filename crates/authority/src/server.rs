@@ -37,7 +37,7 @@ use crate::config::AuthorityConfig;
 use crate::issuance::lineages::Lineages;
 use crate::issuance::{Issuer, IssuerParts};
 use crate::journal::Journal;
-use crate::keys::{Keys, Rotation, Vault};
+use crate::keys::{Keys, Rotation, Upstream, Vault};
 use crate::lease::Holder;
 use crate::node::{JoinTokens, MAX_MESSAGE, NodeService, NodeShared, X509Pop};
 use crate::presence::Presence;
@@ -203,6 +203,10 @@ async fn assemble(
         trust_domain: config.trust_domain.clone(),
         server: config.server.clone(),
         lifetimes: config.lifetimes,
+        upstream: config
+            .upstream
+            .clone()
+            .map(|files| Arc::new(Upstream::new(files, config.trust_domain.clone()))),
         started_at: clock.now(),
         lease: Holder::new("keys", &config.server),
     };

@@ -19,6 +19,12 @@ pub trait LiveKeys: Debug + Send + Sync {
     /// When no key can be drawn, and when the keys are out of reach.
     fn generate(&self, spec: KeySpec, prefix: &str) -> Result<NewKey, KeyringError>;
 
+    /// Wraps a key that was made elsewhere, in PKCS#8 without encryption, for a context.
+    ///
+    /// # Errors
+    /// When it is no key, and when the keys are out of reach.
+    fn import(&self, context: &str, pkcs8: &[u8]) -> Result<NewKey, KeyringError>;
+
     /// Opens a wrapped key. It signs until it is dropped.
     ///
     /// # Errors
@@ -88,6 +94,13 @@ impl LiveKeys for LocalKeys {
         let key = PrivateKey::generate(spec.algorithm)?;
         let context = context(prefix, key.public_key());
         let wrapped = self.keyring.wrap(&context, &key.to_pkcs8_der(), &*self.random);
+        Ok(NewKey { signer: Arc::new(key), wrapped })
+    }
+
+    fn import(&self, context: &str, pkcs8: &[u8]) -> Result<NewKey, KeyringError> {
+        let key = PrivateKey::from_pkcs8_der(pkcs8)?;
+        // Written anew: what was read may hold more than a key.
+        let wrapped = self.keyring.wrap(context, &key.to_pkcs8_der(), &*self.random);
         Ok(NewKey { signer: Arc::new(key), wrapped })
     }
 

@@ -219,6 +219,10 @@ pub struct SigningKey {
     /// Of a tainted key: seconds over which agents spread their renewals.
     #[prost(uint32, tag = "15")]
     pub renew_within: u32,
+    /// Of a root that is an upstream CA: the certificates above it, DER, nearest first, without the last root. They and its
+    /// own are sent behind every intermediate.
+    #[prost(bytes = "bytes", repeated, tag = "16")]
+    pub above: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 /// Nested message and enum types in `SigningKey`.
 pub mod signing_key {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::set::{in_force, of_use, slot};
-use super::{Fresh, Keys, KeysError, Vault};
+use super::{Fresh, Keys, KeysError, Upstream, Vault};
 use crate::config::Lifetimes;
 use crate::entry;
 use crate::entry::entry::Kind as EntryKind;
@@ -43,6 +43,8 @@ pub(crate) struct Rotation {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) server: String,
     pub(crate) lifetimes: Lifetimes,
+    /// Where roots come from, if they are not drawn.
+    pub(crate) upstream: Option<Arc<Upstream>>,
     /// When this server began to see agents.
     pub(crate) started_at: UnixTime,
     /// On the work on keys that all servers share.
@@ -63,6 +65,7 @@ const ACTOR: &str = "rotation";
 impl Rotation {
     /// Does all that is due now; says when to look again. The first time it makes root, intermediate and JWT key.
     pub(crate) async fn catch_up(&self) -> Result<Option<UnixTime>, KeysError> {
+        self.look_upstream()?;
         let mut wake_at: Option<UnixTime> = None;
         // In this order: an intermediate needs its root.
         for family in [Family::Root, Family::Intermediate, Family::Jwt] {
@@ -183,18 +186,47 @@ impl Rotation {
         .await
     }
 
+    /// Sees what CA the files of an upstream name now. Where there is another one that signs, it may be wrong for a while.
+    fn look_upstream(&self) -> Result<(), KeysError> {
+        let Some(upstream) = &self.upstream else { return Ok(()) };
+        let (state, now) = (self.registry.state(), self.clock.now());
+        let root = in_force(&state, signing_key::Use::Root, "", now);
+        let error = match upstream.look(now) {
+            Ok(offer) if root.is_none() && state.signing_key(&offer.id).is_some() => {
+                upstream.unchanged(&offer)
+            }
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if root.is_none() {
+            return Err(error.into());
+        }
+        if upstream.is_news(&error.to_string()) {
+            tracing::error!(code = error.code(), "{error}; the present root stays");
+        }
+        Ok(())
+    }
+
     /// A new key, and its certificate on the ledger.
     pub(super) async fn draw(&self, family: Family) -> Result<SigningKey, KeysError> {
         let now = self.clock.now();
-        let Fresh { record, entry } = match family {
-            Family::Root => self.vault.root(&self.trust_domain, &self.lifetimes, now)?,
-            Family::Jwt => self.vault.jwt(&self.lifetimes, now)?,
-            Family::Intermediate => {
-                let root = in_force(&self.registry.state(), signing_key::Use::Root, "", now).cloned();
-                let root = root.ok_or(KeysError::Missing("root"))?;
-                self.vault.intermediate(&self.trust_domain, &root, &self.server, &self.lifetimes, now)?
+        let this = self.clone();
+        // A key of 4096 bits, and one in a device, takes its time.
+        let drawn = tokio::task::spawn_blocking(move || {
+            let state = this.registry.state();
+            match (family, &this.upstream) {
+                (Family::Root, Some(upstream)) => this.vault.upstream(upstream, &state, now),
+                (Family::Root, None) => this.vault.root(&this.trust_domain, &this.lifetimes, now),
+                (Family::Jwt, _) => this.vault.jwt(&this.lifetimes, now),
+                (Family::Intermediate, _) => {
+                    let root = in_force(&state, signing_key::Use::Root, "", now);
+                    let root = root.ok_or(KeysError::Missing("root"))?;
+                    this.vault.intermediate(&this.trust_domain, root, &this.server, &this.lifetimes, now)
+                }
             }
-        };
+        });
+        let stopped = |_| Refusal::unavailable("authority.stopped", "the process is stopping");
+        let Fresh { record, entry } = drawn.await.map_err(stopped)??;
         if let Some(entry) = entry {
             self.journal.append(now, vec![EntryKind::SigningCertificate(entry)]).await?;
         }
@@ -338,6 +370,15 @@ impl Rotation {
         let slots = self.slots(family, state);
         let mut plan = rotation::plan(&self.policy(family), &slots, self.acknowledged(state, family), now);
         let waiting = slots.iter().any(|slot| slot.state == rotation::State::Prepared);
+        if let (Family::Root, Some(upstream)) = (family, &self.upstream) {
+            let is_new = upstream.offered().is_some_and(|offer| state.signing_key(&offer.id).is_none());
+            if !is_new {
+                // Roots are given, not drawn.
+                plan.effects.retain(|effect| !matches!(effect, Effect::Prepare | Effect::Start { .. }));
+            } else if plan.effects.is_empty() && !waiting {
+                plan.effects.push(Effect::Prepare);
+            }
+        }
         if family == Family::Intermediate && plan.effects.is_empty() && !waiting && self.is_orphan(state, now)
         {
             plan.effects.push(Effect::Prepare);

@@ -21,7 +21,7 @@ use crate::state::State;
 #[derive(Debug)]
 pub(crate) struct KeySet {
     issuer: CertificateAuthority,
-    /// DER of the intermediate, sent behind each leaf.
+    /// DER of the intermediate and of what stands above it, without the root: sent behind each leaf.
     above: Vec<Bytes>,
     issuer_key_id: Vec<u8>,
     /// The records of issuer and root, by their IDs.
@@ -45,13 +45,20 @@ impl KeySet {
             .ok_or(KeysError::Missing("intermediate"))?;
         let intermediate =
             Certificate::from_der(&record.certificate).map_err(bonafide_ca::IssueError::from)?;
-        let issuer = CertificateAuthority::new(vec![intermediate.clone()], vault.open(record)?)?;
         // Its own root, which need not be the active one: that may be a newer one.
-        let root = of_use(state, signing_key::Use::Root, "")
+        let (root, above) = of_use(state, signing_key::Use::Root, "")
             .filter(|root| root.state() != signing_key::State::Revoked)
-            .filter_map(|root| Certificate::from_der(&root.certificate).ok())
-            .find(|root| root.subject_key_id() == intermediate.authority_key_id())
+            .filter_map(|root| Some((Certificate::from_der(&root.certificate).ok()?, &root.above)))
+            .find(|(root, _)| root.subject_key_id() == intermediate.authority_key_id())
             .ok_or(KeysError::Missing("root"))?;
+        let mut chain = vec![intermediate.clone()];
+        if !root.is_self_issued() {
+            chain.push(root.clone());
+            for der in above {
+                chain.push(Certificate::from_der(der).map_err(bonafide_ca::IssueError::from)?);
+            }
+        }
+        let issuer = CertificateAuthority::new(chain, vault.open(record)?)?;
         let jwt = match in_force(state, signing_key::Use::Jwt, "", now) {
             Some(record) => Some(JwtKey { id: record.id.clone(), key: vault.open(record)? }),
             None => None,

@@ -111,7 +111,10 @@ fn svid(keys: &KeySet, chain: Vec<Bytes>, key: PrivateKey) -> Result<X509Svid, K
     for der in chain {
         certificates.push(Certificate::from_der(&der).map_err(bonafide_ca::IssueError::from)?);
     }
-    certificates.push(keys.root().clone());
+    // A chain to an upstream root has it already.
+    if !certificates.contains(keys.root()) {
+        certificates.push(keys.root().clone());
+    }
     let svid = X509Svid::new(certificates, key, None)
         .map_err(|error| Refusal::new(tonic::Code::Internal, error.code(), error.to_string()))?;
     Ok(svid)

@@ -50,8 +50,9 @@ fn tainted(key: &SigningKey) -> Option<TaintedKey> {
     let renew_within = key.renew_within;
     match key.r#use() {
         Use::Root | Use::Intermediate => {
-            let public = PublicKey::from_spki_der(&key.public_key).ok()?;
-            Some(TaintedKey { key_id: public.key_id().into(), is_jwt: false, renew_within })
+            // Not of the key: an upstream CA has an identifier of another form.
+            let certificate = Certificate::from_der(&key.certificate).ok()?;
+            Some(TaintedKey { key_id: certificate.subject_key_id()?.into(), is_jwt: false, renew_within })
         }
         Use::Jwt => Some(TaintedKey { key_id: key.id.as_bytes().into(), is_jwt: true, renew_within }),
         Use::Ledger | Use::Unspecified => None,

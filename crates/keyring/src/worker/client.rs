@@ -209,6 +209,10 @@ impl LiveKeys for Worker {
         self.key(&Request::Generate { spec, prefix })
     }
 
+    fn import(&self, context: &str, pkcs8: &[u8]) -> Result<NewKey, KeyringError> {
+        self.key(&Request::Import { context, pkcs8 })
+    }
+
     fn open(&self, context: &str, wrapped: &[u8]) -> Result<Arc<dyn Signer>, KeyringError> {
         Ok(self.key(&Request::Open { context, wrapped })?.signer)
     }

@@ -36,6 +36,8 @@ pub(super) enum Request<'a> {
     MacKey { purpose: &'a str },
     /// Close an open key.
     Forget { handle: u32 },
+    /// Wrap a key that was made elsewhere.
+    Import { context: &'a str, pkcs8: &'a [u8] },
 }
 
 /// What opens the seal.
@@ -129,6 +131,11 @@ impl<'a> Request<'a> {
                 out.extend_from_slice(&handle.to_be_bytes());
                 Some(())
             }
+            Self::Import { context, pkcs8 } => {
+                out.push(7);
+                put_string(out, context.as_bytes())?;
+                put_bytes(out, pkcs8)
+            }
         }
     }
 
@@ -173,6 +180,7 @@ impl<'a> Request<'a> {
             }
             5 => Self::MacKey { purpose: input.text(MAX_NAME)? },
             6 => Self::Forget { handle: input.number()? },
+            7 => Self::Import { context: input.text(MAX_NAME)?, pkcs8: input.bytes(MAX_WRAPPED)? },
             _ => return None,
         };
         input.finish().map(|()| request)
@@ -180,7 +188,7 @@ impl<'a> Request<'a> {
 
     /// Whether its bytes, or those of its answer, are worth stealing.
     pub(super) fn is_secret(&self) -> bool {
-        matches!(self, Self::Unseal { .. } | Self::MacKey { .. })
+        matches!(self, Self::Unseal { .. } | Self::MacKey { .. } | Self::Import { .. })
     }
 }
 
@@ -296,7 +304,7 @@ mod tests {
     fn requests() -> impl Strategy<Value = Vec<u8>> {
         let name = "[a-z/]{0,40}";
         let blob = prop::collection::vec(any::<u8>(), 0..300);
-        (0..7_usize, name, blob, any::<u32>(), 0..10_usize, 1..=MAX_BATCH).prop_map(
+        (0..8_usize, name, blob, any::<u32>(), 0..10_usize, 1..=MAX_BATCH).prop_map(
             |(which, name, blob, handle, algorithm, count)| {
                 let spec = KeySpec { algorithm: KeyAlgorithm::EcP384, in_device: algorithm % 2 == 0 };
                 let path = Path::new(&name);
@@ -321,7 +329,8 @@ mod tests {
                         Request::Sign { handle, algorithm, messages: vec![&blob; count] }
                     }
                     5 => Request::MacKey { purpose: &name },
-                    _ => Request::Forget { handle },
+                    6 => Request::Forget { handle },
+                    _ => Request::Import { context: &name, pkcs8: &blob },
                 };
                 let mut out = Vec::new();
                 request.encode(&mut out).unwrap();

@@ -175,6 +175,11 @@ impl Service {
                 let handle = self.keep(&key.signer)?;
                 Ok(Reply::Key { handle, signer: key.signer, wrapped: key.wrapped })
             }
+            Request::Import { context, pkcs8 } => {
+                let key = self.keys()?.import(context, pkcs8)?;
+                let handle = self.keep(&key.signer)?;
+                Ok(Reply::Key { handle, signer: key.signer, wrapped: key.wrapped })
+            }
             Request::Open { context, wrapped } => {
                 let signer = self.keys()?.open(context, wrapped)?;
                 Ok(Reply::Key { handle: self.keep(&signer)?, signer, wrapped: Vec::new() })

@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod upstream;
+
 struct Fixture {
     rotation: Rotation,
     clock: Arc<TestClock>,
@@ -18,6 +20,10 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
+        Self::with(None).await
+    }
+
+    async fn with(upstream: Option<Arc<Upstream>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let clock = TestClock::new();
         let seal = KeyFileSeal::create(directory.path().join("seal"), &SystemRandom).unwrap();
@@ -42,6 +48,7 @@ impl Fixture {
             trust_domain,
             server: "a".into(),
             lifetimes: Lifetimes::default(),
+            upstream,
             started_at: clock.now(),
             lease: Holder::new("keys", "a"),
         };
