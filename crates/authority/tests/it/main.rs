@@ -27,6 +27,7 @@ mod streams;
 mod support;
 mod tampering;
 mod token;
+mod upstream;
 mod witnesses;
 mod world;
 mod x509pop;

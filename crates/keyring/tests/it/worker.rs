@@ -189,6 +189,61 @@ fn another_process_of_its_user_reads_no_memory() {
     }
 }
 
+/// Whatever a server has open, and did not mean to hand on.
+#[test]
+fn nothing_that_it_inherits_stays_open() {
+    let directory = Directory::new();
+    fs::write(directory.at("secret"), "of the server").unwrap();
+    let open = fs::File::open(directory.at("secret")).unwrap();
+    rustix::io::fcntl_setfd(&open, rustix::io::FdFlags::empty()).unwrap();
+    let mut bare = Bare::spawn(|command| command);
+    bare.greet(1, 1);
+    assert_eq!(bare.ask(0, &[6, 0, 0, 0, 1]), [6]);
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", bare.child.id())) else { return };
+    for descriptor in descriptors {
+        // One that is closed meanwhile is not open.
+        let to = fs::read_link(descriptor.unwrap().path()).unwrap_or_default();
+        assert_ne!(to, directory.at("secret"));
+    }
+}
+
+#[test]
+fn a_worker_that_crashes_leaves_no_core() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let mut bare = Bare::spawn(|command| command);
+    bare.greet(1, 1);
+    assert_eq!(bare.ask(0, &[6, 0, 0, 0, 1]), [6]);
+    kill_process(Pid::from_child(&bare.child), Signal::ABORT).unwrap();
+    let ended = bare.child.wait().unwrap();
+    assert_eq!((ended.signal(), ended.core_dumped()), (Some(Signal::ABORT.as_raw()), false));
+}
+
+/// Who has the server has signatures, and the keys that authenticate its store; nothing that he asks for yields another
+/// key.
+#[test]
+fn no_answer_holds_a_private_key() {
+    let Running { worker, directory, .. } = start();
+    let local = local(&directory);
+    let key = worker.generate(P384, "key/").unwrap();
+    let id: String = key.signer.public_key().key_id().iter().map(|byte| format!("{byte:02x}")).collect();
+    let pkcs8 = Keyring::open(directory.at("keyring"), &KeyFileSeal::open(directory.at("seal.key")).unwrap())
+        .unwrap()
+        .unwrap(&format!("key/{id}"), &key.wrapped)
+        .unwrap();
+    let holds = |answer: &[u8]| pkcs8.windows(16).any(|secret| answer.windows(16).any(|part| part == secret));
+    assert!(holds(&pkcs8), "the test sees it");
+    assert!(!holds(&key.wrapped));
+    // Wrapped a second time, it is as closed as before, and opens under its own name alone.
+    let again = worker.import("key/mine", &pkcs8).unwrap();
+    assert!(!holds(&again.wrapped));
+    assert_eq!(worker.open("key/other", &again.wrapped).unwrap_err().code(), "keyring.unwrap");
+    assert_eq!(local.open("key/mine", &again.wrapped).unwrap().public_key(), key.signer.public_key());
+    for purpose in ["", "store", "key", "wrapping key, version 1", &format!("key/{id}")] {
+        assert!(worker.mac_key(purpose).is_ok(), "a MAC key is derived, and is never a key that wraps");
+    }
+    assert_eq!(worker.import("key/none", b"no key").unwrap_err().code(), "crypto.key-malformed");
+}
+
 /// A server that speaks the protocol by hand.
 struct Bare {
     child: Child,

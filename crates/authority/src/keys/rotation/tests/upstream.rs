@@ -46,6 +46,8 @@ impl Ca {
     }
 }
 
+type Change = fn(&mut CertificateParams);
+
 struct Files(TempDir);
 
 impl Files {
@@ -84,7 +86,7 @@ impl Fixture {
             id: "spiffe://example.org/web".parse().unwrap(),
             public_key: PrivateKey::generate(KeyAlgorithm::EcP256).unwrap().public_key().clone(),
             dns_names: Vec::new(),
-            attributes: bonafide_identity::attributes::Attributes::default(),
+            attributes: bonafide_identity::attributes::Attributes::default().encode().unwrap(),
             validity: Validity::starting(now, HOUR).unwrap(),
             serial: SerialNumber::random(&SystemRandom),
         };
@@ -96,6 +98,10 @@ impl Fixture {
         x509::verify(&ders, &bundles, now).unwrap();
         chain
     }
+}
+
+fn named(uri: &str) -> Vec<SanType> {
+    vec![SanType::URI(uri.try_into().unwrap())]
 }
 
 fn der(pem: &str) -> Vec<u8> {
@@ -209,16 +215,15 @@ async fn files_that_are_no_ca_for_us_are_refused_and_the_present_root_stays() {
         Err(error) => error.code().to_owned(),
     };
     assert_eq!(code(), "ca.upstream-unchanged");
-    let named = |uri: &str| vec![SanType::URI(uri.try_into().unwrap())];
-    let changes: [(&str, &dyn Fn(&mut CertificateParams)); 8] = [
-        ("taken up", &|ca| ca.subject_alt_names = named("spiffe://example.org")),
-        ("taken up", &|ca| ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(1))),
-        ("ca.upstream-unfit", &|ca| ca.subject_alt_names = named("spiffe://other.org")),
-        ("ca.upstream-unfit", &|ca| ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0))),
-        ("ca.upstream-unfit", &|ca| ca.is_ca = IsCa::NoCa),
-        ("ca.upstream-unfit", &|ca| ca.key_usages = vec![KeyUsagePurpose::DigitalSignature]),
-        ("ca.upstream-unfit", &|ca| ca.not_after = rcgen::date_time_ymd(2025, 1, 1)),
-        ("ca.upstream-unfit", &|ca| {
+    let changes: [(&str, Change); 8] = [
+        ("taken up", |ca| ca.subject_alt_names = named("spiffe://example.org")),
+        ("taken up", |ca| ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(1))),
+        ("ca.upstream-unfit", |ca| ca.subject_alt_names = named("spiffe://other.org")),
+        ("ca.upstream-unfit", |ca| ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0))),
+        ("ca.upstream-unfit", |ca| ca.is_ca = IsCa::NoCa),
+        ("ca.upstream-unfit", |ca| ca.key_usages = vec![KeyUsagePurpose::DigitalSignature]),
+        ("ca.upstream-unfit", |ca| ca.not_after = rcgen::date_time_ymd(2025, 1, 1)),
+        ("ca.upstream-unfit", |ca| {
             let permitted_subtrees = vec![GeneralSubtree::DnsName("example.org".to_owned())];
             ca.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
         }),
