@@ -130,7 +130,8 @@ pub(crate) struct Core {
     random: Arc<dyn Random>,
     reader: Arc<dyn ReadLeaf>,
     launches: BTreeMap<LaunchKey, launches::Launch>,
-    instances: HashMap<InstanceId, Instance>,
+    /// In order, as everything that is gone through here: what is asked first must not hang on chance.
+    instances: BTreeMap<InstanceId, Instance>,
     bins: BTreeMap<u64, bins::Bin>,
     bin_of: HashMap<Subject, u64>,
     bins_of: BTreeMap<RegistrationId, BTreeSet<u64>>,
@@ -165,7 +166,7 @@ impl Core {
             random,
             reader,
             launches: BTreeMap::new(),
-            instances: HashMap::new(),
+            instances: BTreeMap::new(),
             bins: BTreeMap::new(),
             bin_of: HashMap::new(),
             bins_of: BTreeMap::new(),

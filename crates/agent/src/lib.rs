@@ -24,6 +24,8 @@ mod link;
 pub mod peer;
 pub mod process;
 pub mod refusal;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod storage;
 #[cfg(test)]
 mod testing;

@@ -212,11 +212,10 @@ async fn attempt(engine: &Engine, dial: &dyn Dial) -> Ended {
     // Also when the whole attempt is dropped.
     let _guard = Disconnected(engine);
     let mut client = NodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-    let refused = |status: &Status| problem_of(status);
     let call = tokio::time::timeout(FIRST_MESSAGE, client.connect(ReceiverStream::new(messages))).await;
     let mut inbound = match call {
         Ok(Ok(response)) => response.into_inner(),
-        Ok(Err(status)) => return Ended::After(false, refused(&status)),
+        Ok(Err(status)) => return refused(engine, false, &status),
         Err(_) => return Ended::After(false, silent()),
     };
     loop {
@@ -246,8 +245,16 @@ async fn attempt(engine: &Engine, dial: &dyn Dial) -> Ended {
                     problem("agent.stream-closed", message, "it is opened again soon"),
                 );
             }
-            Err(status) => return Ended::After(synced, refused(&status)),
+            Err(status) => return refused(engine, synced, &status),
         }
+    }
+}
+
+fn refused(engine: &Engine, synced: bool, status: &Status) -> Ended {
+    let problem = problem_of(status);
+    match engine.with(|core, now| core.refused(&problem, now)) {
+        Ok(()) => Ended::After(synced, problem),
+        Err(_) => Ended::Banned,
     }
 }
 

@@ -19,8 +19,16 @@ const REFUSALS: Limit = Limit { per_second: 2, burst: 20 };
 /// Writes entries.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    ledger: Arc<Ledger>,
+    ledger: Pages,
     refusals: Rates<String>,
+}
+
+/// Where entries go.
+#[derive(Debug)]
+enum Pages {
+    Ledger(Arc<Ledger>),
+    #[cfg(feature = "simulation")]
+    Simulated(crate::simulation::Pages),
 }
 
 /// Who was refused, and what for.
@@ -36,12 +44,24 @@ pub(crate) struct Source<'a> {
 
 impl Journal {
     pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
-        Self { ledger, refusals: Rates::new() }
+        Self { ledger: Pages::Ledger(ledger), refusals: Rates::new() }
+    }
+
+    /// Of a server in a simulation.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn simulated(pages: crate::simulation::Pages) -> Self {
+        Self { ledger: Pages::Simulated(pages), refusals: Rates::new() }
     }
 
     /// Writes entries; they are on disk when this returns. Returns the index of the first.
     pub(crate) async fn append(&self, now: UnixTime, kinds: Vec<Kind>) -> Result<u64, Refusal> {
-        self.ledger.append_batch(encode(now, kinds)).await.map_err(|error| failed(&error))
+        let entries = encode(now, kinds);
+        let written = match &self.ledger {
+            Pages::Ledger(ledger) => ledger.append_batch(entries).await,
+            #[cfg(feature = "simulation")]
+            Pages::Simulated(pages) => pages.append(entries),
+        };
+        written.map_err(|error| failed(&error))
     }
 
     /// Begins to write entries at once, from any thread. They are on disk when what is returned resolves.
@@ -50,7 +70,19 @@ impl Journal {
         now: UnixTime,
         kinds: Vec<Kind>,
     ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
-        let begun = self.ledger.append_soon(encode(now, kinds)).map_err(|error| failed(&error));
+        let entries = encode(now, kinds);
+        let begun = match &self.ledger {
+            #[cfg(not(feature = "simulation"))]
+            Pages::Ledger(ledger) => ledger.append_soon(entries),
+            #[cfg(feature = "simulation")]
+            Pages::Ledger(ledger) => ledger.append_soon(entries).map(futures_util::future::Either::Left),
+            #[cfg(feature = "simulation")]
+            Pages::Simulated(pages) => {
+                let written = std::future::ready(pages.append(entries));
+                Ok(futures_util::future::Either::Right(written))
+            }
+        };
+        let begun = begun.map_err(|error| failed(&error));
         async move { begun?.await.map(|_| ()).map_err(|error| failed(&error)) }
     }
 
@@ -61,10 +93,28 @@ impl Journal {
         kinds: Vec<Kind>,
         then: impl FnOnce(Result<(), Refusal>) + Send + 'static,
     ) -> Result<(), Refusal> {
+        let entries = encode(now, kinds);
         let then = move |written: Result<u64, LedgerError>| {
             then(written.map(|_| ()).map_err(|error| failed(&error)));
         };
-        self.ledger.append_then(encode(now, kinds), then).map_err(|error| failed(&error))
+        match &self.ledger {
+            Pages::Ledger(ledger) => ledger.append_then(entries, then).map_err(|error| failed(&error)),
+            #[cfg(feature = "simulation")]
+            Pages::Simulated(pages) => {
+                then(pages.append(entries));
+                Ok(())
+            }
+        }
+    }
+
+    /// The ledger itself.
+    #[cfg(test)]
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        match &self.ledger {
+            Pages::Ledger(ledger) => ledger,
+            #[cfg(feature = "simulation")]
+            Pages::Simulated(_) => unreachable!("a simulated server has no ledger of files"),
+        }
     }
 
     /// Tells people about a refusal, and the ledger too if somebody asked for what he may not have.
@@ -94,11 +144,6 @@ impl Journal {
             source: address.to_owned(),
         };
         let _resolves_by_itself = self.append_soon(now, vec![Kind::Refusal(entry)]);
-    }
-
-    /// The ledger itself.
-    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
-        &self.ledger
     }
 }
 

@@ -29,6 +29,8 @@ pub mod registration;
 pub mod registry;
 pub mod scope;
 pub mod server;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod site;
 pub mod state;
 mod stream;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bonafide_identity::{SpiffeId, time::UnixTime};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// The agents that have a stream to this server, or had one.
 #[derive(Clone, Debug, Default)]
@@ -25,13 +25,27 @@ struct Shared {
     /// The revision up to which every [`Concern`] is complete.
     noted: AtomicU64,
     /// Counts changes.
-    changed: watch::Sender<u64>,
+    count: AtomicU64,
+    changed: Notify,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { agents: Mutex::default(), noted: AtomicU64::new(0), changed: watch::Sender::new(0) }
+        Self {
+            agents: Mutex::default(),
+            noted: AtomicU64::new(0),
+            count: AtomicU64::new(0),
+            changed: Notify::new(),
+        }
     }
+}
+
+/// Changes of who is there and how far along. Those who wait are woken in the order in which they began to, so that the
+/// same history of events is always the same history of servers.
+#[derive(Debug)]
+pub struct PresenceChanges {
+    shared: Arc<Shared>,
+    seen: u64,
 }
 
 /// One agent, as its stream shows it.
@@ -89,6 +103,34 @@ impl PartialEq for Concern {
 }
 
 impl Eq for Concern {}
+
+impl Shared {
+    fn tell(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+}
+
+impl PresenceChanges {
+    /// What has changed until now does not count.
+    pub fn mark_unchanged(&mut self) {
+        self.seen = self.shared.count.load(Ordering::Acquire);
+    }
+
+    /// Resolves when something has changed since this was last asked.
+    pub async fn changed(&mut self) {
+        loop {
+            // Listens before it looks.
+            let told = self.shared.changed.notified();
+            let count = self.shared.count.load(Ordering::Acquire);
+            if count != self.seen {
+                self.seen = count;
+                return;
+            }
+            told.await;
+        }
+    }
+}
 
 impl AgentPresence {
     /// Whether a stream is open.
@@ -149,7 +191,7 @@ impl Presence {
     /// All up to `revision` has reached the [`Concern`]s of the streams.
     pub(crate) fn noted(&self, revision: u64) {
         self.shared.noted.fetch_max(revision, Ordering::AcqRel);
-        self.shared.changed.send_modify(|count| *count = count.wrapping_add(1));
+        self.shared.tell();
     }
 
     /// How many agents are connected, of those that `filter` lets through.
@@ -217,9 +259,10 @@ impl Presence {
                     None => self.first_behind(revision, Bound::Unbounded, &filter),
                     behind => behind,
                 };
-                if waited_for.is_none() || changed.changed().await.is_err() {
+                if waited_for.is_none() {
                     return;
                 }
+                changed.changed().await;
             }
         };
         // Whether in time or not, the answer is what is true now.
@@ -229,8 +272,9 @@ impl Presence {
 
     /// Wakes at every connection, acknowledgement and disconnection.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.shared.changed.subscribe()
+    pub fn changes(&self) -> PresenceChanges {
+        let seen = self.shared.count.load(Ordering::Acquire);
+        PresenceChanges { shared: Arc::clone(&self.shared), seen }
     }
 
     /// Forgets an agent that was removed.
@@ -240,7 +284,7 @@ impl Presence {
 
     fn update(&self, agent: &SpiffeId, change: impl FnOnce(&mut AgentPresence)) {
         change(self.agents().entry(agent.clone()).or_default());
-        self.shared.changed.send_modify(|count| *count = count.wrapping_add(1));
+        self.shared.tell();
     }
 
     fn agents(&self) -> MutexGuard<'_, BTreeMap<SpiffeId, AgentPresence>> {

@@ -1,8 +1,8 @@
 //! One authority server: opens what lies in its data directory, puts the parts together, serves, and stops.
 
 mod boot;
-mod checkpoints;
-mod identity;
+pub(crate) mod checkpoints;
+pub(crate) mod identity;
 mod replication;
 
 use std::io;
@@ -186,7 +186,8 @@ async fn assemble(
         .map_err(|cause| StartError::io(&format!("`{}`", verifier.display()), cause))?;
     let journal = Arc::new(Journal::new(Arc::clone(&ledger)));
     let beginning =
-        checkpoints::check_not_rolled_back(&config, &registry, &journal, clock.now(), accepted).await?;
+        checkpoints::check_not_rolled_back(&config, &registry, &ledger, &journal, clock.now(), accepted)
+            .await?;
     let life = beginning.life;
     let witnesses = Witnesses::new(Arc::clone(&ledger), registry.clone(), &store, life, beginning.checkpoint);
     let witnesses = Arc::new(witnesses);

@@ -5,4 +5,4 @@ pub(crate) mod feed;
 pub(crate) mod outbound;
 pub(crate) mod places;
 pub(crate) mod revoked;
-mod session;
+pub(crate) mod session;

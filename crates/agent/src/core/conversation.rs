@@ -1,10 +1,6 @@
 //! The stream to the authority: requests and answers, and what is still to be told.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bonafide_crypto::key::PrivateKey;
 use bonafide_identity::{InstanceId, time::UnixTime};
@@ -12,6 +8,7 @@ use bonafide_ledger::Cosignature;
 use bonafide_wire::node::{
     AuthorityMessage, Checkpoint, Cosigned, End, Hello, IssueJwt, Report, agent_message, authority_message,
 };
+use bonafide_wire::types::Problem;
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -44,7 +41,7 @@ pub(super) struct Conversation {
     /// The authority has told where it stands on this stream.
     pub(super) synced: bool,
     /// With the time at which each is lost.
-    requests: HashMap<u64, (UnixTime, Request)>,
+    requests: BTreeMap<u64, (UnixTime, Request)>,
     last_request: u64,
     jwts: usize,
     pub(super) jobs: Jobs,
@@ -237,6 +234,15 @@ impl Core {
         Ok(())
     }
 
+    /// The authority has refused a connection. An agent that was away when it was banned learns it here.
+    pub(crate) fn refused(&mut self, problem: &Problem, now: UnixTime) -> Result<(), Disconnect> {
+        if problem.code != "agent.banned" {
+            return Ok(());
+        }
+        self.ban(problem.clone(), now);
+        Err(Disconnect::Banned)
+    }
+
     /// Asks for a JWT-SVID. The answer is [`Effect::Jwt`] with the same ticket.
     pub(crate) fn want_jwt(
         &mut self,
@@ -365,6 +371,16 @@ impl Core {
             }
             self.want_renewal(id, now);
         }
+        // What was due before the clock went back has its time once more.
+        let early: Vec<InstanceId> = self
+            .instances
+            .values()
+            .filter(|instance| instance.binding.is_some() && !instance.is_due(now))
+            .map(|instance| instance.id)
+            .collect();
+        for id in early {
+            self.schedule(id, now);
+        }
     }
 
     fn answered(&mut self, number: u64) -> Option<Request> {
@@ -434,7 +450,7 @@ impl Core {
         }
     }
 
-    fn ban(&mut self, reason: bonafide_wire::types::Problem, now: UnixTime) {
+    fn ban(&mut self, reason: Problem, now: UnixTime) {
         let reason = if reason.code.is_empty() {
             problem("agent.banned", "no reason was given", "ask whoever runs the authority")
         } else {

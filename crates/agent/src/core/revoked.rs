@@ -52,6 +52,10 @@ impl Core {
         if std::mem::replace(&mut self.was_cut_off, cut_off) != cut_off {
             self.effects.extend(self.launches.keys().copied().map(Effect::Launch));
             self.effects.push(Effect::Registrations);
+            if !cut_off {
+                // The authority has refused everything for good meanwhile; now it would not.
+                self.ask_again(now);
+            }
         }
         self.pump(now);
     }

@@ -413,6 +413,26 @@ fn a_clock_that_went_ahead_and_came_back_stops_nothing() {
 }
 
 #[test]
+fn a_renewal_that_was_lost_while_the_clock_went_back_is_asked_for_again() {
+    let mut world = one_registration();
+    world.launch(10, 1);
+    world.settle();
+    // It was due by a clock that is half a minute ahead.
+    let due = held(&world, 10).remove(0).held.unwrap().renew_after;
+    world.now = due;
+    world.act(|core, now| core.observe(now));
+    assert!(!world.up.is_empty());
+    world.disconnect();
+    world.now = due.saturating_sub(Duration::from_secs(30));
+    world.act(|core, now| core.observe(now));
+    world.connect();
+    world.settle();
+    world.advance(60);
+    world.settle();
+    assert_eq!(held(&world, 10).remove(0).held.unwrap().generation, 2);
+}
+
+#[test]
 fn a_launch_is_refused_for_good_or_waits() {
     for (retry_after, for_good) in [(0, true), (5, false)] {
         let mut world = World::new();
@@ -563,6 +583,68 @@ fn a_ban_leaves_nothing() {
     assert!(world.saved.is_empty());
     assert_eq!(world.core.counts(), (0, 0));
     assert!(world.core.check_ready().is_err());
+}
+
+#[test]
+fn an_agent_that_was_away_learns_of_its_ban_when_it_is_refused() {
+    let mut world = one_registration();
+    world.launch(10, 1);
+    world.settle();
+    world.disconnect();
+    let mut refused = |code: &str| {
+        let problem = Problem { code: code.into(), ..Problem::default() };
+        let ended = world.act(|core, now| core.refused(&problem, now));
+        (ended, world.saved.is_empty())
+    };
+    assert_eq!(refused("stream.too-often"), (Ok(()), false), "that may pass");
+    assert_eq!(refused("agent.banned"), (Err(Disconnect::Banned), true));
+    assert!(world.core.check_ready().is_err());
+}
+
+#[test]
+fn what_was_refused_in_a_quarantine_is_asked_for_when_it_ends() {
+    let site = |start: bool| {
+        let subject = bonafide_identity::revocation::Subject::Site("lab".into());
+        let revocation = bonafide_identity::Revocation {
+            subject,
+            issued_before: None,
+            expires_at: UnixTime::from_secs(START + 100_000),
+        };
+        (start, bonafide_wire::from_revocation(&revocation))
+    };
+    let tell = |world: &mut World, (start, revocation): (bool, types::Revocation)| {
+        let (revoked, unrevoked) =
+            if start { (vec![revocation], Vec::new()) } else { (Vec::new(), vec![revocation]) };
+        let view = world.core.view.to_snapshot();
+        let update = bonafide_wire::node::Update {
+            incarnation: view.incarnation,
+            revision: world.core.view.revision(),
+            revoked,
+            unrevoked,
+            ..Default::default()
+        };
+        let kind = Some(bonafide_wire::node::authority_message::Kind::Update(update));
+        world.down.push_back(AuthorityMessage { kind });
+        world.settle();
+    };
+    let mut world = one_registration();
+    let key = bonafide_crypto::key::PrivateKey::generate(bonafide_crypto::key::KeyAlgorithm::EcP256).unwrap();
+    let end = UnixTime::from_secs(START + 100_000);
+    let id = "spiffe://example.org/bonafide/agent/lab/00000000-0000-4000-8000-000000000001";
+    let leaf = crate::testing::fake_leaf(id, None, end, key.public_key().spki_der());
+    let node = Credential::new(vec![leaf], Arc::new(key), &FakeLeaf).unwrap();
+    world.core.set_node(Arc::new(node), end);
+    world.launch(10, 1);
+    world.settle();
+    tell(&mut world, site(true));
+    assert_eq!(world.core.check_ready().unwrap_err().code(), "agent.site-quarantined");
+    world.authority.refuse = Some((String::from("site.quarantined"), 0));
+    world.advance(600);
+    world.settle();
+    assert_eq!(held(&world, 10).remove(0).held.unwrap().generation, 1, "refused for good");
+    world.authority.refuse = None;
+    tell(&mut world, site(false));
+    assert_eq!(held(&world, 10).remove(0).held.unwrap().generation, 2, "on the same stream");
 }
 
 #[derive(Clone, Debug)]

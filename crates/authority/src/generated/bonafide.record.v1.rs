@@ -210,7 +210,8 @@ pub struct SigningKey {
     /// Prepared by an operator, who says when it is to be active.
     #[prost(bool, tag = "12")]
     pub held: bool,
-    /// Servers whose agents have all acknowledged it while it was prepared.
+    /// Servers whose agents have all acknowledged it, while it is prepared, or have renewed all that it signed, while it is
+    /// tainted.
     #[prost(string, repeated, tag = "13")]
     pub acknowledged_by: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Revision that brought it into its state, if that is tainted or revoked.

@@ -244,7 +244,7 @@ impl Ask {
 impl IssuerParts {
     /// One batch, on a signing thread. The batch's entries go to the ledger in one append, and while the disk works
     /// the signatures are made.
-    fn work(self: &Arc<Self>, batch: Vec<Job>) {
+    pub(crate) fn work(self: &Arc<Self>, batch: Vec<Job>) {
         let now = self.clock.now();
         let state = self.registry.state();
         let keys = self.keys.current_in(&state, now);

@@ -119,8 +119,9 @@ impl Rotation {
             }
             let look = (Instant::now() + LOOK_EVERY).min(deadline);
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(look) => {}
-                Ok(()) = presence.changed() => {}
+                () = presence.changed() => {}
                 Ok(_) = applied.recv() => {}
             }
             late = Instant::now() >= deadline;
@@ -225,7 +226,10 @@ impl Rotation {
         let keys = of_use(state, family.usage(), server);
         let slots: Vec<Slot> = keys.filter_map(|key| slot(state, key)).collect();
         let renewed = match order {
-            Order::Revoke { id, .. } => self.behind(state, id).is_empty(),
+            Order::Revoke { id, .. } => {
+                let silent = state.signing_key(id).map(|key| self.silent(state, key));
+                self.behind(state, id).is_empty() && silent.is_none_or(|servers| servers.is_empty())
+            }
             _ => true,
         };
         let known = Known { acknowledged: self.acknowledged(state, family), renewed };
@@ -240,6 +244,10 @@ impl Rotation {
             if !names.is_empty() {
                 let more = if behind.len() > NAMED { ", …" } else { "" };
                 message = format!("{message}; {} are missing: {}{more}", behind.len(), names.join(", "));
+            }
+            let silent = state.signing_key(id).map(|key| self.silent(state, key)).unwrap_or_default();
+            if !silent.is_empty() {
+                message = format!("{message}; not confirmed by the servers: {}", silent.join(", "));
             }
         }
         match error {

@@ -9,6 +9,7 @@ use bonafide_identity::time::{Clock, UnixTime};
 use bonafide_identity::{Certificate, SpiffeId, TrustDomain};
 use bonafide_net::drain::Shutdown;
 use bytes::Bytes;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::set::{in_force, of_use, slot};
@@ -110,10 +111,11 @@ impl Rotation {
             tokio::pin!(sleep);
             loop {
                 tokio::select! {
+                    biased;
                     () = shutdown.triggered() => return,
                     () = &mut sleep => break,
                     // Only a published key waits for acknowledgements.
-                    Ok(()) = acknowledged.changed() => {
+                    () = acknowledged.changed() => {
                         if self.awaits_acknowledgement() {
                             break;
                         }
@@ -154,8 +156,8 @@ impl Rotation {
                 self.commit(family, effect, term, changes).await
             }
             Effect::Retire { id } => {
-                let key = records::signing_key_key(id);
-                self.commit(family, effect, term, move |_, _| vec![RecordChange::Remove(key.clone())]).await
+                let id = id.clone();
+                self.commit(family, effect, term, move |state, _| retirement(state, &id)).await
             }
             Effect::Taint { id } | Effect::Revoke { id } => {
                 let id = id.clone();
@@ -212,7 +214,7 @@ impl Rotation {
         let now = self.clock.now();
         let this = self.clone();
         // A key of 4096 bits, and one in a device, takes its time.
-        let drawn = tokio::task::spawn_blocking(move || {
+        let draw = move || {
             let state = this.registry.state();
             match (family, &this.upstream) {
                 (Family::Root, Some(upstream)) => this.vault.upstream(upstream, &state, now),
@@ -224,9 +226,15 @@ impl Rotation {
                     this.vault.intermediate(&this.trust_domain, root, &this.server, &this.lifetimes, now)
                 }
             }
-        });
-        let stopped = |_| Refusal::unavailable("authority.stopped", "the process is stopping");
-        let Fresh { record, entry } = drawn.await.map_err(stopped)??;
+        };
+        let Fresh { record, entry } = match Handle::current().runtime_flavor() {
+            // As in a simulation, where everything happens in one order.
+            RuntimeFlavor::CurrentThread => draw()?,
+            _ => {
+                let stopped = |_| Refusal::unavailable("authority.stopped", "the process is stopping");
+                tokio::task::spawn_blocking(draw).await.map_err(stopped)??
+            }
+        };
         if let Some(entry) = entry {
             self.journal.append(now, vec![EntryKind::SigningCertificate(entry)]).await?;
         }
@@ -292,28 +300,33 @@ impl Rotation {
         self.journal.append(self.clock.now(), told.collect()).await.map(|_| ())
     }
 
-    /// Tells the other servers that all agents of this one know a prepared key.
+    /// Tells the other servers that all agents of this one know a prepared key, or have renewed what a tainted one signed.
     async fn confirm(&self, family: Family) -> Result<(), KeysError> {
-        let waits = |state: &State| -> Vec<String> {
-            if family == Family::Intermediate || self.others(state).is_empty() {
-                return Vec::new();
+        let state = self.registry.state();
+        if self.others(&state).is_empty() {
+            return Ok(());
+        }
+        let keys = state.signing_keys().filter(|key| key.r#use() == family.usage());
+        let unsaid = keys.filter(|key| !key.acknowledged_by.contains(&self.server));
+        let done = unsaid.filter(|key| match key.state() {
+            signing_key::State::Prepared => {
+                family != Family::Intermediate && self.unaware(&state, key.published_revision).is_empty()
             }
-            let prepared = of_use(state, family.usage(), "")
-                .filter(|key| key.state() == signing_key::State::Prepared)
-                .filter(|key| !key.acknowledged_by.contains(&self.server))
-                .filter(|key| self.unaware(state, key.published_revision).is_empty());
-            prepared.map(|key| key.id.clone()).collect()
-        };
-        let ids = waits(&self.registry.state());
-        if ids.is_empty() {
+            signing_key::State::Tainted => self.unrenewed(&state, key.state_revision).is_empty(),
+            _ => false,
+        });
+        let done: Vec<(String, signing_key::State)> = done.map(|key| (key.id.clone(), key.state())).collect();
+        drop(state);
+        if done.is_empty() {
             return Ok(());
         }
         let server = self.server.clone();
         self.registry
             .write(move |state| {
-                let records = ids.iter().filter_map(|id| state.signing_key(id)).filter(|key| {
-                    key.state() == signing_key::State::Prepared && !key.acknowledged_by.contains(&server)
-                });
+                let records = done
+                    .iter()
+                    .filter_map(|(id, then)| state.signing_key(id).filter(|key| key.state() == *then))
+                    .filter(|key| !key.acknowledged_by.contains(&server));
                 let confirmed = records.map(|key| {
                     let mut key = (**key).clone();
                     key.acknowledged_by.push(server.clone());
@@ -323,6 +336,13 @@ impl Rotation {
             })
             .await?;
         Ok(())
+    }
+
+    /// Other servers that have not said yet that their agents have done their part for this key.
+    pub(super) fn silent<'a>(&self, state: &'a State, key: &SigningKey) -> Vec<&'a str> {
+        let mut others = self.others(state);
+        others.retain(|other| !key.acknowledged_by.iter().any(|server| server == other));
+        others
     }
 
     /// Other servers of this trust domain that are alive: those whose intermediate is.
@@ -427,15 +447,19 @@ impl Rotation {
         if others.is_empty() && self.presence.connected(|_| true) == 0 {
             return Acknowledged::NobodyConnected;
         }
-        let confirmed =
-            others.iter().all(|other| newest.acknowledged_by.iter().any(|server| server == other));
+        let confirmed = self.silent(state, newest).is_empty();
         Acknowledged::Through(if confirmed { newest.published_revision } else { 0 })
     }
 
     fn awaits_acknowledgement(&self) -> bool {
         let state = self.registry.state();
-        [Family::Root, Family::Jwt].into_iter().any(|family| {
-            self.slots(family, &state).iter().any(|slot| slot.state == rotation::State::Prepared)
+        let shared = !self.others(&state).is_empty();
+        state.signing_keys().any(|key| match key.state() {
+            signing_key::State::Prepared => {
+                matches!(key.r#use(), signing_key::Use::Root | signing_key::Use::Jwt)
+            }
+            signing_key::State::Tainted => shared && !key.acknowledged_by.contains(&self.server),
+            _ => false,
         })
     }
 }
@@ -449,6 +473,24 @@ fn activation(
         let all = demoted.chain([(&id, signing_key::State::Active)]);
         all.filter_map(|(id, next)| restated(state, id, next, now)).collect()
     }
+}
+
+/// A key goes. One that stays is written again, as it is: the bundle's sequence is the newest revision of what it tells of,
+/// and must not go back for a server that starts without having seen what went.
+fn retirement(state: &State, id: &str) -> Vec<RecordChange> {
+    use signing_key::{State as KeyState, Use};
+    let gone = RecordChange::Remove(records::signing_key_key(id));
+    let is_shared = |key: &SigningKey| matches!(key.r#use(), Use::Root | Use::Jwt);
+    let told = state
+        .signing_key(id)
+        .is_some_and(|key| is_shared(key) || matches!(key.state(), KeyState::Tainted | KeyState::Revoked));
+    if !told {
+        return vec![gone];
+    }
+    let others = state.signing_keys().filter(|key| key.id != id && is_shared(key));
+    let again = others.max_by_key(|key| key.published_revision);
+    let again = again.map(|key| RecordChange::Put(Object::SigningKey(Arc::clone(key))));
+    [gone].into_iter().chain(again).collect()
 }
 
 /// A new key's record, with the revision that this very change, the first of its commit, will get: it puts the key into
@@ -477,6 +519,7 @@ pub(super) fn restated(
     record.set_state(next);
     record.state_since = now.as_secs();
     record.held = false;
+    record.acknowledged_by.clear();
     if matches!(next, signing_key::State::Tainted | signing_key::State::Revoked) {
         // It never signs again, not even by mistake.
         record.wrapped_key = Bytes::new();
@@ -495,7 +538,10 @@ pub(super) fn told(state: &State, changes: &[RecordChange]) -> Vec<entry::Author
         ..entry::AuthorityChange::default()
     };
     let told = changes.iter().filter_map(|change| match change {
-        RecordChange::Put(Object::SigningKey(key)) => Some(of(key, state_of(key))),
+        RecordChange::Put(Object::SigningKey(key)) => {
+            let before = state.signing_key(&key.id).map(|before| before.state());
+            (before != Some(key.state())).then(|| of(key, state_of(key)))
+        }
         RecordChange::Put(_) => None,
         RecordChange::Remove(key) => {
             let id = key.strip_prefix(records::signing_key_key("").as_str())?;

@@ -228,15 +228,16 @@ pub(super) struct Beginning {
 pub(super) async fn check_not_rolled_back(
     config: &AuthorityConfig,
     registry: &Registry,
+    ledger: &Ledger,
     journal: &Journal,
     now: UnixTime,
     accepted: Accepted,
 ) -> Result<Beginning, StartError> {
-    let own = last_checkpoint(config, journal)?;
-    let copied = copied(config, journal).await;
+    let own = last_checkpoint(config, ledger)?;
+    let copied = copied(config, ledger).await;
     let state = registry.state();
     let found = bindings(&state);
-    let mut proofs = witnesses::kept(&config.data_dir.join(PROOFS), journal.ledger(), &state)
+    let mut proofs = witnesses::kept(&config.data_dir.join(PROOFS), ledger, &state)
         .map_err(|cause| StartError::io(&format!("`{PROOFS}`"), cause))?;
     proofs.extend(copied.map(|copied| (copied, true)));
     let mark = state.ledger_mark(&config.server).cloned();
@@ -247,10 +248,10 @@ pub(super) async fn check_not_rolled_back(
         life = of_proofs.map(|(proof, _)| proof.checkpoint().bindings.life).fold(life, u64::max) + 1;
     } else {
         if let Some(mark) = mark {
-            check_ledger(journal.ledger(), &mark, own.is_some())?;
+            check_ledger(ledger, &mark, own.is_some())?;
         }
         for (proof, _) in proofs.iter().filter(|(_, is_own)| *is_own) {
-            if let Some(behind) = witnesses::ledger_behind(journal.ledger(), life, proof.checkpoint())? {
+            if let Some(behind) = witnesses::ledger_behind(ledger, life, proof.checkpoint())? {
                 return Err(behind.into());
             }
         }
@@ -301,24 +302,24 @@ pub(super) async fn check_not_rolled_back(
     }
     let found = Bindings { life, ..bindings(&registry.state()) };
     // In this order: whoever finds a mark knows that there was a checkpoint.
-    let checkpoint = journal.ledger().checkpoint(&found).await?;
-    self::mark(journal.ledger(), registry, &config.server, life).await?;
+    let checkpoint = ledger.checkpoint(&found).await?;
+    self::mark(ledger, registry, &config.server, life).await?;
     Ok(Beginning { life, checkpoint })
 }
 
 /// How far the replica has come, if it tells. Whatever is wrong with it, a mount that hangs for one, is told when it is copied
 /// to.
-async fn copied(config: &AuthorityConfig, journal: &Journal) -> Option<SignedCheckpoint> {
-    let (directory, key) = (config.ledger.replica.clone()?, journal.ledger().verifier_key().clone());
+async fn copied(config: &AuthorityConfig, ledger: &Ledger) -> Option<SignedCheckpoint> {
+    let (directory, key) = (config.ledger.replica.clone()?, ledger.verifier_key().clone());
     let look = tokio::task::spawn_blocking(move || bonafide_ledger::replicated(directory, &key));
     tokio::time::timeout(REPLICA_TIME, look).await.ok()?.ok()?.ok()?
 }
 
-fn last_checkpoint(config: &AuthorityConfig, journal: &Journal) -> Result<Option<Checkpoint>, StartError> {
+fn last_checkpoint(config: &AuthorityConfig, ledger: &Ledger) -> Result<Option<Checkpoint>, StartError> {
     let path = config.data_dir.join("ledger").join("checkpoint");
     match std::fs::read(&path) {
         Ok(note) => {
-            let signed = SignedCheckpoint::parse(&note, journal.ledger().verifier_key())?;
+            let signed = SignedCheckpoint::parse(&note, ledger.verifier_key())?;
             Ok(Some(signed.checkpoint().clone()))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -371,7 +372,13 @@ pub(super) fn remember(ledger: &Ledger, lineages: &Lineages, now: UnixTime) -> R
             alive.extend(entry.kind);
         }
     }
-    for kind in alive.into_iter().rev() {
+    replay(alive.into_iter().rev(), lineages, now);
+    Ok(())
+}
+
+/// What became of instances, in the order in which it was written.
+pub(crate) fn replay(kinds: impl Iterator<Item = Kind>, lineages: &Lineages, now: UnixTime) {
+    for kind in kinds {
         match kind {
             Kind::X509Svid(svid) => remember_svid(lineages, &svid, now),
             Kind::End(end) => {
@@ -382,7 +389,6 @@ pub(super) fn remember(ledger: &Ledger, lineages: &Lineages, now: UnixTime) -> R
             _ => {}
         }
     }
-    Ok(())
 }
 
 fn remember_svid(lineages: &Lineages, svid: &entry::X509Svid, now: UnixTime) {

@@ -30,20 +30,20 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Issues and renews the server's SVID.
 #[derive(Debug)]
-pub(super) struct ServerIdentity {
-    pub(super) keys: Arc<Keys>,
-    pub(super) journal: Arc<Journal>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) random: Arc<dyn Random>,
-    pub(super) slot: Arc<IdentitySlot>,
-    pub(super) trust_domain: TrustDomain,
-    pub(super) server: String,
-    pub(super) lifetimes: Lifetimes,
+pub(crate) struct ServerIdentity {
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) slot: Arc<IdentitySlot>,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) server: String,
+    pub(crate) lifetimes: Lifetimes,
 }
 
 impl ServerIdentity {
     /// Issues an SVID with a fresh key and presents it; says when to do it again.
-    pub(super) async fn renew(&self) -> Result<UnixTime, KeysError> {
+    pub(crate) async fn renew(&self) -> Result<UnixTime, KeysError> {
         let keys = self.keys.current();
         let key = PrivateKey::generate(KeyAlgorithm::EcP256)?;
         let id = reserved::authority_id(&self.trust_domain, &self.server)
@@ -80,12 +80,13 @@ impl ServerIdentity {
         Ok(renew_after)
     }
 
-    pub(super) async fn run(self, mut renew_after: UnixTime, shutdown: Shutdown) {
+    pub(crate) async fn run(self, mut renew_after: UnixTime, shutdown: Shutdown) {
         let mut changes = self.keys.changes();
         let mut issuer = self.keys.current().issuer_key_id().to_vec();
         loop {
             let pause = renew_after.since(self.clock.now()).clamp(Duration::from_millis(200), LOOK_EVERY);
             tokio::select! {
+                biased;
                 () = shutdown.triggered() => return,
                 () = tokio::time::sleep(pause) => {}
                 Ok(()) = changes.changed() => {}

@@ -167,6 +167,7 @@ impl Feed {
     async fn follow(self: Arc<Self>, mut applied: broadcast::Receiver<Applied>, shutdown: Shutdown) {
         loop {
             let next = tokio::select! {
+                biased;
                 () = shutdown.triggered() => return,
                 next = applied.recv() => next,
             };

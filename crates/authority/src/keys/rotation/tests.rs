@@ -15,6 +15,7 @@ mod upstream;
 struct Fixture {
     rotation: Rotation,
     clock: Arc<TestClock>,
+    store: Arc<SqliteStore>,
     _directory: TempDir,
 }
 
@@ -30,9 +31,10 @@ impl Fixture {
         let keyring = Keyring::create(directory.path().join("keyring"), &seal, &SystemRandom).unwrap();
         let store =
             SqliteStore::open(directory.path().join("store"), keyring.mac_key("store"), &SystemRandom);
+        let store = Arc::new(store.unwrap());
         let trust_domain: TrustDomain = "example.org".parse().unwrap();
         let registry =
-            Registry::open(Arc::new(store.unwrap()), trust_domain.clone(), clock.clone()).await.unwrap();
+            Registry::open(Arc::clone(&store) as _, trust_domain.clone(), clock.clone()).await.unwrap();
         let random: Arc<dyn bonafide_crypto::random::Random> = Arc::new(SystemRandom);
         let live = Arc::new(LocalKeys::new(keyring, random.clone()));
         let vault = Vault::new(live, crate::config::KeysConfig::default(), random);
@@ -53,7 +55,7 @@ impl Fixture {
             lease: Holder::new("keys", "a"),
         };
         rotation.catch_up().await.unwrap();
-        Self { rotation, clock, _directory: directory }
+        Self { rotation, clock, store, _directory: directory }
     }
 
     fn keys(&self) -> Keys {
@@ -122,6 +124,20 @@ async fn a_new_jwt_key_waits_for_the_agents_that_are_connected() {
     assert!(fixture.of(Family::Jwt).contains(&(rotation::State::Old, first[0].1.clone())));
     fixture.pass(HOUR).await;
     assert_eq!(fixture.of(Family::Jwt).len(), 1, "nothing that the old key signed is alive");
+}
+
+#[tokio::test]
+async fn the_sequence_of_the_bundle_does_not_go_back_when_a_server_starts_again() {
+    let fixture = Fixture::new().await;
+    fixture.pass(4 * DAY).await;
+    assert_eq!(fixture.of(Family::Jwt).len(), 2);
+    fixture.pass(2 * HOUR).await;
+    fixture.pass(2 * HOUR).await;
+    assert_eq!(fixture.of(Family::Jwt).len(), 1, "the old one has gone, and with it the newest change");
+    let trust_domain = fixture.rotation.trust_domain.clone();
+    let again =
+        Registry::open(Arc::clone(&fixture.store) as _, trust_domain, fixture.clock.clone()).await.unwrap();
+    assert_eq!(again.state().bundle(), fixture.rotation.registry.state().bundle());
 }
 
 #[tokio::test]
@@ -280,6 +296,19 @@ async fn of_two_servers_that_prepare_at_once_one_makes_the_root() {
     there.acknowledge(fixture.rotation.registry.state().revision());
     second.catch_up().await.unwrap();
     give(&fixture, activate()).await.unwrap();
+    // Also of what they have renewed.
+    let old =
+        fixture.of(Family::Root).into_iter().find(|(state, _)| *state == rotation::State::Old).unwrap().1;
+    let revoke = || rotation::Order::Revoke { id: old.clone(), force: false };
+    give(&fixture, rotation::Order::Taint { id: old.clone(), force: false }).await.unwrap();
+    second.catch_up().await.unwrap();
+    assert_eq!(give(&fixture, revoke()).await.unwrap_err(), "ca.not-renewed");
+    let tainted_at = fixture.rotation.registry.state().signing_key(&old).unwrap().state_revision;
+    there.renewals(tainted_at, 0);
+    assert!(second.awaits_acknowledgement());
+    second.catch_up().await.unwrap();
+    assert!(!second.awaits_acknowledgement());
+    give(&fixture, revoke()).await.unwrap();
 }
 
 #[tokio::test]
