@@ -107,6 +107,8 @@ pub(crate) enum Effect {
     Node(Arc<Credential>, UnixTime),
     /// Store the checkpoints that are kept; then, and only then, send this.
     Witnessed(agent_message::Kind),
+    /// The authority has said nothing since it was asked something, a long time ago: find another one, or this one again.
+    Silent,
     /// The authority wants nothing to do with this agent any more.
     Banned(Problem),
 }

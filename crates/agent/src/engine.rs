@@ -466,6 +466,12 @@ impl Engine {
                 }
                 stored
             }
+            Effect::Silent => {
+                if let Some(stream) = inner.stream.take() {
+                    stream.broken.notify_one();
+                }
+                Ok(())
+            }
             Effect::Node(credential, renew_after) => self.node_renewed(inner, &credential, renew_after),
             Effect::Banned(reason) => {
                 inner.node = None;

@@ -48,9 +48,10 @@ use crate::{
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(60);
 const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// How often a silent authority is asked whether it is there, and how long it may take to say so. A process that hangs is
-/// found out by this; that its machine is gone, the kernel finds out, for nearly nothing: see [`PROBES`].
-const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
+/// How often a silent authority is asked whether it is there, and how long it may take to say so. It speaks every five
+/// minutes, so that this is for one that hangs while nothing is asked of it: of what is asked, the answer is missed first.
+/// That its machine is gone, the kernel finds out, for nearly nothing: see [`PROBES`].
+const PING: (Duration, Duration) = (Duration::from_secs(360), Duration::from_secs(10));
 /// After how much silence the kernel probes, how often then, and after how many probes the connection is dead.
 const PROBES: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 /// An authority that takes a stream must say where it stands by then.

@@ -136,9 +136,12 @@ impl Keys {
     /// # Errors
     /// As [`Self::open`]; what was in force stays so.
     pub(crate) fn reload(&self, state: &State, now: UnixTime) -> Result<(), KeysError> {
-        let next = KeySet::open(state, &self.vault, &self.server, now)?;
-        self.current.store(Arc::new(next));
-        self.publish();
+        let next = Arc::new(KeySet::open(state, &self.vault, &self.server, now)?);
+        let before = self.current.swap(Arc::clone(&next));
+        // To publish is to judge every open connection again.
+        if !next.is_same(&before) {
+            self.publish();
+        }
         Ok(())
     }
 

@@ -11,8 +11,8 @@ const AGENTS: usize = 1000;
 /// Agents of another site, which a change of the first one does not concern.
 const BYSTANDERS: usize = 200;
 const SETTLE: Duration = Duration::from_secs(5);
-/// Twice as long as the longest silence of a stream.
-const IDLE: Duration = Duration::from_secs(120);
+/// The longest silence of a stream: once in it, each of them says that nothing has changed.
+const IDLE: Duration = Duration::from_secs(300);
 const CHANGES: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 

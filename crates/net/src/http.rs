@@ -59,8 +59,8 @@ impl HttpLimits {
     /// For peers on the network.
     pub fn remote() -> Self {
         Self {
-            // Agents ask every minute; this is for whoever doesn't.
-            ping: (Duration::from_secs(150), Duration::from_secs(20)),
+            // An agent that is there is heard more often than that.
+            ping: (Duration::from_secs(400), Duration::from_secs(20)),
             age: Some(Duration::from_secs(3600)),
             stranger_age: Some(Duration::from_secs(60)),
             ..Self::local()

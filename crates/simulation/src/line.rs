@@ -42,7 +42,7 @@ use tonic::{
 use crate::meter::{Counters, Metered};
 
 /// As the agent of this house does it: how often a silent authority is asked whether it is there.
-const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
+const PING: (Duration, Duration) = (Duration::from_secs(360), Duration::from_secs(10));
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Messages that may wait to be sent.
 const OUTBOX: usize = 64;

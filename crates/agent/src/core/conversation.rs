@@ -43,6 +43,8 @@ pub(super) struct Conversation {
     /// With the time at which each is lost.
     requests: BTreeMap<u64, (UnixTime, Request)>,
     last_request: u64,
+    /// When the authority has said something last.
+    heard_at: Option<UnixTime>,
     jwts: usize,
     pub(super) jobs: Jobs,
     launches: BTreeMap<InstanceId, bonafide_wire::node::Launch>,
@@ -152,6 +154,7 @@ impl Core {
     /// A message of the authority.
     pub(crate) fn message(&mut self, message: AuthorityMessage, now: UnixTime) -> Result<(), Disconnect> {
         use authority_message::Kind;
+        self.conversation.heard_at = Some(now);
         match message.kind {
             Some(Kind::Update(update)) => match self.view.update(update).map_err(Disconnect::Violation) {
                 Ok(Some((acknowledge, changes))) => {
@@ -290,6 +293,10 @@ impl Core {
     pub(super) fn lost(&mut self, number: u64, now: UnixTime) {
         let Some(request) = self.answered(number) else { return };
         tracing::warn!(request = number, "the authority has not answered in time; it is asked again");
+        // One that still speaks has lost an answer. One that does not may hang, and another one may not.
+        if self.conversation.heard_at.is_none_or(|heard| heard <= now.saturating_sub(ANSWER_TIME)) {
+            self.effects.push(Effect::Silent);
+        }
         match request {
             Request::Draw { bin, .. } => {
                 self.draw_lost(bin);

@@ -22,6 +22,8 @@ struct World {
     view: Option<bonafide_wire::node::Update>,
     running: BTreeMap<i32, (LaunchKey, SelectorSet)>,
     next_start: u64,
+    /// How often the authority was given up as one that hangs.
+    silences: usize,
 }
 
 impl World {
@@ -37,6 +39,7 @@ impl World {
             view: None,
             running: BTreeMap::new(),
             next_start: 1,
+            silences: 0,
         }
     }
 
@@ -52,6 +55,7 @@ impl World {
                     self.saved.remove(&id);
                 }
                 Effect::SaveView => self.view = Some(self.core.view.to_snapshot()),
+                Effect::Silent => self.silences += 1,
                 _ => {}
             }
         }
@@ -310,7 +314,9 @@ fn what_is_lost_on_an_open_stream_is_asked_for_again() {
         world.down.clear();
         world.advance(59);
         assert!(world.up.is_empty());
+        assert_eq!(world.silences, 0);
         world.advance(1);
+        assert!(world.silences > 0, "an authority that hangs is left for another one");
         let again = renewals(&world).remove(0);
         assert_ne!(again.request, first.request);
         assert_eq!((&again.public_key, &again.nonce), (&first.public_key, &first.nonce));

@@ -77,6 +77,15 @@ impl KeySet {
         })
     }
 
+    /// Whether the same keys sign, and are judged by the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let jwt = |set: &Self| set.jwt.as_ref().map(|key| key.id.clone());
+        self.signing == other.signing
+            && self.above == other.above
+            && jwt(self) == jwt(other)
+            && self.bundles == other.bundles
+    }
+
     /// Signs leaves.
     pub(crate) fn issuer(&self) -> &CertificateAuthority {
         &self.issuer

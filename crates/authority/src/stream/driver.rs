@@ -29,8 +29,9 @@ use crate::witnesses::Seat;
 
 /// An agent says hello at once.
 const HELLO_TIME: Duration = Duration::from_secs(10);
-/// How often the digest is compared when nothing happens.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(120);
+/// How often the digest is compared when nothing happens; whenever something does, it is compared too. It also shows each
+/// side that the other one lives, so that neither has to ping.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(300);
 /// How long an agent may take to read what it is sent.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// Messages that are taken from the stream at once.
