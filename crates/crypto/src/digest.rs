@@ -2,9 +2,6 @@
 
 use std::fmt;
 
-use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
-use aws_lc_rs::iv::FixedLength;
-
 /// SHA-256 of `data`.
 #[must_use]
 pub fn sha256(data: &[u8]) -> [u8; 32] {
@@ -27,7 +24,7 @@ pub struct Sha256(aws_lc_rs::digest::Context);
 /// The digest of a multiset: the same items in any order give the same digest.
 ///
 /// LtHash (Bellare and Micciancio, 1997; Lewi, Kim, Maykov and Weis, 2019): each item is expanded to 1024 lanes of
-/// 16 bits, and lanes are added. Finding two sets with one digest is a short-vector problem of about 200 bits; the
+/// 16 bits by BLAKE3, and lanes are added. Finding two sets with one digest is a short-vector problem of about 200 bits; the
 /// shorter sums that are often used instead fall to Wagner's generalized birthday attack.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SetDigest(Box<[u16; LANES]>);
@@ -68,15 +65,21 @@ impl fmt::Debug for Sha256 {
 impl SetDigest {
     /// Adds one occurrence of `item`.
     pub fn insert(&mut self, item: &[u8]) {
-        for (lane, add) in self.0.iter_mut().zip(expand(item)) {
-            *lane = lane.wrapping_add(add);
-        }
+        self.each(item, u16::wrapping_add);
     }
 
     /// Takes one occurrence of `item` away. Nothing checks that it was there.
     pub fn remove(&mut self, item: &[u8]) {
-        for (lane, subtract) in self.0.iter_mut().zip(expand(item)) {
-            *lane = lane.wrapping_sub(subtract);
+        self.each(item, u16::wrapping_sub);
+    }
+
+    fn each(&mut self, item: &[u8], combine: impl Fn(u16, u16) -> u16) {
+        let mut stream = [0; 2 * LANES];
+        let mut hash = blake3::Hasher::new();
+        hash.update(b"bonafide set digest v1 item").update(item);
+        hash.finalize_xof().fill(&mut stream);
+        for (lane, pair) in self.0.iter_mut().zip(stream.as_chunks::<2>().0) {
+            *lane = combine(*lane, u16::from_le_bytes(*pair));
         }
     }
 
@@ -117,27 +120,6 @@ impl fmt::Debug for SetDigest {
     }
 }
 
-/// SHA-256 makes a key of the item, AES-256 in counter mode makes the lanes: about 1 µs, where hashing 64 blocks
-/// would take six.
-fn expand(item: &[u8]) -> impl Iterator<Item = u16> {
-    let mut hash = Sha256::new();
-    hash.update(b"bonafide set digest v1 item");
-    hash.update(item);
-    let mut stream = [0; 2 * LANES];
-    let filled =
-        UnboundCipherKey::new(&AES_256, &hash.finish()).and_then(EncryptingKey::ctr).and_then(|key| {
-            key.less_safe_encrypt(&mut stream, EncryptionContext::Iv128(FixedLength::from([0; 16])))
-        });
-    // INVARIANT: any 32 bytes are a key, and the stream is short; a digest of zeros must never stand for an item.
-    if filled.is_err() {
-        std::process::abort();
-    }
-    (0..LANES).map(move |lane| match stream.as_chunks::<2>().0.get(lane) {
-        Some(pair) => u16::from_le_bytes(*pair),
-        None => 0,
-    })
-}
-
 fn bytes(digest: &aws_lc_rs::digest::Digest) -> [u8; 32] {
     let mut out = [0; 32];
     // INVARIANT: the output of SHA-256 is 32 bytes.
@@ -168,7 +150,7 @@ mod tests {
         set.insert(b"two");
         assert_eq!(
             format!("{set:?}"),
-            "SetDigest(9fe6cca7511b918c647f441477ebdb37f123c11b890c69343439e3184748c75a)"
+            "SetDigest(2766b979597477d52d5002c33e361fddf4a1d095d00d80380b73d747e90e838f)"
         );
     }
 
