@@ -401,15 +401,12 @@ impl State {
         Mark { revision: self.revision, signing_keys_revision: self.signing_keys_revision }
     }
 
-    /// A snapshot's objects, not in the order of their revisions.
-    pub(crate) fn load(&mut self, revision: u64, key: &str, value: &[u8]) -> Result<(), RecordError> {
-        let object = Object::decode(key, value, revision)?;
+    /// One of a snapshot's objects. They need not be in the order of their revisions.
+    pub(crate) fn load(&mut self, Loaded { key, revision, object, registered }: Loaded) {
         if object.as_ref().is_some_and(is_published) {
             self.signing_keys_revision = self.signing_keys_revision.max(revision);
         }
-        let registered = registered(object.as_ref(), Some(value));
-        self.put(key, object, registered);
-        Ok(())
+        self.put(&key, object, registered);
     }
 
     /// Ends the loading of a snapshot.
@@ -545,6 +542,24 @@ impl State {
                 self.sites.remove(name);
             }
         }
+    }
+}
+
+/// An object of a snapshot that has been read: most of the work of [`State::load`], which needs no state.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    key: String,
+    revision: u64,
+    object: Option<Object>,
+    registered: Option<Registered>,
+}
+
+impl Loaded {
+    pub(crate) fn read(object: bonafide_store::Object) -> Result<Self, RecordError> {
+        let bonafide_store::Object { key, revision, value } = object;
+        let object = Object::decode(&key, &value, revision.0)?;
+        let registered = registered(object.as_ref(), Some(&value));
+        Ok(Self { key, revision: revision.0, object, registered })
     }
 }
 

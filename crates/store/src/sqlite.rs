@@ -18,7 +18,7 @@ use bonafide_crypto::{mac::MacKey, random::Random};
 use rusqlite::Connection;
 use tokio::{sync::watch, time::Instant};
 
-use self::writer::Writer;
+use self::{verification::Verified, writer::Writer};
 use crate::{
     Batch, BoxFuture, Change, Head, Incarnation, Revision, Snapshot, Store, StoreError, authentication::Keys,
     worker::Worker,
@@ -26,7 +26,7 @@ use crate::{
 
 /// How often [`Store::wait`] looks at the database although nobody told it to: only this process may write it, and
 /// whoever does so nevertheless is to be found out.
-const POLL: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_secs(10);
 /// How many changes one call of [`Store::changes`] returns at most, whatever the caller asks for.
 const MAX_PAGE: usize = 10_000;
 
@@ -92,7 +92,9 @@ impl SqliteStore {
         let _lock = database::lock(path)?;
         let keys = Keys::derive(&key);
         let mut connection = database::connect(path)?;
-        let (row, digest) = verification::verify(&mut connection, &keys, |_| ())?;
+        let mut reader = database::connect_read_only(path)?;
+        let Verified { head: row, digest, .. } = verification::verify(&mut connection, &mut reader, &keys)?;
+        drop(reader);
         let incarnation = Incarnation::from_bytes(random.array());
         let (sender, _) = watch::channel(row.revision);
         Writer::new(connection, keys, row, digest, sender).renew(incarnation)?;
@@ -119,11 +121,12 @@ impl SqliteStore {
     fn start(path: &Path, key: &MacKey, lock: File) -> Result<Self, StoreError> {
         let keys = Keys::derive(key);
         let mut connection = database::connect(path)?;
-        let mut objects = Vec::new();
-        let (row, digest) = verification::verify(&mut connection, &keys, |object| objects.push(object))?;
+        let mut reader = database::connect_read_only(path)?;
+        let Verified { head: row, digest, objects } =
+            verification::verify(&mut connection, &mut reader, &keys)?;
         let verified = Some(Snapshot { head: row.head(), objects });
         let (sender, committed) = watch::channel(row.revision);
-        let reader = Reader { connection: database::connect_read_only(path)?, keys: keys.clone(), verified };
+        let reader = Reader { connection: reader, keys: keys.clone(), verified };
         let writer = Writer::new(connection, keys, row, digest, sender);
         Ok(Self {
             path: path.to_owned(),

@@ -146,17 +146,21 @@ impl Audit {
         self.0.insert(row.key.to_owned(), (row.revision, object));
     }
 
-    /// An object must be what the log says that it is, or older than the log.
-    pub(crate) fn object(&mut self, head: &HeadRow, row: &ObjectRow<'_>) -> Result<(), StoreError> {
-        let what = match self.0.remove(row.key) {
-            _ if row.revision > head.revision => "the row is newer than the head",
-            Some((revision, Some(mac))) if revision == row.revision && mac == row.mac => return Ok(()),
-            Some((revision, None)) if revision > row.revision => "a later change removed the object",
-            Some((revision, _)) if revision > row.revision => "a later change replaced this version",
-            None if row.revision <= head.floor => return Ok(()),
+    /// An object (its key, revision and MAC) must be what the log says that it is, or older than the log.
+    pub(crate) fn object(
+        &mut self,
+        head: &HeadRow,
+        (key, revision, mac): (&str, Revision, &[u8; 32]),
+    ) -> Result<(), StoreError> {
+        let what = match self.0.remove(key) {
+            _ if revision > head.revision => "the row is newer than the head",
+            Some((last, Some(wanted))) if last == revision && wanted == *mac => return Ok(()),
+            Some((last, None)) if last > revision => "a later change removed the object",
+            Some((last, _)) if last > revision => "a later change replaced this version",
+            None if revision <= head.floor => return Ok(()),
             _ => "no change in the log wrote this",
         };
-        Err(StoreError::broken(Place::Object(row.key.to_owned()), what))
+        Err(StoreError::broken(Place::Object(key.to_owned()), what))
     }
 
     /// What is left must be removals.

@@ -3,22 +3,24 @@
 use std::{sync::Arc, time::Duration};
 
 use bonafide_identity::{TrustDomain, time::Clock};
-use bonafide_store::{Batch, MAX_CHANGES, MAX_VALUE, Revision, Store, StoreError};
+use bonafide_store::{Batch, MAX_CHANGES, MAX_VALUE, Revision, Snapshot, Store, StoreError};
 use tokio::sync::mpsc;
 
 use super::{Applied, Job, RegistryError, Shared, Written};
 use crate::{
-    records::RecordChange,
+    records::{RecordChange, RecordError},
     refusal::Refusal,
-    state::{AppliedChange, State},
+    state::{AppliedChange, Loaded, State},
 };
 
 /// Mutations of one group.
 const GROUP: usize = 256;
 /// Changes of one mutation.
 const MAX_OF_ONE: usize = MAX_CHANGES / 2;
-/// Changes of others that are read at once.
+/// Changes of others, or records of a snapshot, that are read at once.
 const PAGE: usize = 1000;
+/// Pages of a snapshot that may be read before they are folded.
+const AHEAD: usize = 4;
 /// How long one look at the store for others' changes waits.
 const WATCH: Duration = Duration::from_secs(30);
 /// How often what has expired is looked for; a look costs nothing when there is none.
@@ -41,13 +43,28 @@ pub(super) struct Writer {
 
 /// The whole store in memory.
 pub(super) async fn load(store: &dyn Store, trust_domain: &TrustDomain) -> Result<State, RegistryError> {
-    let snapshot = store.snapshot().await?;
-    let mut state = State::empty(trust_domain.clone(), snapshot.head.incarnation);
-    // Each is given back as soon as it is folded.
-    for object in snapshot.objects {
-        state.load(object.revision.0, &object.key, &object.value)?;
-    }
-    state.loaded(snapshot.head.revision.0);
+    let Snapshot { head, objects } = store.snapshot().await?;
+    let mut state = State::empty(trust_domain.clone(), head.incarnation);
+    // One thread reads records and another folds them, a few at a time: each is given back soon.
+    std::thread::scope(|scope| {
+        let (read, records) = std::sync::mpsc::sync_channel(AHEAD);
+        scope.spawn(move || {
+            let mut objects = objects.into_iter();
+            loop {
+                let page: Result<Vec<Loaded>, RecordError> =
+                    objects.by_ref().take(PAGE).map(Loaded::read).collect();
+                let is_last = page.as_ref().map_or(true, Vec::is_empty);
+                if read.send(page).is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        for page in records {
+            page?.into_iter().for_each(|record| state.load(record));
+        }
+        Ok::<(), RecordError>(())
+    })?;
+    state.loaded(head.revision.0);
     Ok(state)
 }
 

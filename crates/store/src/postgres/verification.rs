@@ -46,7 +46,7 @@ pub(super) async fn verify(session: &Session, keys: &Keys) -> Result<(HeadRow, F
         let mut macs = HashMap::new();
         let walk = each_object(session, keys, &head, |object| {
             macs.insert(object.key.to_owned(), object.mac);
-            audit.object(&head, object)
+            audit.object(&head, (object.key, object.revision, &object.mac))
         })
         .await?;
         audit.finish()?;

@@ -8,36 +8,77 @@ use crate::{
     Object, Place, StoreError,
     authentication::{HeadRow, Keys},
     sql,
-    walk::{Audit, verify_first_change},
+    walk::{Audit, ObjectWalk, verify_first_change},
 };
 
+/// What was verified.
+pub(super) struct Verified {
+    pub(super) head: HeadRow,
+    /// Of the set of objects.
+    pub(super) digest: SetDigest,
+    pub(super) objects: Vec<Object>,
+}
+
 /// Verifies the schema, the head, the chain of changes, each object, each object against the log, and the set of
-/// objects against the head. Returns the head and the digest of the set. `keep` gets each object; they hold only once this
-/// has succeeded.
+/// objects against the head. Changes and objects are gone through at the same time, by a connection for each.
 pub(super) fn verify(
     connection: &mut Connection,
+    reader: &mut Connection,
     keys: &Keys,
-    mut keep: impl FnMut(Object),
-) -> Result<(HeadRow, SetDigest), StoreError> {
+) -> Result<Verified, StoreError> {
     let transaction = connection.transaction().map_err(error)?;
     verify_schema(&transaction)?;
     let head = rows::head(&transaction, keys)?;
-
-    let mut audit = Audit::default();
-    let start = (head.floor, head.anchor);
-    rows::each_change(&transaction, keys, &head, start, usize::MAX, |change| {
-        audit.change(keys, &head, change);
+    let (audit, objects) = std::thread::scope(|scope| {
+        let objects = scope.spawn(|| Objects::read(reader, keys, &head));
+        let audit = verify_changes(&transaction, keys, &head);
+        let objects = objects.join().unwrap_or(Err(StoreError::Closed));
+        // The log first: it says what the objects must be.
+        audit.and_then(|audit| Ok((audit, objects?)))
     })?;
-    verify_nothing_before(&transaction, &head)?;
-
-    let walk = rows::each_object(&transaction, keys, &head, |object| {
-        keep(object.to_owned());
-        audit.object(&head, object)
-    })?;
+    let Objects { objects, macs, walk } = objects;
+    let mut audit = audit;
+    for (object, mac) in objects.iter().zip(&macs) {
+        audit.object(&head, (&object.key, object.revision, mac))?;
+    }
     audit.finish()?;
     let digest = walk.finish()?;
-    verify_pages(&transaction)?;
-    Ok((head, digest))
+    Ok(Verified { head, digest, objects })
+}
+
+fn verify_changes(connection: &Connection, keys: &Keys, head: &HeadRow) -> Result<Audit, StoreError> {
+    let mut audit = Audit::default();
+    let start = (head.floor, head.anchor);
+    rows::each_change(connection, keys, head, start, usize::MAX, |change| {
+        audit.change(keys, head, change);
+    })?;
+    verify_nothing_before(connection, head)?;
+    Ok(audit)
+}
+
+/// The objects, each authentic. Whether these are all that there should be is another question.
+struct Objects<'a> {
+    objects: Vec<Object>,
+    /// Of each of them.
+    macs: Vec<[u8; 32]>,
+    walk: ObjectWalk<'a>,
+}
+
+impl<'a> Objects<'a> {
+    fn read(reader: &mut Connection, keys: &'a Keys, head: &'a HeadRow) -> Result<Self, StoreError> {
+        let transaction = reader.transaction().map_err(error)?;
+        if rows::head(&transaction, keys)? != *head {
+            return Err(StoreError::broken(Place::Head, "it was changed while the store was opened"));
+        }
+        let (mut objects, mut macs) = (Vec::new(), Vec::new());
+        let walk = rows::each_object(&transaction, keys, head, |object| {
+            objects.push(object.to_owned());
+            macs.push(object.mac);
+            Ok(())
+        })?;
+        verify_pages(&transaction)?;
+        Ok(Self { objects, macs, walk })
+    }
 }
 
 /// Exactly our tables: an added trigger or view could lie about rows, and an index could hide some.
