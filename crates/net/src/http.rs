@@ -120,8 +120,37 @@ impl<S: HttpService> Server<S> {
     {
         let (service, limits, shutdown) = (self.service.clone(), self.limits, self.shutdown.clone());
         let age = age.map(|age| age.mul_f64(1.0 - self.next_spread() / 10.0));
+        let io = TokioIo::new(FirstBytes::new(io, limits.header_time));
+        let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            introduce(request.extensions_mut());
+            service.clone().answer(request)
+        });
+        // In one place of its own: a task would have room for each place that it was moved from.
+        let connection = Box::pin(builder(&limits).serve_connection(io, answer).into_owned());
         self.tasks.spawn(async move {
-            if let Err(error) = connection(io, service, introduce, limits, age, shutdown).await {
+            let mut connection = connection;
+            let too_old = async {
+                match age {
+                    Some(age) => tokio::time::sleep(age).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let ended = tokio::select! {
+                ended = connection.as_mut() => Some(ended),
+                () = shutdown.triggered() => None,
+                () = too_old => None,
+            };
+            let ended = match ended {
+                Some(ended) => ended.map_err(|error| error.to_string()),
+                None => {
+                    connection.as_mut().graceful_shutdown();
+                    match tokio::time::timeout(limits.grace, connection).await {
+                        Ok(ended) => ended.map_err(|error| error.to_string()),
+                        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).to_string()),
+                    }
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(error, "a connection ended early");
             }
         });
@@ -137,45 +166,6 @@ impl<S: HttpService> Server<S> {
     fn next_spread(&self) -> f64 {
         let step = self.spread.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         (step as f64 * 0.618_033_988_749_895).fract()
-    }
-}
-
-async fn connection<IO, S, F>(
-    io: IO,
-    service: S,
-    introduce: F,
-    limits: HttpLimits,
-    age: Option<Duration>,
-    shutdown: Shutdown,
-) -> Result<(), String>
-where
-    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: HttpService,
-    F: Fn(&mut Extensions) + Send + 'static,
-{
-    let builder = builder(&limits);
-    let io = TokioIo::new(FirstBytes::new(io, limits.header_time));
-    let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        introduce(request.extensions_mut());
-        service.clone().answer(request)
-    });
-    let mut connection = std::pin::pin!(builder.serve_connection(io, answer));
-
-    let too_old = async {
-        match age {
-            Some(age) => tokio::time::sleep(age).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        ended = connection.as_mut() => return ended.map_err(|error| error.to_string()),
-        () = shutdown.triggered() => {}
-        () = too_old => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    match tokio::time::timeout(limits.grace, connection).await {
-        Ok(ended) => ended.map_err(|error| error.to_string()),
-        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).to_string()),
     }
 }
 

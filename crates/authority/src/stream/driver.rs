@@ -15,6 +15,7 @@ use prost::Message;
 use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
+use super::feed::Subscription;
 use super::outbound::{Sender, Ticket};
 use super::session::{Session, Violation};
 use crate::entry::{self, entry::Kind as EntryKind};
@@ -106,32 +107,8 @@ impl Driver {
     }
 
     async fn serve(&self, inbound: &mut Streaming<AgentMessage>) -> Result<(), End> {
-        let hello = self.hello(inbound).await?;
-        let record = self.admitted()?;
-        let version = printable(&hello.agent_version);
-        let connection = self.shared.presence.connect(self.agent.clone(), self.svid.not_after(), &version);
-        let changes = self.shared.feed.subscribe(&record, Arc::clone(connection.concern()));
-        self.shared.feed.caught_up().await;
-        let record = self.admitted()?;
-        self.vouched_for()?;
-        // Before it gets anything: what follows would be written after a past that is not the last one.
-        let shown = self.shared.witnesses.shown(&hello.checkpoints).await;
-        let shown = shown
-            .map_err(|(behind, proof)| End::Status(self.shared.rolled_back.stop(behind, &proof).into()))?;
-        let (session, first) = Session::begin(&hello, &self.shared.feed.view(&record, connection.concern()));
-        changes.begin(session.told());
-        let asker = Asker {
-            agent: self.agent.clone(),
-            attestation: self.attestation,
-            site: record.site.clone(),
-            connection,
-        };
-        let seat = hello.witnesses.then(|| self.shared.witnesses.seat(shown));
-        let mut open = Open { asker: Arc::new(asker), record, session, seat };
-        tracing::info!(agent = %self.agent, version, messages = first.len(), "an agent has connected");
-        self.send(first).await?;
-        self.offer(&mut open).await?;
-
+        // Boxed: a stream that lives for an hour should not have room for how it began.
+        let (mut open, changes) = Box::pin(self.begin(inbound)).await?;
         let expires_in = self.svid.not_after().since(self.shared.clock.now());
         let expiry = tokio::time::sleep(expires_in);
         let bookmark = tokio::time::sleep(BOOKMARK_EVERY);
@@ -161,7 +138,8 @@ impl Driver {
                     self.vouched_for()?;
                     open.asker.connection.acknowledge(open.session.acknowledged());
                 }
-                burst = burst(inbound) => self.hear(&mut open, burst?).await?,
+                // Boxed, as is how it began: for most of its time, a stream waits.
+                burst = burst(inbound) => Box::pin(self.hear(&mut open, burst?)).await?,
                 () = called(open.seat.as_ref()) => self.offer(&mut open).await?,
                 () = &mut bookmark => {
                     bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
@@ -173,6 +151,36 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// From the agent's hello until it has been told where it stands.
+    async fn begin(&self, inbound: &mut Streaming<AgentMessage>) -> Result<(Open, Subscription), End> {
+        let hello = self.hello(inbound).await?;
+        let record = self.admitted()?;
+        let version = printable(&hello.agent_version);
+        let connection = self.shared.presence.connect(self.agent.clone(), self.svid.not_after(), &version);
+        let changes = self.shared.feed.subscribe(&record, Arc::clone(connection.concern()));
+        self.shared.feed.caught_up().await;
+        let record = self.admitted()?;
+        self.vouched_for()?;
+        // Before it gets anything: what follows would be written after a past that is not the last one.
+        let shown = self.shared.witnesses.shown(&hello.checkpoints).await;
+        let shown = shown
+            .map_err(|(behind, proof)| End::Status(self.shared.rolled_back.stop(behind, &proof).into()))?;
+        let (session, first) = Session::begin(&hello, &self.shared.feed.view(&record, connection.concern()));
+        changes.begin(session.told());
+        let asker = Asker {
+            agent: self.agent.clone(),
+            attestation: self.attestation,
+            site: record.site.clone(),
+            connection,
+        };
+        let seat = hello.witnesses.then(|| self.shared.witnesses.seat(shown));
+        let mut open = Open { asker: Arc::new(asker), record, session, seat };
+        tracing::info!(agent = %self.agent, version, messages = first.len(), "an agent has connected");
+        self.send(first).await?;
+        self.offer(&mut open).await?;
+        Ok((open, changes))
     }
 
     async fn hello(&self, inbound: &mut Streaming<AgentMessage>) -> Result<Hello, End> {
