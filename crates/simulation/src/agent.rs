@@ -20,8 +20,8 @@ use bonafide_identity::{
 };
 use bonafide_wire::{
     node::{
-        Acknowledge, AgentMessage, AuthorityMessage, Bookmark, Hello, RenewAgent, Update, agent_message,
-        authority_message::Kind,
+        Acknowledge, AgentMessage, AuthorityMessage, Bookmark, Hello, RenewAgent, Renewals, Update,
+        agent_message, authority_message::Kind,
     },
     problem_of,
     types::Problem,
@@ -47,6 +47,8 @@ const IN_FLIGHT: usize = 64;
 const RETRY: Duration = Duration::from_secs(5);
 /// Number of the request for the agent's own SVID; launches have the numbers after it.
 const OWN: u64 = 0;
+/// SVIDs that the authority counts for each agent when it says over which time to spread renewals.
+const HELD: u32 = 32;
 /// The `hint` of a registration whose delivery is timed: microseconds since the fleet began follow.
 pub(crate) const TIMED: &str = "simulated-at-";
 
@@ -80,6 +82,8 @@ pub(crate) struct VirtualAgent {
     incarnation: Bytes,
     revision: u64,
     own_due: Instant,
+    /// The revision whose bundle told of authorities that were tainted, and how many SVIDs under them were told of.
+    tainted: Option<(u64, u32)>,
     /// Whether the stream has said all that there was when it began.
     synced: bool,
 }
@@ -106,6 +110,7 @@ impl VirtualAgent {
             incarnation: Bytes::new(),
             revision: 0,
             own_due,
+            tainted: None,
             synced: false,
         }
     }
@@ -239,7 +244,7 @@ impl VirtualAgent {
             Some(Kind::X509Issued(issued)) if issued.request == OWN => {
                 self.line.renewed(&issued.chain, issued.renew_after)?;
                 self.own_due = instant_of(self.line.renew_after, 0);
-                Ok(())
+                self.tell_renewals(say).await
             }
             Some(Kind::X509Issued(issued)) => {
                 let Some(launch) = self.in_flight.remove(&issued.request) else { return Ok(()) };
@@ -253,7 +258,7 @@ impl VirtualAgent {
                     self.shared.launched.send_modify(|count| *count += 1);
                 }
                 self.due.insert((due, launch));
-                Ok(())
+                self.tell_renewals(say).await
             }
             Some(Kind::Refused(refused)) => {
                 let code = refused.problem.map(|problem| problem.code).unwrap_or_default();
@@ -279,6 +284,10 @@ impl VirtualAgent {
             self.digest = SetDigest::default();
         }
         self.incarnation = update.incarnation;
+        let learned = !update.bundle.is_empty();
+        if learned {
+            self.line.learn(&update.bundle)?;
+        }
         let mut timed = Vec::new();
         for registration in update.upserts {
             if self.synced
@@ -303,12 +312,50 @@ impl VirtualAgent {
         self.revision = update.revision;
         self.synced = true;
         self.acknowledge(say).await?;
+        if learned {
+            self.replace_tainted();
+            self.tell_renewals(say).await?;
+        }
         for began in timed {
             self.shared.tally.record(Event::Change, began.elapsed());
             self.shared.delivered.fetch_add(1, Ordering::Relaxed);
             self.shared.delivery.notify_waiters();
         }
         Ok(())
+    }
+
+    /// Authorities may have been tainted: what they have signed is renewed within the time that was named, the agent's own
+    /// SVID first.
+    fn replace_tainted(&mut self) {
+        let now = Instant::now();
+        self.tainted = self.line.knows_tainted().then_some((self.revision, 0));
+        if let Some(within) = self.line.taint_of(self.line.chain()) {
+            self.own_due = self.own_due.min(now + share_of(within) / HELD);
+        }
+        for (launch, workload) in self.workloads.iter().enumerate() {
+            let Some(within) = self.line.taint_of(workload.chain()) else { continue };
+            if self.in_flight.values().all(|asked| *asked != launch) {
+                self.due.retain(|(_, other)| *other != launch);
+                self.due.insert((now + share_of(within), launch));
+            }
+        }
+    }
+
+    /// Tells what is still under a tainted authority: at first, and when nothing is any more.
+    async fn tell_renewals(&mut self, say: &mpsc::Sender<AgentMessage>) -> Result<(), Problem> {
+        let Some((revision, told)) = self.tainted else { return Ok(()) };
+        let chains = self.workloads.iter().map(Workload::chain).chain([self.line.chain()]);
+        let left = chains.filter(|chain| self.line.taint_of(chain).is_some()).count();
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        if left > 0 {
+            self.tainted = Some((revision, left));
+            if told > 0 {
+                return Ok(());
+            }
+        } else {
+            self.tainted = None;
+        }
+        tell(say, agent_message::Kind::Renewals(Renewals { revision, remaining: left })).await
     }
 
     async fn acknowledge(&self, say: &mpsc::Sender<AgentMessage>) -> Result<(), Problem> {
@@ -332,12 +379,21 @@ async fn tell(say: &mpsc::Sender<AgentMessage>, kind: agent_message::Kind) -> Re
     say.send(message).await.map_err(|_| failed("simulation.stream-closed", "the stream is closed"))
 }
 
+/// A moment within so many seconds.
+fn share_of(within: u32) -> Duration {
+    Duration::from_secs(within.into()).mul_f64(lot())
+}
+
+/// A number from 0 to 1.
+fn lot() -> f64 {
+    let random: &dyn Random = &SystemRandom;
+    f64::from(u32::from_le_bytes(random.array::<4>())) / f64::from(u32::MAX)
+}
+
 /// As the agent of this house waits.
 fn wait(failures: u32) -> Duration {
     let longest = FIRST_WAIT.saturating_mul(1 << failures.min(10)).min(LAST_WAIT);
-    let random: &dyn Random = &SystemRandom;
-    let share = f64::from(u32::from_le_bytes(random.array::<4>())) / f64::from(u32::MAX);
-    longest.mul_f64(0.5 + share / 2.0)
+    longest.mul_f64(0.5 + lot() / 2.0)
 }
 
 /// The authority speaks in whole seconds; launches spread over them.

@@ -13,7 +13,7 @@ use bonafide_crypto::{
 };
 use bonafide_identity::{
     Certificate, SpiffeId, X509Svid,
-    bundle::{BundleMap, TrustBundle},
+    bundle::{BundleMap, TaintedKey, TrustBundle},
     time::{SystemClock, UnixTime},
 };
 use bonafide_tls::{
@@ -54,7 +54,10 @@ pub(crate) struct Line {
     pub(crate) renew_after: UnixTime,
     place: Place,
     slot: Arc<IdentitySlot>,
+    trust: Trust,
     config: Arc<ClientConfig>,
+    chain: Vec<Bytes>,
+    tainted: Vec<TaintedKey>,
     /// Of the next SVID, while it is asked for.
     next_key: Option<PrivateKey>,
 }
@@ -147,9 +150,8 @@ impl Line {
         };
         let bundle =
             TrustBundle::parse(&trust_domain, &bundle).map_err(|error| failed(error.code(), &error))?;
-        let mut bundles = BundleMap::default();
-        bundles.insert(bundle);
-        let trust: Trust = Arc::new(Trusted::new(bundles));
+        let tainted = bundle.tainted().to_vec();
+        let trust: Trust = Arc::new(Trusted::new(alone(bundle)));
         let svid = svid(&chain, key)?;
         let slot = IdentitySlot::new();
         slot.set(&svid);
@@ -161,6 +163,9 @@ impl Line {
             renew_after: UnixTime::from_secs(renew_after),
             place,
             slot,
+            trust,
+            chain,
+            tainted,
             config: config.with_protocols(&[b"h2"]),
             next_key: None,
         })
@@ -192,9 +197,47 @@ impl Line {
     pub(crate) fn renewed(&mut self, chain: &[Bytes], renew_after: i64) -> Result<(), Problem> {
         let Some(key) = self.next_key.take() else { return Ok(()) };
         self.slot.set(&svid(chain, key)?);
+        self.chain = chain.to_vec();
         self.renew_after = UnixTime::from_secs(renew_after);
         Ok(())
     }
+
+    /// Another bundle.
+    pub(crate) fn learn(&mut self, bundle: &[u8]) -> Result<(), Problem> {
+        let bundle = TrustBundle::parse(self.id.trust_domain(), bundle)
+            .map_err(|error| failed(error.code(), &error))?;
+        self.tainted = bundle.tainted().to_vec();
+        self.trust.store(Arc::new(alone(bundle)));
+        Ok(())
+    }
+
+    /// The DER of the agent's own SVID and of what stands above it.
+    pub(crate) fn chain(&self) -> &[Bytes] {
+        &self.chain
+    }
+
+    /// Whether the bundle names authorities that were tainted.
+    pub(crate) fn knows_tainted(&self) -> bool {
+        !self.tainted.is_empty()
+    }
+
+    /// Over how many seconds to spread the renewal of what has this chain; none if no authority above it was tainted.
+    pub(crate) fn taint_of(&self, chain: &[Bytes]) -> Option<u32> {
+        if self.tainted.is_empty() {
+            return None;
+        }
+        let certificates = chain.iter().filter_map(|der| Certificate::from_der(der).ok());
+        let above: Vec<Box<[u8]>> =
+            certificates.filter_map(|one| Some(one.authority_key_id()?.into())).collect();
+        let tainted = self.tainted.iter().filter(|key| !key.is_jwt && above.contains(&key.key_id));
+        tainted.map(|key| key.renew_within).min()
+    }
+}
+
+fn alone(bundle: TrustBundle) -> BundleMap {
+    let mut bundles = BundleMap::default();
+    bundles.insert(bundle);
+    bundles
 }
 
 pub(crate) fn version() -> String {

@@ -90,6 +90,11 @@ impl Workload {
         self.held.is_some()
     }
 
+    /// The DER of its SVID and of what stands above it; empty before it has one.
+    pub(crate) fn chain(&self) -> &[Bytes] {
+        self.held.as_ref().map_or(&[], |held| &held.chain)
+    }
+
     /// What it asks for next: a first SVID, or the successor of the last one.
     pub(crate) fn ask(
         &mut self,

@@ -10,7 +10,7 @@ use bonafide_identity::time::UnixTime;
 use bonafide_identity::{Certificate, SpiffeId};
 use tokio::time::Instant;
 
-use super::rotation::{kind_of, published, rest_of, restated, told};
+use super::rotation::{CROWD, kind_of, published, rest_of, restated, told};
 use super::set::{of_use, slot};
 use super::{Family, KeysError, Rotation};
 use crate::entry;
@@ -121,7 +121,7 @@ impl Rotation {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(look) => {}
-                () = presence.changed() => {}
+                () = presence.changed() => tokio::time::sleep(CROWD).await,
                 Ok(_) = applied.recv() => {}
             }
             late = Instant::now() >= deadline;

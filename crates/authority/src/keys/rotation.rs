@@ -30,6 +30,8 @@ use crate::state::{AppliedChange, State};
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Between two attempts that failed.
 const RETRY: Duration = Duration::from_secs(5);
+/// Acknowledgements come in crowds, and each look at them goes through all agents.
+pub(super) const CROWD: Duration = Duration::from_millis(10);
 /// A plan that always has more to do is wrong.
 const MAX_STEPS: usize = 64;
 
@@ -117,6 +119,7 @@ impl Rotation {
                     // Only a published key waits for acknowledgements.
                     () = acknowledged.changed() => {
                         if self.awaits_acknowledgement() {
+                            tokio::time::sleep(CROWD).await;
                             break;
                         }
                     }
