@@ -195,11 +195,13 @@ async fn assemble(
 
     let presence = Presence::new();
     let feed = Feed::start(registry.clone(), presence.clone(), &tasks, shutdown.clone());
+    let lineages = Arc::new(Lineages::default());
     let rotation = Rotation {
         registry: registry.clone(),
         vault: vault.clone(),
         journal: Arc::clone(&journal),
         presence: presence.clone(),
+        lineages: Arc::clone(&lineages),
         clock: Arc::clone(&clock),
         trust_domain: config.trust_domain.clone(),
         server: config.server.clone(),
@@ -231,7 +233,6 @@ async fn assemble(
     let renew_after = identity.renew().await?;
     tasks.spawn(identity.run(renew_after, shutdown.clone()));
 
-    let lineages = Arc::new(Lineages::default());
     let now = clock.now();
     let (remembered, reader) = (Arc::clone(&lineages), Arc::clone(&ledger));
     tokio::task::spawn_blocking(move || checkpoints::remember(&reader, &remembered, now))

@@ -181,7 +181,9 @@ impl Server {
         let journal = Arc::new(Journal::simulated(pages.clone()));
         let (presence, shutdown, tasks) = (Presence::new(), Shutdown::new(), TaskTracker::new());
         let feed = Feed::start(registry.clone(), presence.clone(), &tasks, shutdown.clone());
+        let lineages = Arc::new(Lineages::default());
         let rotation = Rotation {
+            lineages: Arc::clone(&lineages),
             lease: Holder::new("keys", &server),
             upstream: None,
             registry: registry.clone(),
@@ -221,7 +223,6 @@ impl Server {
         let keys = Arc::clone(&identity.keys);
         tasks.spawn(rotation.clone().run(Arc::clone(&keys), shutdown.clone()));
         tasks.spawn(identity.run(renew_after, shutdown.clone()));
-        let lineages = Arc::new(Lineages::default());
         replay(pages.entries().into_iter().filter_map(|entry| entry.kind), &lineages, clock.now());
         let (known, judged_by) = (Arc::clone(&lineages), Arc::clone(&clock));
         let site_of_instance = move |instance| {

@@ -47,8 +47,8 @@ const IN_FLIGHT: usize = 64;
 const RETRY: Duration = Duration::from_secs(5);
 /// Number of the request for the agent's own SVID; launches have the numbers after it.
 const OWN: u64 = 0;
-/// SVIDs that the authority counts for each agent when it says over which time to spread renewals.
-const HELD: u32 = 32;
+/// The agent's own SVID is renewed in the first part of the time for renewals, of so many.
+const PARTS: u32 = 32;
 /// The `hint` of a registration whose delivery is timed: microseconds since the fleet began follow.
 pub(crate) const TIMED: &str = "simulated-at-";
 
@@ -330,7 +330,7 @@ impl VirtualAgent {
         let now = Instant::now();
         self.tainted = self.line.knows_tainted().then_some((self.revision, 0));
         if let Some(within) = self.line.taint_of(self.line.chain()) {
-            self.own_due = self.own_due.min(now + share_of(within) / HELD);
+            self.own_due = self.own_due.min(now + share_of(within) / PARTS);
         }
         for (launch, workload) in self.workloads.iter().enumerate() {
             let Some(within) = self.line.taint_of(workload.chain()) else { continue };

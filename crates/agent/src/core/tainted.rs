@@ -16,8 +16,8 @@ use bonafide_wire::node::{Renewals, agent_message};
 use super::{Core, Effect, RENEWAL_GAP};
 use crate::credential::Credential;
 
-/// SVIDs that an authority counts for each agent when it says over which time to spread them.
-const HELD: u32 = 32;
+/// The agent's own SVID is renewed in the first part of the time, of so many.
+const PARTS: u32 = 32;
 
 /// Tainted keys, and what is in use that they have signed.
 #[derive(Debug, Default)]
@@ -99,13 +99,12 @@ impl Core {
         self.want_renewal(id, now);
     }
 
-    /// Authorities were tainted: the agent's own SVID. It goes first, for without it nothing else is renewed; and the time
-    /// that was named is for all that an agent may hold, of which this is one.
+    /// Authorities were tainted: the agent's own SVID. It goes first, for without it nothing else is renewed.
     fn node_is_tainted(&mut self, now: UnixTime) {
         let within = self.node.as_ref().and_then(|node| self.tainted_by(&node.credential));
         self.tainted.node = within.is_some();
         if let Some(within) = within {
-            let at = now.saturating_add(self.share_of(within) / HELD);
+            let at = now.saturating_add(self.share_of(within) / PARTS);
             self.renew_node_by(at, now);
         }
     }

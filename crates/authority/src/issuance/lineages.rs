@@ -127,6 +127,12 @@ impl Lineages {
         }
     }
 
+    /// How many instances are remembered: those that are alive, and some that no longer are.
+    pub(crate) fn count(&self) -> usize {
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).instances.len()).sum()
+    }
+
     fn shard(&self, instance: InstanceId) -> MutexGuard<'_, Shard> {
         let index = usize::from(instance.as_bytes().first().copied().unwrap_or_default()) % SHARDS;
         let shard = self.shards.get(index).unwrap_or(&self.shards[0]);

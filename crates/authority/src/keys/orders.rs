@@ -20,9 +20,8 @@ use crate::state::State;
 
 /// While it waits for agents, an order is judged again at least this often: SVIDs of those that are away expire.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Renewals that a trust domain is asked for in one second, and what one agent may have of them.
+/// Renewals that a server is asked for in one second.
 const RENEWALS_PER_SECOND: usize = 2048;
-const SVIDS_PER_AGENT: usize = 32;
 /// However many agents there are, what a thief may have signed is not to stay in use for longer.
 const MAX_RENEW_WITHIN: usize = 300;
 /// Clocks of verifiers that are behind still refuse what has expired by then.
@@ -210,7 +209,8 @@ impl Rotation {
     /// So many agents renew at once that the servers can keep up with it.
     fn spread(&self, change: RecordChange) -> RecordChange {
         let RecordChange::Put(Object::SigningKey(record)) = change else { return change };
-        let renewals = self.presence.connected(|_| true).saturating_mul(SVIDS_PER_AGENT);
+        // Of this server. The others have about as many, each.
+        let renewals = self.presence.connected(|_| true).saturating_add(self.lineages.count());
         let seconds = (renewals / RENEWALS_PER_SECOND).min(MAX_RENEW_WITHIN);
         let renew_within = u32::try_from(seconds).unwrap_or(u32::MAX);
         RecordChange::Put(Object::SigningKey(Arc::new(SigningKey { renew_within, ..(*record).clone() })))

@@ -17,6 +17,7 @@ use super::{Fresh, Keys, KeysError, Upstream, Vault};
 use crate::config::Lifetimes;
 use crate::entry;
 use crate::entry::entry::Kind as EntryKind;
+use crate::issuance::lineages::Lineages;
 use crate::journal::Journal;
 use crate::lease::{Holder, Taken, Term};
 use crate::presence::{AgentPresence, Presence};
@@ -42,6 +43,8 @@ pub(crate) struct Rotation {
     pub(crate) vault: Vault,
     pub(crate) journal: Arc<Journal>,
     pub(crate) presence: Presence,
+    /// What this server has issued, and would have to issue again.
+    pub(crate) lineages: Arc<Lineages>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) server: String,

@@ -46,6 +46,7 @@ impl Fixture {
             vault,
             journal: Arc::new(Journal::new(Arc::new(ledger))),
             presence: Presence::new(),
+            lineages: Arc::default(),
             clock: clock.clone(),
             trust_domain,
             server: "a".into(),
