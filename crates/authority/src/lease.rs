@@ -63,14 +63,16 @@ fn next(term: Option<Term>, now: UnixTime) -> Next {
     }
 }
 
-/// The record that gives the lease to `server`, if it is free: nobody's, run out, or its own.
+/// The record that gives the lease to `server`, if it is free: nobody's, run out, or its own. One that lasts longer than a
+/// term can is of a clock that was ahead, and would keep everybody from the work until that moment: it is free too.
 ///
 /// The epoch stays only as long as the holder keeps it without a gap.
 fn take(record: Option<&Lease>, server: &str, now: UnixTime) -> Result<Lease, Taken> {
     let until = now.saturating_add(TERM);
     let lease = |epoch| Lease { holder: server.to_owned(), epoch, expires_at: until.as_secs() };
     let Some(record) = record else { return Ok(lease(1)) };
-    let alive = record.expires_at > now.as_secs();
+    let left = UnixTime::from_secs(record.expires_at).since(now);
+    let alive = !left.is_zero() && left <= TERM.saturating_mul(2);
     if alive && record.holder != server {
         return Err(Taken { until: UnixTime::from_secs(record.expires_at) });
     }
@@ -257,6 +259,14 @@ mod tests {
         assert_eq!((kept.epoch, kept.expires_at), (1, at(55).as_secs()));
         let (gap, _) = taken(Some(&kept), "a", at(100));
         assert_eq!(gap.epoch, 2);
+        // Nor does one that was ahead, whoever's it was, once it is right again or its server is gone.
+        let (ahead, terms) = taken(Some(&gap), "a", at(1_000_000));
+        let (others, _) = taken(Some(&ahead), "b", at(200));
+        assert_eq!((others.epoch, others.expires_at), (ahead.epoch + 1, at(230).as_secs()));
+        assert!(check(Some(&others), "a", terms, at(1_000_000)).is_err());
+        // A little ahead is what clocks are.
+        let (ahead, _) = taken(Some(&others), "a", at(260));
+        assert_eq!(take(Some(&ahead), "b", at(231)), Err(Taken { until: at(290) }));
         // A clock that was set back does not make a term of days.
         assert_eq!(next(Some(term), at(-100_000)), Next::Take);
     }
