@@ -15,13 +15,18 @@ use std::time::Duration;
 use bonafide_crypto::key::{PublicKey, SignError, SignatureAlgorithm, Signer};
 use bonafide_crypto::mac::MacKey;
 use bonafide_secmem::Confinement;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::frame::{Frames, MAX_FRAME};
 use super::message::{Answer, DevicePart, MAX_BATCH, MAX_MESSAGE, Request, SealPart};
 use super::{MAX_LANES, PROTOCOL};
 use crate::{DeviceConfig, KeySpec, KeyringError, LiveKeys, NewKey, SealSource};
 
+/// For a worker that was told to end. One that hangs, or was stopped, is ended by force then.
+const GRACE: Duration = Duration::from_secs(2);
 /// For an answer: a key of 4096 bits may take seconds to draw, a passphrase to stretch.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -63,6 +68,8 @@ struct Shared {
     turn: AtomicUsize,
     lifeline: UnixStream,
     process: u32,
+    /// The same, not to be confused with another that gets its number.
+    pinned: OwnedFd,
     /// It is to end.
     closing: Arc<AtomicBool>,
     /// Why it ended, or has to.
@@ -111,7 +118,9 @@ impl Worker {
             };
             // Its end of the lifeline lies in the command.
             drop(command);
-            let _ = started.send(Ok(child.id()));
+            // Nobody has waited for it yet, so the number is its own.
+            let pinned = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+            let _ = started.send(pinned.map(|pinned| (child.id(), pinned)).map_err(Into::into));
             let ended = child.wait();
             if told.load(Ordering::SeqCst) {
                 return;
@@ -122,12 +131,14 @@ impl Worker {
         };
         let watcher = std::thread::Builder::new().name("key-worker".to_owned()).spawn(watch);
         let watcher = watcher.map_err(KeyringError::WorkerStart)?;
-        let process = start.recv().map_err(|_| KeyringError::WorkerStart(io::ErrorKind::Other.into()))?;
+        let started = start.recv().map_err(|_| KeyringError::WorkerStart(io::ErrorKind::Other.into()))?;
+        let (process, pinned) = started.map_err(KeyringError::WorkerStart)?;
         let mut shared = Shared {
             lanes: Vec::with_capacity(lanes),
             turn: AtomicUsize::new(0),
             lifeline,
-            process: process.map_err(KeyringError::WorkerStart)?,
+            process,
+            pinned,
             closing,
             gone,
             watcher: Some(watcher),
@@ -315,8 +326,25 @@ impl Shared {
             }
             _ => error.to_string(),
         };
+        let why = self.gone.get_or_init(|| why).clone();
+        // Also if it can't hear any more: whoever waits for its end is to be told.
+        self.kill();
+        KeyringError::WorkerGone(why)
+    }
+
+    fn kill(&self) {
+        // It fails when the process has ended, and then all is well.
+        let _ = pidfd_send_signal(&self.pinned, Signal::KILL);
+    }
+
+    /// Tells it to end, and sees that it does.
+    fn end(&self) {
         let _ = self.lifeline.shutdown(std::net::Shutdown::Both);
-        KeyringError::WorkerGone(self.gone.get_or_init(|| why).clone())
+        let mut ended = [PollFd::new(&self.pinned, PollFlags::IN)];
+        let grace = Timespec { tv_sec: GRACE.as_secs().cast_signed(), tv_nsec: 0 };
+        if !matches!(retry_on_intr(|| poll(&mut ended, Some(&grace))), Ok(1..)) {
+            self.kill();
+        }
     }
 
     fn sign(
@@ -338,7 +366,7 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
-        let _ = self.lifeline.shutdown(std::net::Shutdown::Both);
+        self.end();
         // The watcher itself may hold the last of it, in what it tells.
         if let Some(watcher) = self.watcher.take()
             && watcher.thread().id() != std::thread::current().id()
@@ -410,5 +438,33 @@ impl Drop for RemoteKey {
 impl fmt::Debug for RemoteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RemoteKey").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hears nothing, and says nothing.
+    fn deaf(on_end: impl FnOnce(KeyringError) + Send + 'static) -> Worker {
+        let program =
+            WorkerProgram { program: "/bin/sleep".into(), lanes: 1, ..WorkerProgram::this(["100000"]) };
+        Worker::start(&program, on_end).unwrap()
+    }
+
+    #[test]
+    fn a_worker_that_hangs_is_ended_and_its_end_is_told() {
+        let (tell, ended) = mpsc::channel();
+        let worker = deaf(move |error| tell.send(error).unwrap());
+        let lost = worker.0.lost(&io::ErrorKind::TimedOut.into());
+        assert_eq!(lost.code(), "keyring.worker-gone");
+        assert!(ended.recv().unwrap().to_string().contains("did not answer in time"));
+    }
+
+    #[test]
+    fn a_worker_that_was_stopped_does_not_keep_its_server_from_ending() {
+        let worker = deaf(|_| panic!("it was told to end"));
+        pidfd_send_signal(&worker.0.pinned, Signal::STOP).unwrap();
+        drop(worker);
     }
 }
