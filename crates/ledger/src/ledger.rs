@@ -264,13 +264,34 @@ impl Ledger {
         self.shared.lock().clone()
     }
 
-    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), LedgerError> {
+    fn spawn(&mut self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<(), LedgerError> {
+        let last_words = LastWords { name, shared: Arc::clone(&self.shared), queue: Arc::clone(&self.queue) };
         let thread = thread::Builder::new()
             .name(name.to_owned())
-            .spawn(work)
+            .spawn(move || {
+                let _last_words = last_words;
+                work();
+            })
             .map_err(|cause| LedgerError::Failed(cause.to_string()))?;
         self.threads.push(thread);
         Ok(())
+    }
+}
+
+/// What a thread that panics leaves behind: nobody waits for it, and whoever runs the ledger hears of it.
+struct LastWords {
+    name: &'static str,
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let failed = LedgerError::Failed(format!("its thread `{}` panicked", self.name));
+            self.shared.failure.send_modify(|known| _ = known.get_or_insert(failed));
+            self.queue.abandon();
+        }
     }
 }
 

@@ -196,6 +196,14 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// Nobody writes any more: those who wait are told so.
+    pub(crate) fn abandon(&self) {
+        self.close();
+        // Not under the lock: they may append.
+        let items = std::mem::take(&mut self.lock().items);
+        drop(items);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

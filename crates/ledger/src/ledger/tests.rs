@@ -263,6 +263,20 @@ async fn a_full_disk_refuses_entries_and_heals() {
     fixture.directory = outer;
 }
 
+/// What follows an append runs on the writer's thread.
+#[tokio::test]
+async fn a_thread_that_panics_is_a_ledger_that_failed_and_nobody_waits_for_it() {
+    let fixture = Fixture::new(256);
+    let ledger = fixture.open();
+    let failed = ledger.failed();
+    ledger.append_then(entries(0..1), |_| panic!("a bug")).unwrap();
+    let error = failed.await;
+    assert!(matches!(&error, LedgerError::Failed(why) if why.contains("ledger-writer")), "{error}");
+    assert!(matches!(ledger.append(entry(1)).await, Err(LedgerError::Closed)));
+    drop(ledger);
+    assert_eq!(fixture.open().append(entry(1)).await.unwrap(), 1, "what was written is there");
+}
+
 #[tokio::test]
 async fn an_append_is_logged_also_when_nobody_waits() {
     let fixture = Fixture::new(SEGMENT);
