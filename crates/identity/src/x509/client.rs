@@ -1,7 +1,7 @@
 //! Client certificates of PKIs that are not SPIFFE's: those that nodes have had before they knew of us.
 
 use super::X509Error;
-use super::path::{KeyIdentifiers, MAX_NAMESAKES, build_path, check_time};
+use super::path::{KeyIdentifiers, MAX_NAMESAKES, build_path, check_time, parse_chain};
 use super::profile::{ProfileError, is_empty_name};
 use crate::certificate::Certificate;
 use crate::time::UnixTime;
@@ -56,15 +56,7 @@ pub fn verify_client(
     roots: &[Certificate],
     now: UnixTime,
 ) -> Result<VerifiedClient, X509Error> {
-    if chain_der.len() > MAX_CLIENT_CHAIN {
-        return Err(X509Error::ChainTooLong);
-    }
-    let mut chain = Vec::with_capacity(chain_der.len());
-    for (index, der) in chain_der.iter().enumerate() {
-        let certificate =
-            Certificate::from_der(der).map_err(|source| X509Error::Certificate { index, source })?;
-        chain.push(certificate);
-    }
+    let chain = parse_chain(chain_der, MAX_CLIENT_CHAIN)?;
     let (leaf, presented) = chain.split_first().ok_or(X509Error::Empty)?;
     check_leaf(leaf).map_err(X509Error::Leaf)?;
     check_time(leaf, 0, now)?;

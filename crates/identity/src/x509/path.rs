@@ -116,15 +116,7 @@ pub fn verify(
     bundles: &BundleMap,
     now: UnixTime,
 ) -> Result<VerifiedX509Svid, X509Error> {
-    if chain_der.len() > MAX_CHAIN_LENGTH {
-        return Err(X509Error::ChainTooLong);
-    }
-    let mut chain = Vec::with_capacity(chain_der.len());
-    for (index, der) in chain_der.iter().enumerate() {
-        let certificate =
-            Certificate::from_der(der).map_err(|source| X509Error::Certificate { index, source })?;
-        chain.push(certificate);
-    }
+    let chain = parse_chain(chain_der, MAX_CHAIN_LENGTH)?;
     let (leaf, presented) = chain.split_first().ok_or(X509Error::Empty)?;
     let id = profile::check_leaf(leaf).map_err(X509Error::Leaf)?;
     check_time(leaf, 0, now)?;
@@ -150,6 +142,17 @@ pub fn verify(
     };
     svid.check_revocations(bundles)?;
     Ok(svid)
+}
+
+/// The certificates of a chain that is not too long.
+pub(super) fn parse_chain(chain_der: &[&[u8]], longest: usize) -> Result<Vec<Certificate>, X509Error> {
+    if chain_der.len() > longest {
+        return Err(X509Error::ChainTooLong);
+    }
+    let parse = |(index, der): (usize, &&[u8])| {
+        Certificate::from_der(der).map_err(|source| X509Error::Certificate { index, source })
+    };
+    chain_der.iter().enumerate().map(parse).collect()
 }
 
 /// A path that was found.
