@@ -16,7 +16,8 @@ use crate::{
 pub struct TlsLimits {
     /// Handshakes that go on at a time. More wait in the kernel's queue.
     pub handshakes: usize,
-    /// Open connections. More are closed as soon as they come.
+    /// Open connections. More are closed as soon as they come. Half of them are for peers with a certificate: strangers from
+    /// many places keep nobody out whom the listener knows.
     pub connections: usize,
     /// Connections from one source, an IPv4 address or an IPv6 /64, whose peer has shown no certificate, or not yet.
     /// More are closed as soon as they come. Should be far below `handshakes`: silent peers hold a turn each.
@@ -37,6 +38,9 @@ pub struct TcpConnection {
     _place: OwnedSemaphorePermit,
     /// `None` once the peer was verified.
     stranger: Option<Stranger>,
+    /// Of a peer that has shown no certificate when it was to.
+    #[expect(dead_code, reason = "held, not looked at")]
+    strangers_place: Option<OwnedSemaphorePermit>,
 }
 
 impl TcpConnection {
@@ -106,6 +110,7 @@ async fn accept_all(
 ) {
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
     let places = Arc::new(Semaphore::new(limits.connections));
+    let strangers = Arc::new(Semaphore::new(limits.connections.div_ceil(2)));
     let sources = Sources::new(limits.strangers_per_source);
     // Dropping the set, when this task is aborted, ends the handshakes too.
     let mut running = JoinSet::new();
@@ -132,17 +137,23 @@ async fn accept_all(
             tracing::warn!(%address, "too many connections");
             continue;
         };
-        let (config, accepted) = (Arc::clone(&config), accepted.clone());
+        let (config, accepted, strangers) = (Arc::clone(&config), accepted.clone(), Arc::clone(&strangers));
         running.spawn(async move {
             // Small messages must not wait for an acknowledgement; if that can't be set, they only come later.
             let _ = stream.set_nodelay(true);
-            let tcp = TcpConnection { stream, address, _place: place, stranger: Some(stranger) };
+            let stranger = Some(stranger);
+            let tcp = TcpConnection { stream, address, _place: place, stranger, strangers_place: None };
             let done = config.accept(tcp).await;
             drop(turn);
             match done {
                 Ok(mut stream) => {
                     if stream.peer().is_some() {
                         stream.io_mut().stranger = None;
+                    } else if let Ok(place) = strangers.try_acquire_owned() {
+                        stream.io_mut().strangers_place = Some(place);
+                    } else {
+                        tracing::warn!(%address, "too many connections without a certificate");
+                        return;
                     }
                     // A receiver that is gone has closed the listener.
                     drop(accepted.send(stream).await);

@@ -115,3 +115,30 @@ async fn peers_without_a_certificate_stay_strangers() {
     let mut second = TcpStream::connect(listener.local_addr()).await.unwrap();
     assert!(matches!(second.read(&mut [0]).await, Ok(0) | Err(_)));
 }
+
+/// From many places, each within its share.
+#[tokio::test]
+async fn strangers_take_half_of_the_places_at_most() {
+    let world = World::new();
+    let server = world.server.server(Clients::Optional(world.members()), &world.clock);
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let limits = TlsLimits { handshakes: 2, connections: 4, ..TlsLimits::default() };
+    let mut listener = TlsListener::new(tcp, &server, limits).unwrap();
+    let (stranger, known) = (world.client.anonymous(world.members(), &world.clock), world.client_config());
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let tcp = TcpStream::connect(listener.local_addr()).await.unwrap();
+        let (accepted, connected) = tokio::join!(listener.accept(), stranger.connect(tcp));
+        open.push((accepted.unwrap(), connected.unwrap()));
+    }
+    for _ in 0..3 {
+        let tcp = TcpStream::connect(listener.local_addr()).await.unwrap();
+        let mut refused = stranger.connect(tcp).await.unwrap();
+        assert!(matches!(refused.read(&mut [0]).await, Ok(0) | Err(_)));
+    }
+    for _ in 0..2 {
+        let tcp = TcpStream::connect(listener.local_addr()).await.unwrap();
+        let (accepted, connected) = tokio::join!(listener.accept(), known.connect(tcp));
+        open.push((accepted.unwrap(), connected.unwrap()));
+    }
+}
