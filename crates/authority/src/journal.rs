@@ -15,13 +15,20 @@ use crate::refusal::Refusal;
 /// Refusals of one agent or address that are written down, per second. The ledger is for ever; who asks for what he
 /// may not have, a thousand times a second, is noted often enough.
 const REFUSALS: Limit = Limit { per_second: 2, burst: 20 };
+/// Errors of one kind that are logged when the ledger can't be written.
+const COMPLAINTS: Limit = Limit { per_second: 1, burst: 1 };
 
 /// Writes entries.
 #[derive(Debug)]
 pub(crate) struct Journal {
     ledger: Pages,
     refusals: Rates<String>,
+    complaints: Arc<Complaints>,
 }
+
+/// What was said of a ledger that can't be written: on a full disk everybody who asks for something meets it.
+#[derive(Debug)]
+struct Complaints(Rates<&'static str>);
 
 /// Where entries go.
 #[derive(Debug)]
@@ -44,13 +51,13 @@ pub(crate) struct Source<'a> {
 
 impl Journal {
     pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
-        Self { ledger: Pages::Ledger(ledger), refusals: Rates::new() }
+        Self { ledger: Pages::Ledger(ledger), refusals: Rates::new(), complaints: Complaints::new() }
     }
 
     /// Of a server in a simulation.
     #[cfg(feature = "simulation")]
     pub(crate) fn simulated(pages: crate::simulation::Pages) -> Self {
-        Self { ledger: Pages::Simulated(pages), refusals: Rates::new() }
+        Self { ledger: Pages::Simulated(pages), refusals: Rates::new(), complaints: Complaints::new() }
     }
 
     /// Writes entries; they are on disk when this returns. Returns the index of the first.
@@ -61,7 +68,7 @@ impl Journal {
             #[cfg(feature = "simulation")]
             Pages::Simulated(pages) => pages.append(entries),
         };
-        written.map_err(|error| failed(&error))
+        written.map_err(|error| self.complaints.failed(&error))
     }
 
     /// Begins to write entries at once, from any thread. They are on disk when what is returned resolves.
@@ -82,8 +89,9 @@ impl Journal {
                 Ok(futures_util::future::Either::Right(written))
             }
         };
-        let begun = begun.map_err(|error| failed(&error));
-        async move { begun?.await.map(|_| ()).map_err(|error| failed(&error)) }
+        let complaints = Arc::clone(&self.complaints);
+        let begun = begun.map_err(|error| complaints.failed(&error));
+        async move { begun?.await.map(|_| ()).map_err(|error| complaints.failed(&error)) }
     }
 
     /// As [`append_soon`](Self::append_soon), but calls `then` on the ledger's thread, once: it is to be quick.
@@ -94,11 +102,14 @@ impl Journal {
         then: impl FnOnce(Result<(), Refusal>) + Send + 'static,
     ) -> Result<(), Refusal> {
         let entries = encode(now, kinds);
+        let complaints = Arc::clone(&self.complaints);
         let then = move |written: Result<u64, LedgerError>| {
-            then(written.map(|_| ()).map_err(|error| failed(&error)));
+            then(written.map(|_| ()).map_err(|error| complaints.failed(&error)));
         };
         match &self.ledger {
-            Pages::Ledger(ledger) => ledger.append_then(entries, then).map_err(|error| failed(&error)),
+            Pages::Ledger(ledger) => {
+                ledger.append_then(entries, then).map_err(|error| self.complaints.failed(&error))
+            }
             #[cfg(feature = "simulation")]
             Pages::Simulated(pages) => {
                 then(pages.append(entries));
@@ -147,14 +158,22 @@ impl Journal {
     }
 }
 
-fn failed(why: &LedgerError) -> Refusal {
-    tracing::error!("the ledger can't be written, so nothing is issued: {why}");
-    // What passes by itself, or once somebody makes room, has its own name: whoever waits knows for what.
-    if let (LedgerError::Full | LedgerError::Overloaded, Some(hint)) = (why, why.hint()) {
-        return Refusal::unavailable(why.code(), format!("{why}, so nothing is issued")).hint(hint);
+impl Complaints {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Rates::new()))
     }
-    Refusal::unavailable("issuance.ledger", "the authority can't write its ledger, so it issues nothing")
-        .hint("look at the authority's log and at the disk of its ledger")
+
+    fn failed(&self, why: &LedgerError) -> Refusal {
+        if self.0.take(&why.code(), COMPLAINTS, Instant::now()).is_ok() {
+            tracing::error!(code = why.code(), "the ledger can't be written, so nothing is issued: {why}");
+        }
+        // What passes by itself, or once somebody makes room, has its own name: whoever waits knows for what.
+        if let (LedgerError::Full | LedgerError::Overloaded, Some(hint)) = (why, why.hint()) {
+            return Refusal::unavailable(why.code(), format!("{why}, so nothing is issued")).hint(hint);
+        }
+        Refusal::unavailable("issuance.ledger", "the authority can't write its ledger, so it issues nothing")
+            .hint("look at the authority's log and at the disk of its ledger")
+    }
 }
 
 fn encode(now: UnixTime, kinds: Vec<Kind>) -> Vec<Vec<u8>> {
