@@ -279,13 +279,13 @@ impl Engine {
         self.lock().connection = Connection { connected: false, problem };
     }
 
-    /// A stream is open: the channel that the first message already lies in, and what tells that it broke.
-    pub(crate) fn connected(&self) -> (mpsc::Receiver<AgentMessage>, Arc<Notify>) {
+    /// A stream is open to this server: the channel that the first message already lies in, and what tells that it broke.
+    pub(crate) fn connected(&self, server: &str) -> (mpsc::Receiver<AgentMessage>, Arc<Notify>) {
         // More than can ever be asked at a time.
         let (messages, receiver) = mpsc::channel(4096);
         let broken = Arc::new(Notify::new());
         let mut inner = self.lock();
-        let hello = agent_message::Kind::Hello(inner.core.connected());
+        let hello = agent_message::Kind::Hello(inner.core.connected(server));
         let _ = messages.try_send(AgentMessage { kind: Some(hello) });
         inner.stream = Some(Stream { messages, broken: Arc::clone(&broken) });
         (receiver, broken)

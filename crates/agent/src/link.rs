@@ -15,6 +15,7 @@ use bonafide_crypto::{
 use bonafide_identity::{
     SpiffeIdPattern, TrustDomain,
     bundle::{BundleMap, TrustBundle},
+    reserved,
     time::{Clock, UnixTime},
     x509,
 };
@@ -61,7 +62,15 @@ const MAX_MESSAGE: usize = 8 << 20;
 /// How the authority is reached.
 pub(crate) trait Dial: std::fmt::Debug + Send + Sync {
     /// Opens one connection; it is not opened again when it breaks.
-    fn dial(&self) -> BoxFuture<'_, Result<Channel, Problem>>;
+    fn dial(&self) -> BoxFuture<'_, Result<Dialled, Problem>>;
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(crate) struct Dialled {
+    pub(crate) channel: Channel,
+    /// Which server of the authority has proved to be at its other end.
+    pub(crate) server: String,
 }
 
 /// Mutual TLS with the agent's own SVID.
@@ -116,7 +125,7 @@ fn servers_of(trust_domain: &TrustDomain) -> Result<Authorizer, JoinFailure> {
 }
 
 impl Dial for TlsDial {
-    fn dial(&self) -> BoxFuture<'_, Result<Channel, Problem>> {
+    fn dial(&self) -> BoxFuture<'_, Result<Dialled, Problem>> {
         Box::pin(async {
             if self.has_expired() {
                 self.attest_again().await?;
@@ -126,7 +135,7 @@ impl Dial for TlsDial {
     }
 }
 
-async fn open(address: &str, config: &ClientConfig) -> Result<Channel, Problem> {
+async fn open(address: &str, config: &ClientConfig) -> Result<Dialled, Problem> {
     let unreachable = |reason: &dyn std::fmt::Display| {
         problem(
             "agent.authority-unreachable",
@@ -138,7 +147,10 @@ async fn open(address: &str, config: &ClientConfig) -> Result<Channel, Problem> 
     let tcp = tcp.map_err(|_| unreachable(&"timed out"))?.map_err(|error| unreachable(&error))?;
     tcp.set_nodelay(true).and_then(|()| probe(&tcp)).map_err(|error| unreachable(&error))?;
     let stream = config.connect(tcp).await.map_err(|error| problem(error.code(), &error, error.hint()))?;
-    over(stream).await.map_err(|error| unreachable(&error))
+    let server = stream.peer().and_then(|peer| reserved::authority_server(peer.id())).map(str::to_owned);
+    let server = server.ok_or_else(|| unreachable(&"it is no server of the authority"))?;
+    let channel = over(stream).await.map_err(|error| unreachable(&error))?;
+    Ok(Dialled { channel, server })
 }
 
 /// A machine that is gone, or a cut, ends the connection after some 25 seconds, whether something was sent or not.
@@ -205,11 +217,11 @@ enum Ended {
 }
 
 async fn attempt(engine: &Engine, dial: &dyn Dial) -> Ended {
-    let channel = match dial.dial().await {
-        Ok(channel) => channel,
+    let Dialled { channel, server } = match dial.dial().await {
+        Ok(dialled) => dialled,
         Err(problem) => return Ended::After(false, problem),
     };
-    let (messages, broken) = engine.connected();
+    let (messages, broken) = engine.connected(&server);
     // Also when the whole attempt is dropped.
     let _guard = Disconnected(engine);
     let mut client = NodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
@@ -342,8 +354,8 @@ pub(crate) async fn join(
             client_config(None, &trust, servers_of(&join.trust_domain)?, Arc::clone(&clock)).map_err(tls)?
         }
     };
-    let channel = open(address, &config.with_protocols(&[b"h2"])).await.map_err(JoinFailure::Passing)?;
-    join_over(channel, way, address, clock.now(), random).await
+    let dialled = open(address, &config.with_protocols(&[b"h2"])).await.map_err(JoinFailure::Passing)?;
+    join_over(dialled.channel, way, address, clock.now(), random).await
 }
 
 /// Files of the node may be renewed at any time.
@@ -456,7 +468,7 @@ fn check_bundle(
     bundles.insert(bundle);
     let chain: Vec<&[u8]> = chain.iter().map(AsRef::as_ref).collect();
     let svid = x509::verify(&chain, &bundles, now).map_err(|error| error.to_string())?;
-    match bonafide_identity::reserved::agent_site(svid.id()) {
+    match reserved::agent_site(svid.id()) {
         Some(_) => Ok(()),
         None => Err(format!("the authority issued `{}`, which is no agent", svid.id())),
     }

@@ -150,9 +150,9 @@ impl SimulatedAgent {
         let _crashed = self.act(now, |_, _| ());
     }
 
-    /// A stream is open.
-    pub fn connected(&mut self) -> Hello {
-        self.core.connected()
+    /// A stream is open to this server.
+    pub fn connected(&mut self, server: &str) -> Hello {
+        self.core.connected(server)
     }
 
     /// The stream is gone. `None`: the agent has crashed.

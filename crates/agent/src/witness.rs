@@ -3,6 +3,9 @@
 //! Of each server's ledger the highest checkpoint is kept, and shown to whichever server the agent connects to: a server
 //! that is behind it, or that went another way, was rolled back. A checkpoint that does not continue the one that is
 //! kept is not believed, and the agent does not speak to the server that has sent it.
+//!
+//! What key a ledger has, the agent learns from the server whose ledger it is, over a connection on which that server has
+//! proved by its SVID who it is. So no server can speak for another one, or take its place here.
 
 use std::collections::BTreeMap;
 
@@ -45,6 +48,8 @@ pub(crate) enum Contradiction {
     Malformed(String),
     #[error("the ledger `{0}` has another key than it had")]
     OtherKey(String),
+    #[error("the server `{server}` sent a checkpoint of the ledger `{origin}`, which is not its own")]
+    OtherServer { server: String, origin: String },
     #[error("the ledger `{origin}` has {now} entries, and this node has seen {seen}")]
     Shrunk { origin: String, now: u64, seen: u64 },
     #[error("the ledger `{origin}` does not begin with the {seen} entries that this node has seen")]
@@ -58,6 +63,7 @@ impl Contradiction {
         let code = match &self {
             Self::Malformed(_) => "agent.protocol",
             Self::OtherKey(_) => "ledger.other-key",
+            Self::OtherServer { .. } => "ledger.other-server",
             Self::Forked { .. } => "ledger.forked",
             Self::Shrunk { .. } => "ledger.rolled-back",
             Self::StoreBehind { .. } => "store.rolled-back",
@@ -67,7 +73,8 @@ impl Contradiction {
             Self::OtherKey(_) => {
                 "if the authority was made anew on purpose, remove this agent's data directory and join again"
             }
-            _ => {
+            Self::OtherServer { .. } => "find out who runs that server, and who has its keys",
+            Self::Forked { .. } | Self::Shrunk { .. } | Self::StoreBehind { .. } => {
                 "the authority was rolled back, or shows others another history. If its operator restored a backup, he starts it with `--accept-restore`"
             }
         };
@@ -85,20 +92,26 @@ impl Witness {
         self.kept.values().map(|kept| Bytes::copy_from_slice(kept.checkpoint.note().as_bytes())).collect()
     }
 
-    /// Looks at a checkpoint that a server has sent. What is returned is kept from now on, and may be cosigned once it
+    /// Looks at a checkpoint that `server`, which has proved that it is that, has sent. What is returned is kept from now on, and may be cosigned once it
     /// is stored; nothing is, if more ledgers are kept than there can be.
     ///
     /// # Errors
     /// [`Contradiction`]; what is kept stays.
-    pub(crate) fn look_at(&mut self, sent: &Checkpoint) -> Result<Option<SignedCheckpoint>, Contradiction> {
+    pub(crate) fn look_at(
+        &mut self,
+        sent: &Checkpoint,
+        server: &str,
+    ) -> Result<Option<SignedCheckpoint>, Contradiction> {
         let malformed = |why: &dyn std::fmt::Display| Contradiction::Malformed(why.to_string());
         if sent.note.len() > MAX_NOTE || sent.key.len() > MAX_KEY || sent.consistency.len() > MAX_PROOF {
             return Err(malformed(&"it is too long"));
         }
         let key: VerifierKey = sent.key.parse().map_err(|error| malformed(&error))?;
-        let server = key.name().strip_prefix(&self.prefix).unwrap_or_default();
-        if server.is_empty() || server.contains('/') {
-            return Err(malformed(&"it is of no ledger of this trust domain"));
+        if key.name().strip_prefix(&self.prefix) != Some(server) {
+            return Err(Contradiction::OtherServer {
+                server: server.to_owned(),
+                origin: key.name().to_owned(),
+            });
         }
         let kept = self.kept.get(key.name());
         if kept.is_some_and(|kept| kept.key != key) {

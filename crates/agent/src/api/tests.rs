@@ -39,7 +39,7 @@ use tonic::{Code, Response, Status, Streaming, transport::Channel};
 use super::*;
 use crate::{
     core::{Core, Habits},
-    link::{self, Dial},
+    link::{self, Dial, Dialled},
     refusal::problem,
     storage::Storage,
     testing::{FakeAuthority, FakeLeaf, entry},
@@ -101,7 +101,7 @@ impl Node for Server {
 }
 
 impl Dial for Server {
-    fn dial(&self) -> BoxFuture<'_, Result<Channel, Problem>> {
+    fn dial(&self) -> BoxFuture<'_, Result<Dialled, Problem>> {
         Box::pin(async {
             if !self.0.up.load(Ordering::SeqCst) {
                 return Err(problem("test.down", "down", ""));
@@ -112,7 +112,8 @@ impl Dial for Server {
             tokio::spawn(
                 server.serve_with_incoming(tokio_stream::StreamExt::chain(incoming, tokio_stream::pending())),
             );
-            link::over(near).await.map_err(|error| problem("test.dial", error, ""))
+            let channel = link::over(near).await.map_err(|error| problem("test.dial", error, ""))?;
+            Ok(Dialled { channel, server: "a".to_owned() })
         })
     }
 }

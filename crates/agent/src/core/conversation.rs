@@ -36,6 +36,8 @@ const REPORT_BYTES: usize = 512 * 1024;
 pub(super) struct Conversation {
     /// A stream is open.
     connected: bool,
+    /// Which server has proved to be at the other end of it.
+    server: String,
     /// What the stream was opened with: the authority knows its key.
     cosigner: Option<Arc<Credential>>,
     /// The authority has told where it stands on this stream.
@@ -101,9 +103,10 @@ impl Conversation {
 }
 
 impl Core {
-    /// A stream is open: what to say first.
-    pub(crate) fn connected(&mut self) -> Hello {
+    /// A stream is open to this server: what to say first.
+    pub(crate) fn connected(&mut self, server: &str) -> Hello {
         self.conversation.connected = true;
+        server.clone_into(&mut self.conversation.server);
         self.conversation.synced = false;
         self.conversation.cosigner = self.node.as_ref().map(|node| Arc::clone(&node.credential));
         Hello { witnesses: true, checkpoints: self.witness.notes(), ..self.view.hello() }
@@ -224,7 +227,7 @@ impl Core {
 
     /// Keeps a checkpoint, and cosigns it once it is stored.
     fn witness(&mut self, sent: &Checkpoint, now: UnixTime) -> Result<(), Contradiction> {
-        let Some(kept) = self.witness.look_at(sent)? else { return Ok(()) };
+        let Some(kept) = self.witness.look_at(sent, &self.conversation.server)? else { return Ok(()) };
         let Some(credential) = &self.conversation.cosigner else { return Ok(()) };
         let at = u64::try_from(now.as_secs()).unwrap_or_default();
         match Cosignature::sign(&kept, credential.spiffe_id().as_str(), at, &**credential.key()) {

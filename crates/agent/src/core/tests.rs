@@ -65,7 +65,7 @@ impl World {
     fn connect(&mut self) {
         if !self.connected {
             self.connected = true;
-            let hello = self.core.connected();
+            let hello = self.core.connected("a");
             self.up.push_back(agent_message::Kind::Hello(hello));
         }
     }

@@ -63,10 +63,10 @@ async fn a_log_that_grows_is_kept_and_shown() {
     let server = Server::of(&key);
     server.append(&["one", "two"]).await;
     let first = server.checkpoint(0, FIRST).await;
-    assert_eq!(witness.look_at(&first).unwrap().unwrap().checkpoint().size, 2);
+    assert_eq!(witness.look_at(&first, "a").unwrap().unwrap().checkpoint().size, 2);
     server.append(&["three", "four", "five"]).await;
     let second = server.checkpoint(2, at(11)).await;
-    witness.look_at(&second).unwrap().unwrap();
+    witness.look_at(&second, "a").unwrap().unwrap();
     assert_eq!(witness.notes(), std::slice::from_ref(&second.note));
     // Also after a restart of the agent, of another trust domain alone.
     let mut again = self::witness();
@@ -76,7 +76,7 @@ async fn a_log_that_grows_is_kept_and_shown() {
     other.restore(witness.to_stored());
     assert!(other.notes().is_empty());
     // An old one, though well signed, is not believed any more.
-    assert!(matches!(again.look_at(&first), Err(Contradiction::Shrunk { now: 2, seen: 5, .. })));
+    assert!(matches!(again.look_at(&first, "a"), Err(Contradiction::Shrunk { now: 2, seen: 5, .. })));
     assert_eq!(again.notes(), [second.note]);
 }
 
@@ -85,14 +85,14 @@ async fn a_checkpoint_without_its_proof_is_not_believed() {
     let (key, mut witness) = (key(), witness());
     let server = Server::of(&key);
     server.append(&["one", "two", "three"]).await;
-    witness.look_at(&server.checkpoint(0, FIRST).await).unwrap().unwrap();
+    witness.look_at(&server.checkpoint(0, FIRST).await, "a").unwrap().unwrap();
     server.append(&["four", "five"]).await;
     let good = server.checkpoint(3, at(11)).await;
     for proof in [vec![], good.consistency[1..].to_vec(), vec![Bytes::from_static(b"short"); 3]] {
         let bad = Checkpoint { consistency: proof, ..good.clone() };
-        assert!(matches!(witness.look_at(&bad), Err(Contradiction::Forked { seen: 3, .. })));
+        assert!(matches!(witness.look_at(&bad, "a"), Err(Contradiction::Forked { seen: 3, .. })));
     }
-    witness.look_at(&good).unwrap().unwrap();
+    witness.look_at(&good, "a").unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -102,11 +102,17 @@ async fn a_server_that_shows_two_histories_is_found_out() {
     one.append(&["one", "two"]).await;
     two.append(&["one", "other", "three"]).await;
     let (mut first, mut second) = (witness(), witness());
-    first.look_at(&one.checkpoint(0, FIRST).await).unwrap().unwrap();
-    second.look_at(&two.checkpoint(0, at(11)).await).unwrap().unwrap();
+    first.look_at(&one.checkpoint(0, FIRST).await, "a").unwrap().unwrap();
+    second.look_at(&two.checkpoint(0, at(11)).await, "a").unwrap().unwrap();
     // Each of them meets what the other one was shown.
-    assert!(matches!(first.look_at(&two.checkpoint(2, at(11)).await), Err(Contradiction::Forked { .. })));
-    assert!(matches!(second.look_at(&one.checkpoint(2, FIRST).await), Err(Contradiction::Shrunk { .. })));
+    assert!(matches!(
+        first.look_at(&two.checkpoint(2, at(11)).await, "a"),
+        Err(Contradiction::Forked { .. })
+    ));
+    assert!(matches!(
+        second.look_at(&one.checkpoint(2, FIRST).await, "a"),
+        Err(Contradiction::Shrunk { .. })
+    ));
 }
 
 #[tokio::test]
@@ -114,14 +120,14 @@ async fn a_store_that_went_back_is_seen_behind_a_ledger_that_did_not() {
     let (key, mut witness) = (key(), witness());
     let server = Server::of(&key);
     server.append(&["one"]).await;
-    witness.look_at(&server.checkpoint(0, FIRST).await).unwrap().unwrap();
+    witness.look_at(&server.checkpoint(0, FIRST).await, "a").unwrap().unwrap();
     for back in [at(9), Bindings { set_digest: [2; 32], ..FIRST }] {
         let sent = server.checkpoint(1, back).await;
-        assert!(matches!(witness.look_at(&sent), Err(Contradiction::StoreBehind { .. })));
+        assert!(matches!(witness.look_at(&sent, "a"), Err(Contradiction::StoreBehind { .. })));
     }
     // An operator has begun a new incarnation.
     let restored = Bindings { incarnation: [2; 16], revision: 3, ..FIRST };
-    witness.look_at(&server.checkpoint(1, restored).await).unwrap().unwrap();
+    witness.look_at(&server.checkpoint(1, restored).await, "a").unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -129,15 +135,18 @@ async fn a_ledger_that_lost_entries_needs_a_new_life() {
     let (key, mut witness) = (key(), witness());
     let server = Server::of(&key);
     server.append(&["one", "two"]).await;
-    witness.look_at(&server.checkpoint(0, FIRST).await).unwrap().unwrap();
+    witness.look_at(&server.checkpoint(0, FIRST).await, "a").unwrap().unwrap();
     let lost = Server::of(&key);
     lost.append(&["one"]).await;
-    assert!(matches!(witness.look_at(&lost.checkpoint(0, at(12)).await), Err(Contradiction::Shrunk { .. })));
+    assert!(matches!(
+        witness.look_at(&lost.checkpoint(0, at(12)).await, "a"),
+        Err(Contradiction::Shrunk { .. })
+    ));
     let accepted = lost.checkpoint(0, Bindings { life: 1, ..at(12) }).await;
-    witness.look_at(&accepted).unwrap().unwrap();
+    witness.look_at(&accepted, "a").unwrap().unwrap();
     // There is no way back into the old life.
     assert!(matches!(
-        witness.look_at(&server.checkpoint(0, at(13)).await),
+        witness.look_at(&server.checkpoint(0, at(13)).await, "a"),
         Err(Contradiction::Shrunk { .. })
     ));
 }
@@ -148,27 +157,28 @@ async fn forged_and_foreign_checkpoints_change_nothing() {
     let server = Server::of(&key);
     server.append(&["one"]).await;
     let good = server.checkpoint(0, FIRST).await;
-    witness.look_at(&good).unwrap().unwrap();
+    witness.look_at(&good, "a").unwrap().unwrap();
     let kept = witness.notes();
 
     let forger = Server::of(&self::key());
     forger.append(&["one", "two"]).await;
     let forged = forger.checkpoint(1, at(11)).await;
-    assert!(matches!(witness.look_at(&forged), Err(Contradiction::OtherKey(_))));
+    assert!(matches!(witness.look_at(&forged, "a"), Err(Contradiction::OtherKey(_))));
     // Under the key that is known.
     let forged = Checkpoint { key: good.key.clone(), ..forged };
-    assert!(matches!(witness.look_at(&forged), Err(Contradiction::Malformed(_))));
+    assert!(matches!(witness.look_at(&forged, "a"), Err(Contradiction::Malformed(_))));
     // Of another server, said to be of this one.
     let other = Server::new("example.org/bonafide/authority/b", &key);
     let foreign = Checkpoint { key: good.key.clone(), ..other.checkpoint(0, FIRST).await };
-    assert!(matches!(witness.look_at(&foreign), Err(Contradiction::Malformed(_))));
+    assert!(matches!(witness.look_at(&foreign, "a"), Err(Contradiction::Malformed(_))));
     // Of another trust domain, or of no server.
     for origin in ["example.com/bonafide/authority/a", "example.org/bonafide/authority/a/b", "x"] {
         let foreign = Server::new(origin, &key).checkpoint(0, FIRST).await;
-        assert!(matches!(witness.look_at(&foreign), Err(Contradiction::Malformed(_))), "{origin}");
+        let looked = witness.look_at(&foreign, "a");
+        assert!(matches!(looked, Err(Contradiction::OtherServer { .. })), "{origin}");
     }
     let long = Checkpoint { consistency: vec![Bytes::from_static(&[0; 32]); 1000], ..good };
-    assert!(matches!(witness.look_at(&long), Err(Contradiction::Malformed(_))));
+    assert!(matches!(witness.look_at(&long, "a"), Err(Contradiction::Malformed(_))));
     assert_eq!(witness.notes(), kept);
 }
 
@@ -177,8 +187,25 @@ async fn servers_that_are_kept_in_mind_are_bounded() {
     let (key, mut witness) = (key(), witness());
     for number in 0..20 {
         let server = Server::new(&format!("example.org/bonafide/authority/s{number}"), &key);
-        let kept = witness.look_at(&server.checkpoint(0, FIRST).await).unwrap();
+        let name = format!("s{number}");
+        let kept = witness.look_at(&server.checkpoint(0, FIRST).await, &name).unwrap();
         assert_eq!(kept.is_some(), number < MAX_SERVERS);
     }
     assert_eq!(witness.notes().len(), MAX_SERVERS);
+}
+
+/// A server, or whoever has its keys, tells of the ledger of another one: were that believed, the other one would be
+/// shut out, and lose the witness of its own past.
+#[tokio::test]
+async fn a_server_speaks_for_its_own_ledger_alone() {
+    let (mut witness, forger) = (witness(), Server::of(&key()));
+    forger.append(&["one"]).await;
+    let told = forger.checkpoint(0, FIRST).await;
+    for server in ["b", "", "a/b", "b/a"] {
+        assert!(matches!(witness.look_at(&told, server), Err(Contradiction::OtherServer { .. })), "{server}");
+    }
+    assert!(witness.notes().is_empty());
+    let server = Server::of(&key());
+    server.append(&["one"]).await;
+    witness.look_at(&server.checkpoint(0, FIRST).await, "a").unwrap().unwrap();
 }

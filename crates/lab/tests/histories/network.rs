@@ -123,7 +123,7 @@ impl World {
         self.next_stream += 1;
         let at = self.now + self.chance.between(0, 2);
         let node = &mut self.nodes[number];
-        let hello = node.agent.connected();
+        let hello = node.agent.connected(&self.places[server].name);
         node.wire = Some(Wire {
             number: self.next_stream,
             server,

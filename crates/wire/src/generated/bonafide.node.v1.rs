@@ -357,7 +357,7 @@ pub struct Checkpoint {
     /// A signed note (C2SP tlog-checkpoint).
     #[prost(bytes = "bytes", tag = "1")]
     pub note: ::prost::bytes::Bytes,
-    /// What to verify it with, `<name>+<hash>+<key>`: an agent believes the first one that it sees of a name.
+    /// What to verify it with, `<name>+<hash>+<key>`: an agent believes it of the server that its SVID names, and no other one after it.
     #[prost(string, tag = "2")]
     pub key: ::prost::alloc::string::String,
     /// 32 bytes each: that the log begins with that of the checkpoint which the agent holds (RFC 6962 section 2.1.2).
