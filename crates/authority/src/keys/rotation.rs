@@ -13,7 +13,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::set::{in_force, of_use, slot};
-use super::{Fresh, Keys, KeysError, Upstream, Vault};
+use super::{Fresh, Keys, KeysError, Upstream, UpstreamError, Vault};
 use crate::config::Lifetimes;
 use crate::entry;
 use crate::entry::entry::Kind as EntryKind;
@@ -70,28 +70,37 @@ const ACTOR: &str = "rotation";
 
 impl Rotation {
     /// Does all that is due now; says when to look again. The first time it makes root, intermediate and JWT key.
+    ///
+    /// # Errors
+    /// The first one. What is wrong with one kind of key does not keep the others from being rotated.
     pub(crate) async fn catch_up(&self) -> Result<Option<UnixTime>, KeysError> {
-        self.look_upstream()?;
-        let mut wake_at: Option<UnixTime> = None;
+        let mut looked = self.look_upstream().map(|()| None);
         // In this order: an intermediate needs its root.
         for family in [Family::Root, Family::Intermediate, Family::Jwt] {
-            self.confirm(family).await?;
-            for step in 0.. {
-                let plan = self.plan(family, &self.registry.state(), self.clock.now());
-                let Some(effect) = plan.effects.first().filter(|_| step < MAX_STEPS) else {
-                    wake_at = [wake_at, plan.wake_at].into_iter().flatten().min();
-                    break;
-                };
-                match self.term(family, effect).await? {
-                    Ok(term) => self.carry_out(family, effect.clone(), term).await?,
-                    Err(taken) => {
-                        wake_at = Some(wake_at.map_or(taken.until, |at| at.min(taken.until)));
-                        break;
+            looked = match (looked, self.rotate(family).await) {
+                (Ok(one), Ok(other)) => Ok([one, other].into_iter().flatten().min()),
+                (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            };
+        }
+        looked
+    }
+
+    async fn rotate(&self, family: Family) -> Result<Option<UnixTime>, KeysError> {
+        self.confirm(family).await?;
+        for _ in 0..MAX_STEPS {
+            let plan = self.plan(family, &self.registry.state(), self.clock.now());
+            let Some(effect) = plan.effects.first() else { return Ok(plan.wake_at) };
+            match self.term(family, effect).await? {
+                Ok(term) => match self.carry_out(family, effect.clone(), term).await {
+                    Err(KeysError::Upstream(error)) => {
+                        return self.without_upstream(error).map(|()| plan.wake_at);
                     }
-                }
+                    done => done?,
+                },
+                Err(taken) => return Ok(Some(plan.wake_at.map_or(taken.until, |at| at.min(taken.until)))),
             }
         }
-        Ok(wake_at)
+        Ok(None)
     }
 
     /// Keeps the keys young, and `keys` on what the records say.
@@ -206,10 +215,16 @@ impl Rotation {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
-        if root.is_none() {
+        self.without_upstream(error)
+    }
+
+    /// The files of an upstream give no CA now: they may be half written. As long as there is a root that signs, that is
+    /// said and nothing else.
+    fn without_upstream(&self, error: UpstreamError) -> Result<(), KeysError> {
+        if in_force(&self.registry.state(), signing_key::Use::Root, "", self.clock.now()).is_none() {
             return Err(error.into());
         }
-        if upstream.is_news(&error.to_string()) {
+        if self.upstream.as_ref().is_some_and(|upstream| upstream.is_news(&error.to_string())) {
             tracing::error!(code = error.code(), "{error}; the present root stays");
         }
         Ok(())

@@ -252,3 +252,33 @@ async fn files_that_are_no_ca_for_us_are_refused_and_the_present_root_stays() {
     fixture.pass(HOUR).await;
     fixture.chain();
 }
+
+/// The certificate is replaced, and the key is not yet.
+#[tokio::test]
+async fn files_that_are_half_written_hold_up_no_other_key() {
+    let (files, root) = (Files::new(), Ca::root());
+    let (first, next) = (root.below("issuing 1", |_| ()), root.below("issuing 2", |_| ()));
+    files.put(&[&first.pem], &first.key);
+    let fixture = Fixture::with(files.upstream()).await;
+    let mut issuer = fixture.chain()[1].clone();
+    let halves: [(&str, fn(&Files, &Ca, &Ca)); 3] = [
+        ("another key", |files, first, next| files.put(&[&next.pem], &first.key)),
+        ("an open key", |files, _, next| {
+            files.put(&[&next.pem], &next.key);
+            files.mode(0o644);
+        }),
+        ("half a key", |files, _, next| files.put(&[&next.pem], &next.key[..next.key.len() / 2])),
+    ];
+    for (what, write) in halves {
+        write(&files, &first, &next);
+        fixture.pass(13 * HOUR).await;
+        let chain = fixture.chain();
+        assert_ne!(chain[1], issuer, "{what}");
+        assert_eq!(chain[2], der(&first.pem), "{what}");
+        issuer = chain[1].clone();
+    }
+    files.put(&[&next.pem], &next.key);
+    fixture.pass(HOUR).await;
+    fixture.pass(HOUR).await;
+    assert_eq!(fixture.chain()[2], der(&next.pem));
+}
