@@ -3,6 +3,8 @@
 //! Private keys lie in the store as PKCS#8 under the keyring, bound to the name of their record. They are opened when
 //! the server starts, and when a key is activated; what is open is published as one [`KeySet`].
 
+mod agents;
+mod change;
 mod orders;
 mod rotation;
 mod set;
@@ -23,8 +25,9 @@ use bonafide_tls::Trust;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+pub(crate) use self::change::state_of;
 pub(crate) use self::orders::Ordered;
-pub(crate) use self::rotation::{Family, Rotation, state_of};
+pub(crate) use self::rotation::{Family, Rotation};
 pub(crate) use self::set::KeySet;
 pub(crate) use self::upstream::Upstream;
 pub use self::upstream::UpstreamError;

@@ -10,7 +10,8 @@ use bonafide_identity::time::UnixTime;
 use bonafide_identity::{Certificate, SpiffeId};
 use tokio::time::Instant;
 
-use super::rotation::{CROWD, kind_of, published, rest_of, restated, told};
+use super::change::{kind_of, published, rest_of, restated, told};
+use super::rotation::CROWD;
 use super::set::{of_use, slot};
 use super::{Family, KeysError, Rotation};
 use crate::entry;

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bonafide_ca::rotation::{self, Acknowledged, Effect, Plan, Policy, Slot};
+use bonafide_ca::rotation::{self, Effect, Plan, Policy, Slot};
 use bonafide_identity::time::{Clock, UnixTime};
-use bonafide_identity::{Certificate, SpiffeId, TrustDomain};
+use bonafide_identity::{Certificate, TrustDomain};
 use bonafide_net::drain::Shutdown;
-use bytes::Bytes;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::broadcast::error::RecvError;
 
+use super::change::{activation, published, rest_of, restated, retirement, told};
 use super::set::{in_force, of_use, slot};
 use super::{Fresh, Keys, KeysError, Upstream, UpstreamError, Vault};
 use crate::config::Lifetimes;
@@ -20,8 +20,8 @@ use crate::entry::entry::Kind as EntryKind;
 use crate::issuance::lineages::Lineages;
 use crate::journal::Journal;
 use crate::lease::{Holder, Taken, Term};
-use crate::presence::{AgentPresence, Presence};
-use crate::records::{self, Object, RecordChange, SigningKey, signing_key};
+use crate::presence::Presence;
+use crate::records::{Object, RecordChange, SigningKey, signing_key};
 use crate::refusal::Refusal;
 use crate::registry::Registry;
 use crate::scope::MAX_JWT_TTL;
@@ -321,92 +321,6 @@ impl Rotation {
         self.journal.append(self.clock.now(), told.collect()).await.map(|_| ())
     }
 
-    /// Tells the other servers that all agents of this one know a prepared key, or have renewed what a tainted one signed.
-    async fn confirm(&self, family: Family) -> Result<(), KeysError> {
-        let state = self.registry.state();
-        if self.others(&state).is_empty() {
-            return Ok(());
-        }
-        let keys = state.signing_keys().filter(|key| key.r#use() == family.usage());
-        let unsaid = keys.filter(|key| !key.acknowledged_by.contains(&self.server));
-        let done = unsaid.filter(|key| match key.state() {
-            signing_key::State::Prepared => {
-                family != Family::Intermediate && self.unaware(&state, key.published_revision).is_empty()
-            }
-            signing_key::State::Tainted => self.unrenewed(&state, key.state_revision).is_empty(),
-            _ => false,
-        });
-        let done: Vec<(String, signing_key::State)> = done.map(|key| (key.id.clone(), key.state())).collect();
-        drop(state);
-        if done.is_empty() {
-            return Ok(());
-        }
-        let server = self.server.clone();
-        self.registry
-            .write(move |state| {
-                let records = done
-                    .iter()
-                    .filter_map(|(id, then)| state.signing_key(id).filter(|key| key.state() == *then))
-                    .filter(|key| !key.acknowledged_by.contains(&server));
-                let confirmed = records.map(|key| {
-                    let mut key = (**key).clone();
-                    key.acknowledged_by.push(server.clone());
-                    RecordChange::Put(Object::SigningKey(Arc::new(key)))
-                });
-                Ok(confirmed.collect())
-            })
-            .await?;
-        Ok(())
-    }
-
-    /// Other servers that have not said yet that their agents have done their part for this key.
-    pub(super) fn silent<'a>(&self, state: &'a State, key: &SigningKey) -> Vec<&'a str> {
-        let mut others = self.others(state);
-        others.retain(|other| !key.acknowledged_by.iter().any(|server| server == other));
-        others
-    }
-
-    /// Other servers of this trust domain that are alive: those whose intermediate is.
-    fn others<'a>(&self, state: &'a State) -> Vec<&'a str> {
-        let now = self.clock.now().as_secs();
-        let alive = state.signing_keys().filter(|key| {
-            key.r#use() == signing_key::Use::Intermediate
-                && key.state() == signing_key::State::Active
-                && key.not_after > now
-                && key.server != self.server
-        });
-        alive.map(|key| key.server.as_str()).collect()
-    }
-
-    /// Agents of this server that count and have not acknowledged a revision. One that was not seen since this server
-    /// started may have an SVID that is alive until the longest-lived one has expired; where there are other servers, it
-    /// is likelier to be at one of those, which speak for their own agents.
-    pub(super) fn unaware(&self, state: &State, revision: u64) -> Vec<SpiffeId> {
-        self.missing(state, |presence| presence.acknowledged >= revision)
-    }
-
-    /// Agents of this server that still use something that a key signed which was tainted at this revision.
-    pub(super) fn unrenewed(&self, state: &State, revision: u64) -> Vec<SpiffeId> {
-        self.missing(state, |presence| presence.renewed >= revision)
-    }
-
-    fn missing(&self, state: &State, done: impl Fn(&AgentPresence) -> bool) -> Vec<SpiffeId> {
-        let now = self.clock.now();
-        let banned = |id: &SpiffeId| state.agent(id).is_some_and(|agent| agent.ban.is_some());
-        let mut missing = self.presence.missing(now, done);
-        missing.retain(|id| !banned(id));
-        let may_live = now < self.started_at.saturating_add(self.lifetimes.agent.as_duration());
-        if may_live && self.others(state).is_empty() {
-            let unseen = state.agents().filter(|agent| {
-                agent.attested_at < self.started_at
-                    && agent.ban.is_none()
-                    && self.presence.agent(&agent.id).is_none()
-            });
-            missing.extend(unseen.map(|agent| agent.id.clone()));
-        }
-        missing
-    }
-
     fn plan(&self, family: Family, state: &State, now: UnixTime) -> Plan {
         let slots = self.slots(family, state);
         let mut plan = rotation::plan(&self.policy(family), &slots, self.acknowledged(state, family), now);
@@ -452,146 +366,6 @@ impl Rotation {
             Family::Intermediate => Policy::unpublished(lifetimes.intermediate.as_duration()),
             Family::Jwt => Policy::published(lifetimes.jwt_key.as_duration(), MAX_JWT_TTL),
         }
-    }
-
-    /// All that plans and orders ask is whether everybody knows the key that is prepared.
-    pub(super) fn acknowledged(&self, state: &State, family: Family) -> Acknowledged {
-        let prepared =
-            of_use(state, family.usage(), "").filter(|key| key.state() == signing_key::State::Prepared);
-        let Some(newest) = prepared.max_by_key(|key| key.published_revision) else {
-            return Acknowledged::NobodyConnected;
-        };
-        let others = self.others(state);
-        if !self.unaware(state, newest.published_revision).is_empty() {
-            return Acknowledged::Through(0);
-        }
-        if others.is_empty() && self.presence.connected(|_| true) == 0 {
-            return Acknowledged::NobodyConnected;
-        }
-        let confirmed = self.silent(state, newest).is_empty();
-        Acknowledged::Through(if confirmed { newest.published_revision } else { 0 })
-    }
-
-    fn awaits_acknowledgement(&self) -> bool {
-        let state = self.registry.state();
-        let shared = !self.others(&state).is_empty();
-        state.signing_keys().any(|key| match key.state() {
-            signing_key::State::Prepared => {
-                matches!(key.r#use(), signing_key::Use::Root | signing_key::Use::Jwt)
-            }
-            signing_key::State::Tainted => shared && !key.acknowledged_by.contains(&self.server),
-            _ => false,
-        })
-    }
-}
-
-fn activation(
-    id: String,
-    demote: Vec<String>,
-) -> impl Fn(&State, UnixTime) -> Vec<RecordChange> + Send + 'static {
-    move |state, now| {
-        let demoted = demote.iter().map(|old| (old, signing_key::State::Old));
-        let all = demoted.chain([(&id, signing_key::State::Active)]);
-        all.filter_map(|(id, next)| restated(state, id, next, now)).collect()
-    }
-}
-
-/// A key goes. One that stays is written again, as it is: the bundle's sequence is the newest revision of what it tells of,
-/// and must not go back for a server that starts without having seen what went.
-fn retirement(state: &State, id: &str) -> Vec<RecordChange> {
-    use signing_key::{State as KeyState, Use};
-    let gone = RecordChange::Remove(records::signing_key_key(id));
-    let is_shared = |key: &SigningKey| matches!(key.r#use(), Use::Root | Use::Jwt);
-    let told = state
-        .signing_key(id)
-        .is_some_and(|key| is_shared(key) || matches!(key.state(), KeyState::Tainted | KeyState::Revoked));
-    if !told {
-        return vec![gone];
-    }
-    let others = state.signing_keys().filter(|key| key.id != id && is_shared(key));
-    let again = others.max_by_key(|key| key.published_revision);
-    let again = again.map(|key| RecordChange::Put(Object::SigningKey(Arc::clone(key))));
-    [gone].into_iter().chain(again).collect()
-}
-
-/// A new key's record, with the revision that this very change, the first of its commit, will get: it puts the key into
-/// the bundle.
-pub(super) fn published(record: &SigningKey, state: &State) -> RecordChange {
-    let published_revision = state.revision() + 1;
-    RecordChange::Put(Object::SigningKey(Arc::new(SigningKey { published_revision, ..record.clone() })))
-}
-
-/// The state that an effect leaves its key in.
-pub(super) fn rest_of(effect: &Effect) -> signing_key::State {
-    match effect {
-        Effect::Taint { .. } => signing_key::State::Tainted,
-        _ => signing_key::State::Revoked,
-    }
-}
-
-/// The key's record in another state.
-pub(super) fn restated(
-    state: &State,
-    id: &str,
-    next: signing_key::State,
-    now: UnixTime,
-) -> Option<RecordChange> {
-    let mut record = (**state.signing_key(id)?).clone();
-    record.set_state(next);
-    record.state_since = now.as_secs();
-    record.held = false;
-    record.acknowledged_by.clear();
-    if matches!(next, signing_key::State::Tainted | signing_key::State::Revoked) {
-        // It never signs again, not even by mistake.
-        record.wrapped_key = Bytes::new();
-        record.state_revision = state.revision() + 1;
-    }
-    Some(RecordChange::Put(Object::SigningKey(Arc::new(record))))
-}
-
-/// What these changes do, for the ledger.
-pub(super) fn told(state: &State, changes: &[RecordChange]) -> Vec<entry::AuthorityChange> {
-    let of = |key: &SigningKey, next: &str| entry::AuthorityChange {
-        state: next.to_owned(),
-        kind: kind_of(key).to_owned(),
-        authority: key.id.clone(),
-        server: key.server.clone(),
-        ..entry::AuthorityChange::default()
-    };
-    let told = changes.iter().filter_map(|change| match change {
-        RecordChange::Put(Object::SigningKey(key)) => {
-            let before = state.signing_key(&key.id).map(|before| before.state());
-            (before != Some(key.state())).then(|| of(key, state_of(key)))
-        }
-        RecordChange::Put(_) => None,
-        RecordChange::Remove(key) => {
-            let id = key.strip_prefix(records::signing_key_key("").as_str())?;
-            state.signing_key(id).map(|key| of(key, "retired"))
-        }
-    });
-    told.collect()
-}
-
-/// In words, as admins and the ledger read it.
-pub(crate) fn state_of(key: &SigningKey) -> &'static str {
-    match key.state() {
-        signing_key::State::Prepared => "prepared",
-        signing_key::State::Active => "active",
-        signing_key::State::Old => "old",
-        signing_key::State::Tainted => "tainted",
-        signing_key::State::Revoked => "revoked",
-        signing_key::State::Unspecified => "unknown",
-    }
-}
-
-/// In words, as admins and the ledger read it.
-pub(crate) fn kind_of(key: &SigningKey) -> &'static str {
-    match key.r#use() {
-        signing_key::Use::Root => "root",
-        signing_key::Use::Intermediate => "intermediate",
-        signing_key::Use::Jwt => "jwt",
-        signing_key::Use::Ledger => "ledger",
-        signing_key::Use::Unspecified => "unknown",
     }
 }
 

@@ -4,7 +4,7 @@
 use bonafide_ca::rotation::Effect;
 use bonafide_identity::time::UnixTime;
 
-use super::rotation::{published, restated};
+use super::change::{published, restated};
 use super::set::{in_force, is_under};
 use super::{KeysError, Rotation};
 use crate::entry::entry::Kind as EntryKind;

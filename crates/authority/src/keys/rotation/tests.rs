@@ -1,4 +1,5 @@
 use bonafide_crypto::random::SystemRandom;
+use bonafide_identity::SpiffeId;
 use bonafide_identity::revocation::Subject;
 use bonafide_identity::x509;
 use bonafide_keyring::{KeyFileSeal, Keyring, LocalKeys};
@@ -9,6 +10,7 @@ use bonafide_tls::Trust;
 use tempfile::TempDir;
 
 use super::*;
+use crate::records;
 
 mod upstream;
 

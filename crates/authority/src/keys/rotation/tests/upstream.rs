@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use bonafide_identity::bundle::BundleMap;
+use bytes::Bytes;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair,
     KeyUsagePurpose, NameConstraints, SanType,
