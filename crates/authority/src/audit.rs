@@ -147,7 +147,7 @@ impl Walk {
             Some(Kind::Attestation(_)) => self.contents.attestations += 1,
             Some(Kind::Refusal(_)) => self.contents.refusals += 1,
             Some(Kind::Restore(_)) => self.contents.restores += 1,
-            Some(Kind::Launch(_) | Kind::End(_) | Kind::AuthorityChange(_)) => {}
+            Some(Kind::Launch(_) | Kind::End(_) | Kind::AuthorityChange(_) | Kind::Arrival(_)) => {}
             None => self.contents.unknown += 1,
         }
     }

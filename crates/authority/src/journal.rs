@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bonafide_identity::VerifiedX509Svid;
 use bonafide_identity::time::UnixTime;
 use bonafide_ledger::{Ledger, LedgerError};
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use prost::Message;
 use tokio::time::Instant;
 
 use crate::entry::{self, Entry, entry::Kind};
+use crate::presence::Presence;
 use crate::rates::{Limit, Rates};
 use crate::refusal::Refusal;
 
@@ -116,6 +118,19 @@ impl Journal {
                 Ok(())
             }
         }
+    }
+
+    /// Remembers, for a server that starts again, an agent that opens a stream, unless it is known.
+    pub(crate) fn arrived(&self, presence: &Presence, svid: &VerifiedX509Svid, now: UnixTime) {
+        if presence.knows(svid.id(), svid.not_after()) {
+            return;
+        }
+        let arrival = entry::Arrival {
+            agent: svid.id().to_string(),
+            not_after: svid.not_after().as_secs(),
+            issuer_key_id: Bytes::copy_from_slice(svid.leaf().authority_key_id().unwrap_or_default()),
+        };
+        let _resolves_by_itself = self.append_soon(now, vec![Kind::Arrival(arrival)]);
     }
 
     /// The ledger itself.

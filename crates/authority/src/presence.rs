@@ -181,6 +181,24 @@ impl Presence {
         Connection { presence: self.clone(), agent, stream, concern }
     }
 
+    /// An agent that was here before this server started again, as its ledger has it. `renewed`: it got an SVID here, and
+    /// counts only if it was connected then.
+    pub(crate) fn remember(&self, agent: SpiffeId, svid_expires_at: UnixTime, renewed: bool) {
+        let mut agents = self.agents();
+        if renewed && !agents.contains_key(&agent) {
+            return;
+        }
+        let known = &mut agents.entry(agent).or_default().svid_expires_at;
+        *known = (*known).max(Some(svid_expires_at));
+    }
+
+    /// Whether this server has seen what an agent shows, or something that lives longer.
+    pub(crate) fn knows(&self, agent: &SpiffeId, svid_expires_at: UnixTime) -> bool {
+        let agents = self.agents();
+        let known = agents.get(agent).and_then(|presence| presence.svid_expires_at);
+        known.is_some_and(|end| end >= svid_expires_at)
+    }
+
     /// One agent; `None` if it never connected to this server.
     #[must_use]
     pub fn agent(&self, agent: &SpiffeId) -> Option<AgentPresence> {

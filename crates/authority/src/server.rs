@@ -193,9 +193,12 @@ async fn assemble(
     let witnesses = Arc::new(witnesses);
     checkpoints::announce(&registry, &config.server, clock.now()).await?;
 
-    let presence = Presence::new();
+    let (lineages, presence, now) = (Arc::new(Lineages::default()), Presence::new(), clock.now());
+    let (remembered, seen, reader) = (Arc::clone(&lineages), presence.clone(), Arc::clone(&ledger));
+    tokio::task::spawn_blocking(move || checkpoints::remember(&reader, &remembered, &seen, now))
+        .await
+        .map_err(|_| StartError::Stopped)??;
     let feed = Feed::start(registry.clone(), presence.clone(), &tasks, shutdown.clone());
-    let lineages = Arc::new(Lineages::default());
     let rotation = Rotation {
         registry: registry.clone(),
         vault: vault.clone(),
@@ -232,12 +235,6 @@ async fn assemble(
     };
     let renew_after = identity.renew().await?;
     tasks.spawn(identity.run(renew_after, shutdown.clone()));
-
-    let now = clock.now();
-    let (remembered, reader) = (Arc::clone(&lineages), Arc::clone(&ledger));
-    tokio::task::spawn_blocking(move || checkpoints::remember(&reader, &remembered, now))
-        .await
-        .map_err(|_| StartError::Stopped)??;
 
     let issuer = Issuer::start(
         IssuerParts {

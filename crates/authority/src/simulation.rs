@@ -180,8 +180,10 @@ impl Server {
         let vault = Vault::new(keys, KeysConfig::default(), Arc::clone(&random));
         let journal = Arc::new(Journal::simulated(pages.clone()));
         let (presence, shutdown, tasks) = (Presence::new(), Shutdown::new(), TaskTracker::new());
-        let feed = Feed::start(registry.clone(), presence.clone(), &tasks, shutdown.clone());
         let lineages = Arc::new(Lineages::default());
+        let kinds = pages.entries().into_iter().filter_map(|entry| entry.kind);
+        replay(kinds, &lineages, &presence, clock.now());
+        let feed = Feed::start(registry.clone(), presence.clone(), &tasks, shutdown.clone());
         let rotation = Rotation {
             lineages: Arc::clone(&lineages),
             lease: Holder::new("keys", &server),
@@ -223,7 +225,6 @@ impl Server {
         let keys = Arc::clone(&identity.keys);
         tasks.spawn(rotation.clone().run(Arc::clone(&keys), shutdown.clone()));
         tasks.spawn(identity.run(renew_after, shutdown.clone()));
-        replay(pages.entries().into_iter().filter_map(|entry| entry.kind), &lineages, clock.now());
         let (known, judged_by) = (Arc::clone(&lineages), Arc::clone(&clock));
         let site_of_instance = move |instance| {
             let agent = known.agent_of(instance, judged_by.now())?;
@@ -345,6 +346,7 @@ impl Server {
     /// The refusal that ends it at once.
     pub async fn stream(&self, svid: VerifiedX509Svid, hello: &Hello) -> Result<Stream, Refusal> {
         let record = self.admitted(&svid)?;
+        self.issuer.journal.arrived(&self.presence, &svid, self.issuer.clock.now());
         let connection = self.presence.connect(svid.id().clone(), svid.not_after(), "");
         let changes = self.feed.subscribe(&record, Arc::clone(connection.concern()));
         self.feed.caught_up().await;

@@ -4,7 +4,7 @@ pub struct Entry {
     /// Unix seconds.
     #[prost(int64, tag = "1")]
     pub at: i64,
-    #[prost(oneof = "entry::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20")]
+    #[prost(oneof = "entry::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 20")]
     pub kind: ::core::option::Option<entry::Kind>,
 }
 /// Nested message and enum types in `Entry`.
@@ -31,6 +31,8 @@ pub mod entry {
         End(super::End),
         #[prost(message, tag = "11")]
         Restore(super::Restore),
+        #[prost(message, tag = "12")]
+        Arrival(super::Arrival),
         #[prost(message, tag = "20")]
         AuthorityChange(super::AuthorityChange),
     }
@@ -240,4 +242,17 @@ pub struct AuthorityChange {
     /// Of the change in the store. Zero: an operator is about to try it.
     #[prost(uint64, tag = "7")]
     pub revision: u64,
+}
+/// An agent has opened a stream to this server with an SVID that this server did not know of. Until that ends, or the agent
+/// does what it must, changes of keys wait for it here, also after a restart.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Arrival {
+    #[prost(string, tag = "1")]
+    pub agent: ::prost::alloc::string::String,
+    /// End of what it showed.
+    #[prost(int64, tag = "2")]
+    pub not_after: i64,
+    /// Subject key ID of the intermediate that signed it.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub issuer_key_id: ::prost::bytes::Bytes,
 }

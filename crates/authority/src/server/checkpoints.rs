@@ -25,6 +25,7 @@ use crate::config::AuthorityConfig;
 use crate::entry::{self, Entry, entry::Kind};
 use crate::issuance::lineages::{Lineage, Lineages};
 use crate::journal::Journal;
+use crate::presence::Presence;
 use crate::records::{self, LedgerMark, Object, RecordChange, Server, Succession};
 use crate::refusal::Refusal;
 use crate::registry::Registry;
@@ -357,9 +358,14 @@ fn check_ledger(ledger: &Ledger, mark: &LedgerMark, has_checkpoint: bool) -> Res
     Ok(())
 }
 
-/// Fills the lineages with the certificates that are still valid. Reads the ledger backwards, as far as certificates
-/// can still be alive: none lives longer than an intermediate may.
-pub(super) fn remember(ledger: &Ledger, lineages: &Lineages, now: UnixTime) -> Result<(), StartError> {
+/// Fills lineages and presence with the certificates that are still valid. Reads the ledger backwards, as far as
+/// certificates can still be alive: none lives longer than an intermediate may.
+pub(super) fn remember(
+    ledger: &Ledger,
+    lineages: &Lineages,
+    presence: &Presence,
+    now: UnixTime,
+) -> Result<(), StartError> {
     let oldest = now.saturating_sub(crate::scope::MAX_X509_TTL);
     let mut alive = Vec::new();
     for index in (0..ledger.size()).rev() {
@@ -368,16 +374,27 @@ pub(super) fn remember(ledger: &Ledger, lineages: &Lineages, now: UnixTime) -> R
         if UnixTime::from_secs(entry.at) < oldest.saturating_sub(Duration::from_secs(3600)) {
             break;
         }
-        if matches!(entry.kind, Some(Kind::X509Svid(_) | Kind::End(_))) {
-            alive.extend(entry.kind);
-        }
+        let kinds = |kind: &Kind| {
+            matches!(kind, Kind::X509Svid(_) | Kind::End(_) | Kind::Arrival(_) | Kind::AgentSvid(_))
+        };
+        alive.extend(entry.kind.filter(kinds));
     }
-    replay(alive.into_iter().rev(), lineages, now);
+    replay(alive.into_iter().rev(), lineages, presence, now);
     Ok(())
 }
 
-/// What became of instances, in the order in which it was written.
-pub(crate) fn replay(kinds: impl Iterator<Item = Kind>, lineages: &Lineages, now: UnixTime) {
+/// What became of instances and agents, in the order in which it was written.
+pub(crate) fn replay(
+    kinds: impl Iterator<Item = Kind>,
+    lineages: &Lineages,
+    presence: &Presence,
+    now: UnixTime,
+) {
+    let remember_agent = |agent: &str, not_after: i64, renewed| {
+        if let Ok(agent) = agent.parse() {
+            presence.remember(agent, UnixTime::from_secs(not_after), renewed);
+        }
+    };
     for kind in kinds {
         match kind {
             Kind::X509Svid(svid) => remember_svid(lineages, &svid, now),
@@ -386,6 +403,8 @@ pub(crate) fn replay(kinds: impl Iterator<Item = Kind>, lineages: &Lineages, now
                     lineages.end(InstanceId::from_bytes(instance), &agent);
                 }
             }
+            Kind::Arrival(arrival) => remember_agent(&arrival.agent, arrival.not_after, false),
+            Kind::AgentSvid(svid) => remember_agent(&svid.spiffe_id, svid.not_after, true),
             _ => {}
         }
     }

@@ -158,6 +158,7 @@ impl Driver {
         let hello = self.hello(inbound).await?;
         let record = self.admitted()?;
         let version = printable(&hello.agent_version);
+        self.shared.journal.arrived(&self.shared.presence, &self.svid, self.shared.clock.now());
         let connection = self.shared.presence.connect(self.agent.clone(), self.svid.not_after(), &version);
         let changes = self.shared.feed.subscribe(&record, Arc::clone(connection.concern()));
         self.shared.feed.caught_up().await;

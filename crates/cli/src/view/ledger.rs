@@ -123,6 +123,14 @@ impl EntryView {
                 ]),
                 ..empty("launch")
             },
+            Kind::Arrival(arrival) => Self {
+                subject: arrival.agent,
+                details: present([
+                    ("until", Moment(arrival.not_after).absolute()),
+                    ("signed by", hex(&arrival.issuer_key_id)),
+                ]),
+                ..empty("arrival")
+            },
             Kind::End(end) => Self {
                 subject: end.agent,
                 instance: instance(&end.instance),

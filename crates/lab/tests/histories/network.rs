@@ -8,7 +8,7 @@ use bonafide_wire::node::{
     Acknowledge, AuthorityMessage, Banned, agent_message::Kind as Said, authority_message::Kind as Told,
 };
 
-use crate::world::{Ear, Place, START, Sabotage, Wire, World, facts};
+use crate::world::{Ear, START, Sabotage, Wire, World, facts};
 
 /// An agent gives up a stream on which nothing has come for so long.
 const FIRST_MESSAGE: i64 = 30;
@@ -98,10 +98,6 @@ impl World {
             Err(why) => {
                 self.say(format!("agent {number} and server {server} don't accept each other: {why}"));
                 let (clock, retry_at) = (self.clock_of(number), self.now + self.chance.between(1, 8));
-                // A server that has started since knows nothing of agents that are away; where there are others, it does
-                // not wait for them.
-                let forgot = |place: &Place| place.restart_at > START && self.now - place.restart_at < 1200;
-                let forgetful = self.places.len() > 1 && self.places.iter().any(forgot);
                 let insisted = self.insisted;
                 let node = &mut self.nodes[number];
                 node.retry_at = retry_at;
@@ -114,7 +110,7 @@ impl World {
                 let authority =
                     ["x509.unknown-authority", "x509.distrusted-authority"].contains(&why.as_str());
                 node.distrusted |= authority;
-                if authority && !insisted && !forgetful {
+                if authority && !insisted {
                     self.violated(format!("agent {number} was away, and nobody waited for it: {why}"));
                 }
                 return;
