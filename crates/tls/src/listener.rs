@@ -39,7 +39,6 @@ pub struct TcpConnection {
     /// `None` once the peer was verified.
     stranger: Option<Stranger>,
     /// Of a peer that has shown no certificate when it was to.
-    #[expect(dead_code, reason = "held, not looked at")]
     strangers_place: Option<OwnedSemaphorePermit>,
 }
 

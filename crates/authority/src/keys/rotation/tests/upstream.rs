@@ -254,6 +254,8 @@ async fn files_that_are_no_ca_for_us_are_refused_and_the_present_root_stays() {
     fixture.chain();
 }
 
+type Half = fn(&Files, &Ca, &Ca);
+
 /// The certificate is replaced, and the key is not yet.
 #[tokio::test]
 async fn files_that_are_half_written_hold_up_no_other_key() {
@@ -262,13 +264,16 @@ async fn files_that_are_half_written_hold_up_no_other_key() {
     files.put(&[&first.pem], &first.key);
     let fixture = Fixture::with(files.upstream()).await;
     let mut issuer = fixture.chain()[1].clone();
-    let halves: [(&str, fn(&Files, &Ca, &Ca)); 3] = [
+    let halves: [(&str, Half); 3] = [
         ("another key", |files, first, next| files.put(&[&next.pem], &first.key)),
         ("an open key", |files, _, next| {
             files.put(&[&next.pem], &next.key);
             files.mode(0o644);
         }),
-        ("half a key", |files, _, next| files.put(&[&next.pem], &next.key[..next.key.len() / 2])),
+        ("half a key", |files, _, next| {
+            let half: String = next.key.chars().take(next.key.len() / 2).collect();
+            files.put(&[&next.pem], &half);
+        }),
     ];
     for (what, write) in halves {
         write(&files, &first, &next);
