@@ -106,7 +106,8 @@ impl World {
                 }
                 let node = &mut self.nodes[number];
                 node.banned |= why == "agent.banned";
-                // After that, only a person can help.
+                // After that, only a person can help: also one who has cut agents off himself.
+                node.distrusted |= insisted && why == "server: x509.unknown-authority";
                 let authority =
                     ["x509.unknown-authority", "x509.distrusted-authority"].contains(&why.as_str());
                 node.distrusted |= authority;
@@ -140,7 +141,7 @@ impl World {
         let shown = running.certificates();
         let shown: Vec<&[u8]> = shown.iter().map(AsRef::as_ref).collect();
         let trust = node.agent.trust().map_err(|error| error.to_string())?;
-        x509::verify(&shown, &trust, self.clock_of(number)).map_err(|error| format!("server: {error}"))?;
+        x509::verify(&shown, &trust, self.clock_of(number)).map_err(|error| format!("server: {}", error.code()))?;
         running.accept(&node.agent.node_chain()).map_err(|refusal| refusal.code().to_owned())
     }
 
