@@ -8,6 +8,7 @@
 //!   bound to that, lifetimes would shrink to what the agent has left, between half and all of an hour, and renewals
 //!   double; and an agent that is banned is told at once to drop what it holds.
 
+pub(crate) mod agents;
 mod certified;
 mod earnings;
 mod issuer;

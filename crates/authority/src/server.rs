@@ -193,7 +193,8 @@ async fn assemble(
     let witnesses = Arc::new(witnesses);
     checkpoints::announce(&registry, &config.server, clock.now()).await?;
 
-    let (lineages, presence, now) = (Arc::new(Lineages::default()), Presence::new(), clock.now());
+    let (lineages, presence, now) = (Lineages::of(&config.server), Presence::new(), clock.now());
+    let lineages = Arc::new(lineages);
     let (remembered, seen, reader) = (Arc::clone(&lineages), presence.clone(), Arc::clone(&ledger));
     tokio::task::spawn_blocking(move || checkpoints::remember(&reader, &remembered, &seen, now))
         .await

@@ -180,7 +180,7 @@ impl Server {
         let vault = Vault::new(keys, KeysConfig::default(), Arc::clone(&random));
         let journal = Arc::new(Journal::simulated(pages.clone()));
         let (presence, shutdown, tasks) = (Presence::new(), Shutdown::new(), TaskTracker::new());
-        let lineages = Arc::new(Lineages::default());
+        let lineages = Arc::new(Lineages::of(&server));
         let kinds = pages.entries().into_iter().filter_map(|entry| entry.kind);
         replay(kinds, &lineages, &presence, clock.now());
         let feed = Feed::start(registry.clone(), presence.clone(), &tasks, shutdown.clone());

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bonafide_identity::time::UnixTime;
 use bonafide_identity::{InstanceId, SpiffeId};
 
+use super::agents::AgentSvids;
+
 /// A power of two: instance IDs are random, so their first byte spreads them evenly.
 const SHARDS: usize = 16;
 /// How many changes of a shard lie between two sweeps of it, at least.
@@ -21,6 +23,8 @@ const SWEEP_EVERY: usize = 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Lineages {
     shards: [Mutex<Shard>; SHARDS],
+    /// What agents themselves may show.
+    pub(crate) agents: AgentSvids,
 }
 
 /// What is remembered of one instance.
@@ -63,6 +67,11 @@ struct Shard {
 }
 
 impl Lineages {
+    /// Of this server.
+    pub(crate) fn of(server: &str) -> Self {
+        Self { shards: Default::default(), agents: AgentSvids::of(server) }
+    }
+
     /// Notes a certificate, unless it would be the second successor of its predecessor. Returns what was the newest
     /// before, for [`Self::undo`].
     pub(crate) fn note(

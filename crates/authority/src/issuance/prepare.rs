@@ -255,9 +255,11 @@ impl Context<'_> {
         };
         let tbs = template::agent(leaf, self.keys.issuer().certificate()).map_err(unfit)?;
         let linted = self.linted(&tbs)?;
+        let tbs_sha256 = sha256(linted.der());
+        self.lineages.agents.note(tbs_sha256, validity.not_after(), self.now);
         let entry = entry::AgentSvid {
             serial: copy(serial.as_bytes()),
-            tbs_sha256: copy(&sha256(linted.der())),
+            tbs_sha256: copy(&tbs_sha256),
             spiffe_id: self.agent.to_string(),
             site,
             not_after: validity.not_after().as_secs(),

@@ -375,7 +375,8 @@ pub(super) fn remember(
             break;
         }
         let kinds = |kind: &Kind| {
-            matches!(kind, Kind::X509Svid(_) | Kind::End(_) | Kind::Arrival(_) | Kind::AgentSvid(_))
+            use Kind::{AgentSvid, Arrival, End, Restore, X509Svid};
+            matches!(kind, X509Svid(_) | End(_) | Arrival(_) | AgentSvid(_) | Restore(_))
         };
         alive.extend(entry.kind.filter(kinds));
     }
@@ -404,7 +405,12 @@ pub(crate) fn replay(
                 }
             }
             Kind::Arrival(arrival) => remember_agent(&arrival.agent, arrival.not_after, false),
-            Kind::AgentSvid(svid) => remember_agent(&svid.spiffe_id, svid.not_after, true),
+            Kind::AgentSvid(svid) => {
+                let not_after = UnixTime::from_secs(svid.not_after);
+                lineages.agents.note((*svid.tbs_sha256).try_into().unwrap_or_default(), not_after, now);
+                remember_agent(&svid.spiffe_id, svid.not_after, true);
+            }
+            Kind::Restore(_) => lineages.agents.restored(now),
             _ => {}
         }
     }

@@ -164,6 +164,7 @@ impl Driver {
         self.shared.feed.caught_up().await;
         let record = self.admitted()?;
         self.vouched_for()?;
+        self.recognised()?;
         // Before it gets anything: what follows would be written after a past that is not the last one.
         let shown = self.shared.witnesses.shown(&hello.checkpoints).await;
         let shown = shown
@@ -205,6 +206,18 @@ impl Driver {
             "stream.authority-revoked",
             "an authority above the SVID that the agent connected with was revoked",
         ))
+    }
+
+    /// Whether the SVID that the agent connected with was issued at all.
+    fn recognised(&self) -> Result<(), End> {
+        let now = self.shared.clock.now();
+        let recognised =
+            self.shared.lineages.agents.recognise(&self.svid, &self.shared.registry.state(), now);
+        recognised.map_err(|refusal| {
+            let source = Source { agent: self.agent.as_str(), ..Source::default() };
+            self.shared.journal.refused(now, &refusal, source);
+            End::Status(refusal.into())
+        })
     }
 
     /// The agent's record, as long as it may have a stream.

@@ -1,8 +1,19 @@
 //! What a compromised agent, a stranger on the network, and somebody with the data directory try.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bonafide_attest::join::JoinLine;
+use bonafide_authority::records::{Object, SigningKey, signing_key, signing_key_key};
+use bonafide_ca::lint::lint;
+use bonafide_ca::template::{self, NodeLeaf};
+use bonafide_ca::{CertificateAuthority, SerialNumber, Validity, sign_intermediate};
+use bonafide_crypto::key::PrivateKey;
+use bonafide_crypto::random::SystemRandom;
+use bonafide_identity::attributes::{Attribute, Attributes};
+use bonafide_identity::{Certificate, SpiffeId, X509Svid};
+use bonafide_keyring::{KeyFileSeal, Keyring};
+use bonafide_store::{SqliteStore, Store};
 use bonafide_wire::admin::{BanAgentRequest, PutSiteRequest, PutSiteResponse};
 use bonafide_wire::node::agent_message::Kind as Say;
 use bonafide_wire::node::authority_message::Kind as Heard;
@@ -12,7 +23,7 @@ use bytes::Bytes;
 use tonic::{Code, Request};
 
 use crate::agents::{Agent, dial, new_key, pinned, request_for};
-use crate::world::{World, entry, in_time};
+use crate::world::{World, entry, in_time, trust_domain};
 
 fn jwt(request: u64, audience: Vec<String>) -> Say {
     Say::IssueJwt(IssueJwt { request, registration: "web".into(), audience, ..IssueJwt::default() })
@@ -146,4 +157,97 @@ async fn a_ban_ends_what_is_in_flight() {
     while let Ok(heard) = stream.next().await {
         assert!(matches!(heard, Heard::Banned(_) | Heard::Refused(_)), "{heard:?}");
     }
+}
+
+/// Whoever has read a server's disk, with the seal.
+struct Thief {
+    keys: Vec<(Arc<SigningKey>, PrivateKey)>,
+}
+
+impl Thief {
+    /// The server is down.
+    async fn of(data: &std::path::Path) -> Self {
+        let seal = KeyFileSeal::open(data.join("seal.key")).unwrap();
+        let keyring = Keyring::open(data.join("keyring"), &seal).unwrap();
+        let store = SqliteStore::open_existing(data.join("store.sqlite"), keyring.mac_key("store")).unwrap();
+        let objects = store.snapshot().await.unwrap().objects;
+        let keys = objects.iter().filter_map(|object| {
+            match Object::decode(&object.key, &object.value, object.revision.0).unwrap() {
+                Some(Object::SigningKey(key)) if !key.certificate.is_empty() => {
+                    let opened = keyring.unwrap(&signing_key_key(&key.id), &key.wrapped_key).unwrap();
+                    Some((key, PrivateKey::from_pkcs8_der(&opened).unwrap()))
+                }
+                _ => None,
+            }
+        });
+        Self { keys: keys.collect() }
+    }
+
+    fn stolen(&self, usage: signing_key::Use) -> (Certificate, PrivateKey) {
+        let (record, key) = self.keys.iter().find(|(record, _)| record.r#use() == usage).unwrap();
+        let key = PrivateKey::from_pkcs8_der(&key.to_pkcs8_der()).unwrap();
+        (Certificate::from_der(&record.certificate).unwrap(), key)
+    }
+
+    /// An SVID of this agent, under the intermediate that he has, or under one of his own.
+    fn agent(&self, id: &SpiffeId, by_root: bool, world: &World) -> X509Svid {
+        let validity = Validity::starting(world.clock().now(), Duration::from_secs(3600)).unwrap();
+        let serial = || SerialNumber::random(&SystemRandom);
+        let (intermediate, signer) = if by_root {
+            let ((root, root_key), key) = (self.stolen(signing_key::Use::Root), new_key());
+            let signed =
+                sign_intermediate(&trust_domain(), &root, &root_key, key.public_key(), validity, serial());
+            (signed.unwrap(), key)
+        } else {
+            self.stolen(signing_key::Use::Intermediate)
+        };
+        let key = new_key();
+        let attributes = Attributes { attributes: vec![Attribute::site("lab")], ..Attributes::default() };
+        let leaf = NodeLeaf {
+            id: id.clone(),
+            public_key: key.public_key().clone(),
+            dns_names: Vec::new(),
+            attributes: attributes.encode().unwrap(),
+            validity,
+            serial: serial(),
+        };
+        let linted = lint(&template::agent(leaf, &intermediate).unwrap(), &intermediate).unwrap();
+        let authority = CertificateAuthority::new(vec![intermediate.clone()], Arc::new(signer)).unwrap();
+        let leaf = Certificate::from_der(&authority.issue(linted).unwrap()).unwrap();
+        X509Svid::new(vec![leaf, intermediate], key, None).unwrap()
+    }
+}
+
+/// With what he signs himself he would be renewed, and what he gets then is good when the stolen key is revoked.
+#[tokio::test]
+async fn a_thief_of_an_authority_is_no_agent() {
+    let mut world = World::new().await;
+    if !world.config.data_dir.join("store.sqlite").exists() {
+        return;
+    }
+    let agent = Agent::join(&mut world, "lab").await;
+    let (directory, mut config, clock) = world.stop().await;
+    let thief = Thief::of(&config.data_dir).await;
+    let at = |agent: &Agent, world: &World| {
+        let address = world.running().node_address().to_string();
+        Agent::new(agent.id.clone(), address, agent.slot.clone(), agent.trust.clone(), world)
+    };
+    let mut world = World::start(directory.clone(), config.clone(), clock.clone()).await.unwrap();
+    for by_root in [false, true] {
+        let forged = at(&agent, &world);
+        let forged = Agent { slot: bonafide_tls::IdentitySlot::new(), ..forged };
+        forged.slot.set(&thief.agent(&agent.id, by_root, &world));
+        let mut stream = in_time(forged.try_connect(Hello::default())).await.unwrap();
+        let refused = stream.next().await.unwrap_err();
+        assert_eq!(problem_of(&refused).code, "stream.unlogged-svid", "by root: {by_root}");
+    }
+    // The agent itself is known to the server that has started again.
+    at(&agent, &world).connect().await;
+
+    // The ledger is lost, and that was accepted: nobody knows what stood there.
+    world.stop().await;
+    std::fs::remove_dir_all(config.data_dir.join("ledger")).unwrap();
+    config.accept_restore = true;
+    let world = World::start(directory, config, clock).await.unwrap();
+    at(&agent, &world).connect().await;
 }
