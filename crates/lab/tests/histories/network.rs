@@ -141,7 +141,8 @@ impl World {
         let shown = running.certificates();
         let shown: Vec<&[u8]> = shown.iter().map(AsRef::as_ref).collect();
         let trust = node.agent.trust().map_err(|error| error.to_string())?;
-        x509::verify(&shown, &trust, self.clock_of(number)).map_err(|error| format!("server: {}", error.code()))?;
+        x509::verify(&shown, &trust, self.clock_of(number))
+            .map_err(|error| format!("server: {}", error.code()))?;
         running.accept(&node.agent.node_chain()).map_err(|refusal| refusal.code().to_owned())
     }
 
