@@ -149,6 +149,10 @@ pub enum StoreConfig {
         /// A file with the password, if `url` has none and the server wants one.
         #[serde(default)]
         password_file: Option<PathBuf>,
+        /// PEM: the CAs that the server's certificate is under. The connection is encrypted then, and with
+        /// `sslmode=require` in `url` it must be there.
+        #[serde(default)]
+        ca_file: Option<PathBuf>,
     },
 }
 

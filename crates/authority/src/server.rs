@@ -2,6 +2,7 @@
 
 mod boot;
 pub(crate) mod checkpoints;
+mod database;
 pub(crate) mod identity;
 mod replication;
 
@@ -133,7 +134,7 @@ impl Authority {
                 StartError::RolledBack { found_incarnation, .. }
                     if config.accept_restore && accepted.store.is_none() =>
                 {
-                    boot::renew_incarnation(&config, Arc::clone(&random)).await?;
+                    boot::renew_incarnation(&config, &clock, Arc::clone(&random)).await?;
                     accepted.store = Some(*found_incarnation);
                 }
                 _ => return started,

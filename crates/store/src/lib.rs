@@ -27,7 +27,7 @@ use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 pub use self::{
     error::{Place, StoreError},
-    postgres::{PostgresAddress, PostgresStore},
+    postgres::{Duplex, Encryption, PostgresAddress, PostgresStore},
     record::{Batch, Change, Head, Incarnation, MAX_CHANGES, MAX_KEY, MAX_VALUE, Object, Revision, Snapshot},
     sqlite::SqliteStore,
 };

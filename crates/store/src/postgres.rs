@@ -11,6 +11,7 @@
 //! A connection that is lost is opened again. One that is lost in a commit leaves open what became of it: then the
 //! database is asked, under the lock of the head, whether the last change of the batch stands there with its MAC.
 
+mod encryption;
 mod rows;
 mod schema;
 mod session;
@@ -32,7 +33,10 @@ use tokio::{sync::watch, time::Instant};
 use tokio_postgres::types::ToSql;
 
 use self::session::{Link, Session, error, in_time, open};
-pub use self::settings::PostgresAddress;
+pub use self::{
+    encryption::{Duplex, Encryption},
+    settings::PostgresAddress,
+};
 use crate::{
     Batch, BoxFuture, Change, Head, Incarnation, Revision, Snapshot, Store, StoreError,
     authentication::{HeadRow, Keys},

@@ -9,5 +9,5 @@ mod softhsm;
 pub use bonafide_ca::Validity;
 pub use clock::TestClock;
 pub use domain::TestDomain;
-pub use postgres::{Database, Postgres};
+pub use postgres::{Database, Encrypted, Postgres};
 pub use softhsm::SoftHsm;

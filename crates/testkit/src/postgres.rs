@@ -16,9 +16,10 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 /// Runs the server until the pipe to it closes, which it does however this process ends; then nothing is left.
 const RUN: &str = r#"
 bin=$1 home=$2
+shift 2
 "$bin/initdb" -D "$home/data" -U bonafide -A trust -E UTF8 --locale=C.UTF-8 --no-sync --no-instructions >"$home/log" 2>&1 || { cat "$home/log"; exit 1; }
 "$bin/postgres" -D "$home/data" -k "$home" -c listen_addresses= -c max_connections=300 -c shared_buffers=32MB \
-    -c wal_level=minimal -c max_wal_senders=0 -c autovacuum=off >>"$home/log" 2>&1 &
+    -c wal_level=minimal -c max_wal_senders=0 -c autovacuum=off "$@" >>"$home/log" 2>&1 &
 server=$!
 until "$bin/pg_isready" -q -h "$home"; do
     kill -0 $server 2>/dev/null || { cat "$home/log"; exit 1; }
@@ -29,6 +30,17 @@ read -r _
 kill -QUIT $server
 wait $server
 rm -rf "$home"
+"#;
+
+/// Makes a CA, and under it a certificate for the name and the address `$1`.
+const CERTIFY: &str = r#"
+set -e
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca \
+    -keyout ca.key -out ca.pem
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=database -CA ca.pem -CAkey ca.key \
+    -addext "subjectAltName=DNS:$NAME,IP:$1" -addext basicConstraints=critical,CA:FALSE \
+    -keyout server.key -out server.pem
+chmod 600 server.key
 "#;
 
 /// A throw-away PostgreSQL server on a Unix socket. It ends with this value, or with the process.
@@ -64,6 +76,37 @@ impl Postgres {
     /// # Panics
     /// As [`Self::shared`].
     pub fn start() -> Option<Self> {
+        Self::start_with(|_| Vec::new())
+    }
+
+    /// A server of one's own that speaks TLS, at an address of its own on this machine.
+    ///
+    /// # Panics
+    /// As [`Self::shared`], and when `openssl` is missing.
+    pub fn encrypted() -> Option<Encrypted> {
+        static STARTED: AtomicU32 = AtomicU32::new(1);
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let address = format!("127.{}.{low}.{number}", 64 + high % 64);
+        let postgres = Self::start_with(|home| {
+            let mut certify = Command::new("sh");
+            certify.args(["-c", CERTIFY, "sh", &address]).env("NAME", Encrypted::NAME).current_dir(home);
+            let certified = certify.output().expect("a shell");
+            assert!(certified.status.success(), "{}", String::from_utf8_lossy(&certified.stderr));
+            let file = |name: &str| home.join(name).display().to_string();
+            let settings = [
+                format!("listen_addresses={address}"),
+                "ssl=on".to_owned(),
+                format!("ssl_cert_file={}", file("server.pem")),
+                format!("ssl_key_file={}", file("server.key")),
+            ];
+            settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]).collect()
+        })?;
+        Some(Encrypted { ca_file: postgres.home.join("ca.pem"), postgres, address })
+    }
+
+    /// With more arguments, once its directory is there.
+    fn start_with(arguments: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
         let Some(programs) = programs() else {
             let required =
                 std::env::var_os("BONAFIDE_TEST_POSTGRES").is_some_and(|value| value == "required");
@@ -72,13 +115,17 @@ impl Postgres {
             return None;
         };
         let home = tempfile::Builder::new().prefix("bonafide-pg-").tempdir().expect("a directory").keep();
+        let arguments = arguments(&home);
         let mut command = Command::new("sh");
-        command.args(["-c", RUN, "sh"]).arg(&programs).arg(&home).current_dir("/");
+        command.args(["-c", RUN, "sh"]).arg(&programs).arg(&home).args(arguments).current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         // The server refuses to run as root.
         if fs::metadata("/proc/self").is_ok_and(|of| std::os::unix::fs::MetadataExt::uid(&of) == 0) {
             let (user, group) = postgres_user().expect("the user `postgres` of the Debian package");
-            chown(&home, Some(user), Some(group)).expect("root may do that");
+            let files = fs::read_dir(&home).expect("it was made").map(|file| file.expect("a file").path());
+            for path in files.chain([home.clone()]) {
+                chown(path, Some(user), Some(group)).expect("root may do that");
+            }
             command.uid(user).gid(group);
         }
         let mut server = command.spawn().expect("a shell");
@@ -105,6 +152,34 @@ impl Postgres {
         Database { name: "postgres".to_owned(), ..database.clone() }
             .sql(&format!("CREATE DATABASE {}", database.name));
         database
+    }
+}
+
+/// A server that speaks TLS.
+#[derive(Debug)]
+pub struct Encrypted {
+    postgres: Postgres,
+    /// PEM of the CA that its certificate is under.
+    pub ca_file: PathBuf,
+    address: String,
+}
+
+impl Encrypted {
+    /// The name in its certificate.
+    pub const NAME: &str = "database.test";
+
+    /// A new database.
+    ///
+    /// # Panics
+    /// When it can't be made.
+    pub fn database(&self) -> Database {
+        self.postgres.database()
+    }
+
+    /// Where a database of it is, for who believes that the server has this name.
+    pub fn url(&self, database: &Database, name: &str) -> String {
+        let Self { address, .. } = self;
+        format!("host={name} hostaddr={address} user=bonafide dbname={} sslmode=require", database.name)
     }
 }
 

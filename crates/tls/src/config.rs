@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long a handshake may take, unless told otherwise.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
 /// Whom a server lets in.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ impl Side {
 }
 
 /// aws-lc-rs, with the order of key exchanges that we want, whatever features of rustls others turn on.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+pub(crate) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
     Arc::new(CryptoProvider {
         kx_groups: vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1],

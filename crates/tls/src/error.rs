@@ -63,6 +63,9 @@ pub enum TlsError {
     /// The peer ended the handshake, or the young connection, with an alert: it doesn't accept us.
     #[error("the peer refused this process' identity: {0}")]
     Refused(String),
+    /// Roots that servers with names are to be judged by can't be read.
+    #[error("the root certificates can't be used: {0}")]
+    Roots(String),
     /// The peer took too long.
     #[error("the TLS handshake took too long")]
     Timeout,
@@ -77,6 +80,7 @@ impl TlsError {
             Self::NoIdentity => "tls.no-identity",
             Self::Peer(error) => error.code(),
             Self::Refused(_) => "tls.refused-by-peer",
+            Self::Roots(_) => "tls.roots",
             Self::Timeout => "tls.timeout",
         }
     }
@@ -89,6 +93,7 @@ impl TlsError {
             Self::NoIdentity => "ask the agent why: `bonafide explain`",
             Self::Peer(error) => error.hint(),
             Self::Refused(_) => "the reason stands in the peer's log",
+            Self::Roots(_) => "name a PEM file with the certificates of the CAs that servers are to be under",
             Self::Timeout => "check the network between the two, and the peer's load",
         }
     }
@@ -113,6 +118,7 @@ impl TlsError {
             Self::NoIdentity => Some(Self::NoIdentity),
             Self::Peer(error) => Some(Self::Peer(error.clone())),
             Self::Refused(text) => Some(Self::Refused(text.clone())),
+            Self::Roots(text) => Some(Self::Roots(text.clone())),
             Self::Timeout => Some(Self::Timeout),
         }
     }

@@ -15,11 +15,11 @@ use bonafide_keyring::{
     Device, DeviceConfig, Keyring, KeyringError, LiveKeys, LocalKeys, SealSource, Worker, WorkerProgram,
 };
 use bonafide_secmem::{Confinement, SecretBytes};
-use bonafide_store::{PostgresAddress, PostgresStore, SqliteStore, Store};
+use bonafide_store::{PostgresStore, SqliteStore, Store};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use super::StartError;
+use super::{StartError, database};
 use crate::config::{AuthorityConfig, SealConfig, StoreConfig};
 use crate::registry::Registry;
 
@@ -55,7 +55,7 @@ pub(super) async fn create(
 ) -> Result<(), StartError> {
     let path = create_directory(config)?;
     let key = create_keyring(config, &path, random)?;
-    let store = match create_store(config, &key, random).await {
+    let store = match create_store(config, &key, &clock, random).await {
         Ok(store) => store,
         Err(cause) => {
             // Keys to nothing would be in the way of the next attempt.
@@ -136,9 +136,10 @@ fn create_keyring(config: &AuthorityConfig, path: &Path, random: &dyn Random) ->
 async fn create_store(
     config: &AuthorityConfig,
     key: &MacKey,
+    clock: &Arc<dyn Clock>,
     random: &dyn Random,
 ) -> Result<Arc<dyn Store>, StartError> {
-    if let Some(address) = postgres(config)? {
+    if let Some(address) = database::address(config, clock)? {
         if !PostgresStore::create(&address, key, random).await? {
             return Err(StartError::StoreExists(address.to_string()));
         }
@@ -148,22 +149,17 @@ async fn create_store(
 }
 
 /// Opens the store, which must be there.
-async fn open_store(config: &AuthorityConfig, key: MacKey) -> Result<Arc<dyn Store>, StartError> {
-    if let Some(address) = postgres(config)? {
+async fn open_store(
+    config: &AuthorityConfig,
+    key: MacKey,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn Store>, StartError> {
+    if let Some(address) = database::address(config, clock)? {
         return Ok(Arc::new(PostgresStore::open(address, &key).await?));
     }
     let path = store_path(config);
     let store = tokio::task::spawn_blocking(move || SqliteStore::open_existing(path, key));
     Ok(Arc::new(store.await.map_err(|_| StartError::Stopped)??))
-}
-
-/// The database, with the password that a file holds.
-fn postgres(config: &AuthorityConfig) -> Result<Option<PostgresAddress>, StartError> {
-    let StoreConfig::Postgres { url, password_file } = &config.store else { return Ok(None) };
-    let Some(file) = password_file else { return Ok(Some(url.clone())) };
-    let password = read_passphrase(file)
-        .map_err(|cause| StartError::io(&format!("the password in `{}`", file.display()), cause))?;
-    Ok(Some(url.clone().with_password(password.expose())))
 }
 
 /// Opens a data directory.
@@ -178,7 +174,7 @@ pub(super) async fn open(
     }
     check_directory(directory)?;
     let keys = unseal(config, random).await?;
-    let store = open_store(config, keys.live.mac_key(STORE)?).await?;
+    let store = open_store(config, keys.live.mac_key(STORE)?, &clock).await?;
     let registry = Registry::open(Arc::clone(&store), config.trust_domain.clone(), clock).await?;
     let seal = keys.seal.clone();
     Ok(Opened { keys, store, registry, seal })
@@ -244,11 +240,12 @@ pub(super) async fn quiet<T: ?Sized>(used: &Arc<T>, owners: usize) {
 /// Gives the store a new incarnation: what was written after the moment that it was rolled back to is not to come back.
 pub(super) async fn renew_incarnation(
     config: &AuthorityConfig,
+    clock: &Arc<dyn Clock>,
     random: Arc<dyn Random>,
 ) -> Result<(), StartError> {
     let keys = unseal(config, Arc::clone(&random)).await?;
     let (path, key) = (store_path(config), keys.live.mac_key(STORE)?);
-    if let Some(address) = postgres(config)? {
+    if let Some(address) = database::address(config, clock)? {
         PostgresStore::renew_incarnation(address, &key, &*random).await?;
         return Ok(());
     }
@@ -307,7 +304,7 @@ fn seal_file(config: &AuthorityConfig) -> Option<PathBuf> {
     }
 }
 
-fn read_passphrase(file: &Path) -> io::Result<SecretBytes> {
+pub(super) fn read_passphrase(file: &Path) -> io::Result<SecretBytes> {
     use std::io::Read as _;
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_PASSPHRASE as usize + 1));
     fs::File::open(file)?.take(MAX_PASSPHRASE + 1).read_to_end(&mut text)?;

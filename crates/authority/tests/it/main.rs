@@ -16,6 +16,7 @@ mod admin_rights;
 mod agents;
 mod apply;
 mod attacks;
+mod database;
 mod issuance;
 mod records;
 mod registry;

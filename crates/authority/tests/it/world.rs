@@ -56,8 +56,11 @@ impl World {
         config.limits.attestations_per_source = 10_000;
         config.limits.attestations_per_second = 10_000;
         if let Some(database) = &database {
-            config.store =
-                StoreConfig::Postgres { url: database.url().parse().unwrap(), password_file: None };
+            config.store = StoreConfig::Postgres {
+                url: database.url().parse().unwrap(),
+                password_file: None,
+                ca_file: None,
+            };
         }
         let clock = TestClock::new();
         Authority::init(&config, clock.clone(), &SystemRandom).await.unwrap();

@@ -51,6 +51,12 @@ pub struct InitArgs {
     /// directory]
     #[arg(long, value_name = "postgres://USER@HOST/DATABASE", value_parser = store)]
     store: Option<Store>,
+    /// PEM of the CA that the database's certificate is under: speak TLS to it, and to nobody else
+    #[arg(long, value_name = "FILE", requires = "store")]
+    store_ca: Option<PathBuf>,
+    /// File with the database's password
+    #[arg(long, value_name = "FILE", requires = "store")]
+    store_password_file: Option<PathBuf>,
     /// Name of this server, unique in its trust domain [default: a]
     #[arg(long, value_name = "NAME")]
     server: Option<String>,
@@ -149,6 +155,8 @@ async fn init(arguments: InitArgs, console: &Console) -> Result<(), Failure> {
         address,
         passphrase_file,
         store,
+        store_ca,
+        store_password_file,
         server,
         beside,
         ca_key,
@@ -166,7 +174,12 @@ async fn init(arguments: InitArgs, console: &Console) -> Result<(), Failure> {
         text = text.replace("#server = \"a\"", &format!("server = {}", quoted(&server)));
     }
     if let Some(Store(url)) = store {
-        let store = format!("[store]\nkind = \"postgres\"\nurl = {}", quoted(&url));
+        let mut store = format!("[store]\nkind = \"postgres\"\nurl = {}", quoted(&url));
+        for (name, file) in [("ca_file", store_ca), ("password_file", store_password_file)] {
+            let Some(file) = file else { continue };
+            let file = std::path::absolute(&file).map_err(|source| Failure::read(&file, source))?;
+            store.push_str(&format!("\n{name} = {}", quoted(&file.display().to_string())));
+        }
         text = text.replace("#[store]\n#kind = \"sqlite\"", &store);
     }
     if let (Some(module), Some(token), Some(pin)) = (pkcs11_module, pkcs11_token, pkcs11_pin_file) {

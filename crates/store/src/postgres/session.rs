@@ -13,10 +13,10 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_postgres::{
-    AsyncMessage, Client, Connection, NoTls, Socket, Statement, error::SqlState, tls::NoTlsStream,
+    AsyncMessage, Client, Connection, NoTls, Socket, Statement, error::SqlState, tls::TlsStream,
 };
 
-use super::PostgresAddress;
+use super::{PostgresAddress, encryption::MakeEncrypter};
 use crate::{StoreError, sql};
 
 /// What every session works under. A server that dies in the middle of a commit must not hold the lock of the head for
@@ -143,8 +143,18 @@ pub(super) async fn connect(
     address: &PostgresAddress,
     wake: Option<watch::Sender<u64>>,
 ) -> Result<(Client, JoinHandle<()>), StoreError> {
-    let (client, connection) = address.config().connect(NoTls).await.map_err(|cause| error(&cause))?;
-    let driver = tokio::spawn(drive(connection, wake));
+    let failed = |cause| error(&cause);
+    let (client, driver) = match address.encryption()? {
+        None => {
+            let (client, connection) = address.config().connect(NoTls).await.map_err(failed)?;
+            (client, tokio::spawn(drive(connection, wake)))
+        }
+        Some(encryption) => {
+            let connected = address.config().connect(MakeEncrypter(encryption)).await;
+            let (client, connection) = connected.map_err(failed)?;
+            (client, tokio::spawn(drive(connection, wake)))
+        }
+    };
     let checked = async {
         client.batch_execute(SETTINGS).await.map_err(|cause| error(&cause))?;
         check_durability(&client).await
@@ -158,7 +168,10 @@ pub(super) async fn connect(
     }
 }
 
-async fn drive(mut connection: Connection<Socket, NoTlsStream>, wake: Option<watch::Sender<u64>>) {
+async fn drive<T: TlsStream + Unpin>(
+    mut connection: Connection<Socket, T>,
+    wake: Option<watch::Sender<u64>>,
+) {
     while let Some(Ok(message)) = future::poll_fn(|context| connection.poll_message(context)).await {
         if let (AsyncMessage::Notification(_), Some(wake)) = (message, &wake) {
             wake.send_modify(|count| *count = count.wrapping_add(1));

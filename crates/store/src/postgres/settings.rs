@@ -1,12 +1,13 @@
 //! Where the database is.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use tokio_postgres::{
     Config,
     config::{Host, SslMode, TargetSessionAttrs},
 };
 
+use super::Encryption;
 use crate::StoreError;
 
 /// How long one attempt to connect may take, unless the address says otherwise.
@@ -16,32 +17,59 @@ const UNHEARD: Duration = Duration::from_secs(15);
 
 /// The address of a PostgreSQL database, with whatever proves who we are. Shows no password, not in `Debug` either.
 #[derive(Clone)]
-pub struct PostgresAddress(Config);
+pub struct PostgresAddress {
+    config: Config,
+    encryption: Option<Arc<dyn Encryption>>,
+}
 
 impl PostgresAddress {
     /// Whether a password is part of it.
     #[must_use]
     pub fn has_password(&self) -> bool {
-        self.0.get_password().is_some()
+        self.config.get_password().is_some()
     }
 
     /// With this password, in place of the one that was part of it.
     #[must_use]
     pub fn with_password(mut self, password: &[u8]) -> Self {
-        self.0.password(password);
+        self.config.password(password);
+        self
+    }
+
+    /// Whether it asks for TLS, and so for [`Self::with_encryption`].
+    #[must_use]
+    pub fn wants_encryption(&self) -> bool {
+        self.config.get_ssl_mode() == SslMode::Require
+    }
+
+    /// Never without this encryption, whatever the address said of TLS.
+    #[must_use]
+    pub fn with_encryption(mut self, encryption: Arc<dyn Encryption>) -> Self {
+        self.config.ssl_mode(SslMode::Require);
+        self.encryption = Some(encryption);
         self
     }
 
     pub(super) const fn config(&self) -> &Config {
-        &self.0
+        &self.config
+    }
+
+    pub(super) fn encryption(&self) -> Result<Option<Arc<dyn Encryption>>, StoreError> {
+        if self.wants_encryption() && self.encryption.is_none() {
+            let what =
+                "the address asks for TLS, and no CA is named that the database's certificate is under";
+            return Err(StoreError::Invalid { what });
+        }
+        Ok(self.encryption.clone())
     }
 }
 
 impl FromStr for PostgresAddress {
     type Err = StoreError;
 
-    /// Reads `postgres://USER@HOST/DATABASE` or `host=… dbname=…`, as libpq does. Connections are not encrypted: so only
-    /// a Unix socket and this machine are accepted, unless `sslmode=disable` says that the network is trusted.
+    /// Reads `postgres://USER@HOST/DATABASE` or `host=… dbname=…`, as libpq does. `sslmode=require` asks
+    /// for TLS, with a certificate that is verified as libpq does for `verify-full`. Without it only a Unix socket and this
+    /// machine are accepted, unless `sslmode=disable` says that the network is trusted.
     ///
     /// # Errors
     /// [`StoreError::Invalid`]; what was given is not in the error, because a password may be in it.
@@ -56,20 +84,15 @@ impl FromStr for PostgresAddress {
             return Err(invalid("the address names no host"));
         }
         match config.get_ssl_mode() {
-            SslMode::Disable => {}
-            SslMode::Prefer if is_local(&config) => {}
-            SslMode::Prefer => {
-                return Err(invalid(
-                    "a connection to another machine is not encrypted: use a tunnel, or say `sslmode=disable`",
-                ));
-            }
+            SslMode::Disable | SslMode::Require => {}
+            // What an attacker can make plain is plain.
+            SslMode::Prefer if is_local(&config) => _ = config.ssl_mode(SslMode::Disable),
             _ => {
                 return Err(invalid(
-                    "TLS to PostgreSQL is not supported: use a Unix socket or a tunnel instead of `sslmode=require`",
+                    "a connection to another machine is to be encrypted: say `sslmode=require`, or `sslmode=disable` if the network is trusted",
                 ));
             }
         }
-        config.ssl_mode(SslMode::Disable);
         // A standby may be behind, and can't be written.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         config.keepalives_idle(Duration::from_secs(10)).keepalives_interval(Duration::from_secs(5));
@@ -80,7 +103,7 @@ impl FromStr for PostgresAddress {
         if config.get_application_name().is_none() {
             config.application_name("bonafide");
         }
-        Ok(Self(config))
+        Ok(Self { config, encryption: None })
     }
 }
 
@@ -96,15 +119,15 @@ fn is_local(config: &Config) -> bool {
 
 impl fmt::Display for PostgresAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "postgres://{}@", self.0.get_user().unwrap_or_default())?;
-        for (index, host) in self.0.get_hosts().iter().enumerate() {
+        write!(f, "postgres://{}@", self.config.get_user().unwrap_or_default())?;
+        for (index, host) in self.config.get_hosts().iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };
             match host {
                 Host::Tcp(name) => write!(f, "{comma}{name}")?,
                 Host::Unix(path) => write!(f, "{comma}{}", path.display())?,
             }
         }
-        write!(f, "/{}", self.0.get_dbname().unwrap_or_default())
+        write!(f, "/{}", self.config.get_dbname().unwrap_or_default())
     }
 }
 
@@ -144,7 +167,8 @@ mod tests {
             ("postgres://u@db.example.org/db", false),
             ("postgres://u@localhost,db.example.org/db", false),
             ("postgres://u@db.example.org/db?sslmode=disable", true),
-            ("postgres://u@localhost/db?sslmode=require", false),
+            ("postgres://u@db.example.org/db?sslmode=require", true),
+            ("postgres://u@db.example.org/db?sslmode=prefer", false),
             ("postgres://u@localhost", false),
             ("dbname=db", false),
             ("", false),
@@ -152,7 +176,8 @@ mod tests {
             let parsed = text.parse::<PostgresAddress>();
             assert_eq!(parsed.is_ok(), fits, "{text}: {parsed:?}");
         }
-        let error = "postgres://u@localhost/db?sslmode=require".parse::<PostgresAddress>().unwrap_err();
-        assert!(error.to_string().contains("TLS"), "{error}");
+        let address: PostgresAddress = "postgres://u@localhost/db?sslmode=require".parse().unwrap();
+        assert!(address.wants_encryption());
+        assert!(address.encryption().unwrap_err().to_string().contains("TLS"), "never in clear instead");
     }
 }
