@@ -13,8 +13,11 @@ mod certified;
 mod earnings;
 mod issuer;
 pub(crate) mod lineages;
+pub(crate) mod moves;
+mod ownership;
 mod prepare;
 mod queue;
+mod renewal;
 
 pub(crate) use certified::AGENT_KEY;
 pub(crate) use issuer::{Ask, Asker, Issuer, IssuerParts, Job};

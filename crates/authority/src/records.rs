@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bonafide_attest::{SelectorSet, registration::Registration};
 use bonafide_identity::{
-    Revocation, SpiffeId, TrustDomain,
+    InstanceId, Revocation, SpiffeId, TrustDomain,
     revocation::{Subject, SubjectKind},
     time::UnixTime,
 };
@@ -19,11 +19,11 @@ use crate::{
 };
 
 pub use crate::generated::record::{
-    Idempotency, Lease, LedgerMark, Server, SigningKey, Succession, signing_key,
+    Idempotency, Lease, LedgerMark, LineageOwner, Server, SigningKey, Succession, lineage_owner, signing_key,
 };
 
 /// The version of records that this server writes and reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// One record, `settings`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +107,8 @@ pub enum Object {
     Lease(Arc<str>, Arc<Lease>),
     /// `ledger/<server>`; the server stands here.
     LedgerMark(Arc<str>, Arc<LedgerMark>),
+    /// `lineage/<instance>`; the instance stands here.
+    LineageOwner(InstanceId, Arc<LineageOwner>),
     /// `registration/<id>`
     Registration(Arc<Registration>),
     /// `server/<name>`; the name stands here.
@@ -141,6 +143,9 @@ impl Mark {
     }
 }
 
+/// Of a [`LineageOwner`]: where some server can't read it, each renews what it has issued, and knows nothing of the others.
+pub(crate) const LINEAGE_OWNER: Mark = Mark { min_reader: 3, critical: true };
+
 /// What a mutation does to one record.
 #[derive(Clone, Debug)]
 pub enum RecordChange {
@@ -160,6 +165,7 @@ impl Object {
             Self::JoinToken(token) => token_key(&token.id),
             Self::Lease(name, _) => lease_key(name),
             Self::LedgerMark(server, _) => format!("{LEDGER}{server}"),
+            Self::LineageOwner(instance, _) => format!("{LINEAGE}{instance}"),
             Self::Registration(registration) => registration_key(&registration.id),
             Self::Server(name, _) => format!("{SERVER}{name}"),
             Self::Revocation(record) => revocation_key(&record.revocation.subject),
@@ -176,6 +182,7 @@ impl Object {
         match self {
             Self::Idempotency(_, idempotency) => Some(UnixTime::from_secs(idempotency.expires_at)),
             Self::JoinToken(token) => Some(token.expires_at),
+            Self::LineageOwner(_, owner) => Some(UnixTime::from_secs(owner.expires_at)),
             Self::Registration(registration) => registration.expires_at,
             // A quarantine lasts until it is lifted.
             Self::Revocation(record) if record.revocation.subject.kind() != SubjectKind::Site => {
@@ -194,6 +201,7 @@ impl Object {
             Self::JoinToken(token) => Kind::JoinToken(convert::from_token(token)),
             Self::Lease(_, lease) => Kind::Lease((**lease).clone()),
             Self::LedgerMark(_, mark) => Kind::LedgerMark((**mark).clone()),
+            Self::LineageOwner(_, owner) => Kind::LineageOwner((**owner).clone()),
             Self::Registration(registration) => Kind::Registration(convert::from_registration(registration)),
             Self::Server(_, server) => Kind::Server((**server).clone()),
             Self::Revocation(record) => Kind::Revocation(convert::from_revocation(record)),
@@ -221,6 +229,8 @@ impl Object {
             Self::SigningKey(key) if matches!(key.state(), State::Tainted | State::Revoked) => {
                 Mark { min_reader: 2, critical: true }
             }
+            // An older server would renew what has moved elsewhere.
+            Self::LineageOwner(..) => LINEAGE_OWNER,
             // All others decide who gets what: a server that can't read one must not go on.
             _ => Mark { min_reader: 1, critical: true },
         }
@@ -251,6 +261,10 @@ impl Object {
             Kind::LedgerMark(mark) => {
                 key.strip_prefix(LEDGER).map(|server| Self::LedgerMark(server.into(), Arc::new(mark)))
             }
+            Kind::LineageOwner(owner) => key
+                .strip_prefix(LINEAGE)
+                .and_then(|instance| instance.parse().ok())
+                .map(|instance| Self::LineageOwner(instance, Arc::new(owner))),
             Kind::Registration(registration) => convert::to_registration(&registration, revision)
                 .map(|registration| Self::Registration(Arc::new(registration))),
             Kind::Server(server) => {
@@ -319,6 +333,7 @@ pub const SETTINGS: &str = "settings";
 const IDEMPOTENCY: &str = "idem/";
 const LEASE: &str = "lease/";
 const LEDGER: &str = "ledger/";
+const LINEAGE: &str = "lineage/";
 const SERVER: &str = "server/";
 const INCARNATION: &str = "incarnation/";
 const REVOCATION: &str = "revocation/";

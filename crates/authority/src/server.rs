@@ -9,7 +9,7 @@ mod replication;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bonafide_crypto::digest::sha256;
 use bonafide_crypto::random::Random;
@@ -24,6 +24,7 @@ use bonafide_store::Store;
 use bonafide_tls::{Authorizer, Clients, IdentitySlot, TlsLimits, Trust};
 use bonafide_wire::node::node_server::NodeServer;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -36,6 +37,7 @@ use self::replication::Replication;
 use crate::admin::{Admin, LedgerStatus, LocalAdmins, ServerInfo};
 use crate::config::AuthorityConfig;
 use crate::issuance::lineages::Lineages;
+use crate::issuance::moves::Moves;
 use crate::issuance::{Issuer, IssuerParts};
 use crate::journal::Journal;
 use crate::keys::{Keys, Rotation, Upstream, Vault};
@@ -238,12 +240,25 @@ async fn assemble(
     let renew_after = identity.renew().await?;
     tasks.spawn(identity.run(renew_after, shutdown.clone()));
 
+    let moves = Arc::new(Moves {
+        registry: registry.clone(),
+        lineages: Arc::clone(&lineages),
+        journal: Arc::clone(&journal),
+        clock: Arc::clone(&clock),
+        server: config.server.as_str().into(),
+        runtime: Handle::current(),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+    });
+    moves.follow();
     let issuer = Issuer::start(
         IssuerParts {
             registry: registry.clone(),
             keys: Arc::clone(&keys),
             journal: Arc::clone(&journal),
             lineages: Arc::clone(&lineages),
+            moves,
+            queue: OnceLock::new(),
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
             backdate: config.lifetimes.backdate.as_duration(),

@@ -2,7 +2,7 @@
 //! randomness that are parameters, and with its streams as values. What [`Stream::hear`] and [`Stream::advance`] do is
 //! what `stream::driver` does, in one thread.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bonafide_ca::rotation::Order;
@@ -21,6 +21,7 @@ use bonafide_wire::types;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use prost::Message;
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
 
@@ -28,6 +29,7 @@ use crate::admin::{Admin, LedgerStatus, LocalAdmins, ServerInfo};
 use crate::config::{KeysConfig, Lifetimes};
 use crate::entry::{self, Entry, entry::Kind as EntryKind};
 use crate::issuance::lineages::Lineages;
+use crate::issuance::moves::Moves;
 use crate::issuance::{Ask, Asker, IssuerParts, Job};
 use crate::journal::Journal;
 use crate::keys::{Family, Keys, KeysError, Rotation, Vault};
@@ -230,6 +232,7 @@ impl Server {
             let agent = known.agent_of(instance, judged_by.now())?;
             reserved::agent_site(&agent).map(ToOwned::to_owned)
         };
+        let name = server.clone();
         let info = ServerInfo {
             server,
             version: String::new(),
@@ -243,11 +246,24 @@ impl Server {
         let admin =
             Admin::new(registry.clone(), presence.clone(), Arc::clone(&clock), Arc::clone(&random), info)
                 .with_rotation(rotation.clone());
+        let moves = Arc::new(Moves {
+            registry: registry.clone(),
+            lineages: Arc::clone(&lineages),
+            journal: Arc::clone(&journal),
+            clock: Arc::clone(&clock),
+            server: name.into(),
+            runtime: Handle::current(),
+            tasks,
+            shutdown: shutdown.clone(),
+        });
+        moves.follow();
         let issuer = Arc::new(IssuerParts {
             registry: registry.clone(),
             keys,
             journal,
             lineages,
+            moves,
+            queue: OnceLock::new(),
             clock,
             random,
             backdate: lifetimes.backdate.as_duration(),
@@ -290,7 +306,7 @@ impl Server {
         let asker = Arc::new(Asker { agent: agent.clone(), attestation: 0, site: String::new(), connection });
         let ticket = sender.answers.ticket(1)?;
         let ask = Ask::Agent(RenewAgent { request: 1, csr: csr.into() });
-        self.issuer.work(vec![Job { ticket, asker, ask }]);
+        self.issuer.work(vec![Job { ticket, asker, ask, taken: None }]);
         // It has no stream yet.
         self.presence.forget(agent);
         match outbound.next().now_or_never()??.ok()?.kind? {
@@ -393,6 +409,7 @@ impl Stream {
                 ticket,
                 asker: Arc::clone(&self.asker),
                 ask,
+                taken: None,
             })
         };
         let job = match said {

@@ -15,7 +15,8 @@ use std::{
 use bonafide_attest::registration::Registration;
 use bonafide_crypto::digest::SetDigest;
 use bonafide_identity::{
-    Certificate, Revocations, SpiffeId, TrustDomain, bundle::TrustBundle, revocation::Subject, time::UnixTime,
+    Certificate, InstanceId, Revocations, SpiffeId, TrustDomain, bundle::TrustBundle, revocation::Subject,
+    time::UnixTime,
 };
 use bonafide_store::Incarnation;
 
@@ -23,8 +24,8 @@ use self::registered::Registered;
 pub use self::{bundle::bundle_of, site::SiteState};
 use crate::journal::hex;
 use crate::records::{
-    self, Agent, Idempotency, JoinToken, Lease, LedgerMark, Object, RecordError, RevocationRecord, Server,
-    Settings, SigningKey, Succession,
+    self, Agent, Idempotency, JoinToken, Lease, LedgerMark, LineageOwner, Object, RecordError,
+    RevocationRecord, Server, Settings, SigningKey, Succession,
 };
 use crate::site::Site;
 
@@ -50,6 +51,7 @@ pub struct State {
     idempotency: BTreeMap<Arc<str>, Arc<Idempotency>>,
     leases: BTreeMap<Arc<str>, Arc<Lease>>,
     ledger_marks: BTreeMap<Arc<str>, Arc<LedgerMark>>,
+    lineage_owners: HashMap<InstanceId, Arc<LineageOwner>>,
     servers: BTreeMap<Arc<str>, Arc<Server>>,
     successions: BTreeMap<Arc<str>, Arc<Succession>>,
     /// By the store's key.
@@ -97,6 +99,7 @@ impl State {
             idempotency: BTreeMap::new(),
             leases: BTreeMap::new(),
             ledger_marks: BTreeMap::new(),
+            lineage_owners: HashMap::new(),
             servers: BTreeMap::new(),
             successions: BTreeMap::new(),
             expiries: BTreeSet::new(),
@@ -303,6 +306,17 @@ impl State {
         self.ledger_marks.get(server)
     }
 
+    /// Who renews an instance; none if it has never moved, or so long ago that nothing is valid of before.
+    #[must_use]
+    pub fn lineage_owner(&self, instance: InstanceId) -> Option<&Arc<LineageOwner>> {
+        self.lineage_owners.get(&instance)
+    }
+
+    /// Every instance that has moved.
+    pub fn lineage_owners(&self) -> impl Iterator<Item = (InstanceId, &Arc<LineageOwner>)> {
+        self.lineage_owners.iter().map(|(instance, owner)| (*instance, owner))
+    }
+
     /// A server of this trust domain.
     #[must_use]
     pub fn server(&self, name: &str) -> Option<&Arc<Server>> {
@@ -449,6 +463,9 @@ impl State {
             Object::LedgerMark(server, mark) => {
                 self.ledger_marks.insert(server, mark);
             }
+            Object::LineageOwner(instance, owner) => {
+                self.lineage_owners.insert(instance, owner);
+            }
             Object::Registration(registration) => {
                 if let Some(registered) = registered {
                     let parent = registration.parent.as_ref();
@@ -505,6 +522,10 @@ impl State {
             "ledger" => {
                 self.ledger_marks.remove_entry(name).map(|(server, mark)| Object::LedgerMark(server, mark))
             }
+            "lineage" => self
+                .lineage_owners
+                .remove_entry(&name.parse().ok()?)
+                .map(|(instance, owner)| Object::LineageOwner(instance, owner)),
             "registration" => {
                 let registration = self.registrations.take(name.as_bytes())?.decode()?;
                 self.leave_site(&registration.site.clone(), |site| site.remove_registration(&registration));

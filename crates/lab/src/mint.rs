@@ -195,6 +195,7 @@ impl Mint {
             selectors: authority::selectors(),
             audience: vec![format!("spiffe://{}/lab/other/{request}", authority::TRUST_DOMAIN)],
             instance: Bytes::new(),
+            chain: Vec::new(),
         })
     }
 

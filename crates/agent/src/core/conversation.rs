@@ -271,6 +271,11 @@ impl Core {
             selectors: convert::to_wire(selectors),
             audience: audience.to_vec(),
             instance: instance.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
+            // Not every server has issued it.
+            chain: instance
+                .and_then(|id| self.instances.get(&id))
+                .map(|instance| instance.credential.chain().to_vec())
+                .unwrap_or_default(),
         };
         self.ask(Request::Jwt { ticket }, now, |request| {
             agent_message::Kind::IssueJwt(IssueJwt { request, ..message })

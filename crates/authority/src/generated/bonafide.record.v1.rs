@@ -13,7 +13,7 @@ pub struct Envelope {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
-    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21")]
+    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22")]
     pub kind: ::core::option::Option<record::Kind>,
 }
 /// Nested message and enum types in `Record`.
@@ -44,6 +44,8 @@ pub mod record {
         Server(super::Server),
         #[prost(message, tag = "21")]
         Succession(super::Succession),
+        #[prost(message, tag = "22")]
+        LineageOwner(super::LineageOwner),
     }
 }
 /// One record, `settings`.
@@ -416,5 +418,50 @@ pub mod revocation {
         Site(::prost::alloc::string::String),
         #[prost(bytes, tag = "5")]
         AuthorityKey(::prost::bytes::Bytes),
+    }
+}
+/// Which server renews an instance that has moved: one whose first SVID another server has issued. Written when it moves, not
+/// when it is renewed. `lineage/<instance>`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LineageOwner {
+    #[prost(string, tag = "1")]
+    pub server: ::prost::alloc::string::String,
+    /// The server that decides until it has answered: it lets go, or it objects because it has issued this generation itself.
+    /// Empty once that is settled.
+    #[prost(string, tag = "2")]
+    pub from: ::prost::alloc::string::String,
+    /// What `server` was asked for when it took over, and with which key.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    /// Subject key ID, 20 bytes.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub key_id: ::prost::bytes::Bytes,
+    /// The store's when this was written: of a store that was restored since, moves may be missing.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub incarnation: ::prost::bytes::Bytes,
+    /// Nothing that was issued before is valid any more.
+    #[prost(int64, tag = "6")]
+    pub expires_at: i64,
+    /// Two keys of one generation have had an SVID: nobody renews any of them.
+    #[prost(bool, tag = "7")]
+    pub forked: bool,
+    /// Its process is gone.
+    #[prost(bool, tag = "8")]
+    pub ended: bool,
+    /// Servers that have not answered, and what was issued without their answer: one of them may have had a successor of the
+    /// same certificate, which it says when it is back.
+    #[prost(message, repeated, tag = "9")]
+    pub unanswered: ::prost::alloc::vec::Vec<lineage_owner::Unanswered>,
+}
+/// Nested message and enum types in `LineageOwner`.
+pub mod lineage_owner {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Unanswered {
+        #[prost(string, tag = "1")]
+        pub server: ::prost::alloc::string::String,
+        #[prost(uint64, tag = "2")]
+        pub generation: u64,
+        #[prost(bytes = "bytes", tag = "3")]
+        pub key_id: ::prost::bytes::Bytes,
     }
 }

@@ -1,6 +1,6 @@
 //! The threads that sign, and the order of things around them: log, sign, release.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bonafide_crypto::key::PublicKey;
@@ -15,8 +15,11 @@ use prost::Message;
 
 use super::earnings::Earnings;
 use super::lineages::Lineages;
-use super::prepare::{self, Context, Noted, Unsigned, revoked};
+use super::moves::Moves;
+use super::ownership::Claim;
+use super::prepare::{self, Context, Noted, Unsigned};
 use super::queue::{Lane, Queue};
+use super::renewal::{Hold, revoked};
 use crate::entry::entry::Kind as EntryKind;
 use crate::journal::{Journal, Source};
 use crate::keys::{KeySet, Keys};
@@ -31,7 +34,7 @@ use crate::stream::outbound::{self, Ticket};
 #[derive(Debug)]
 pub(crate) struct Issuer {
     parts: Arc<IssuerParts>,
-    queue: Queue<Job>,
+    queue: Arc<Queue<Job>>,
 }
 
 /// What it works with.
@@ -41,6 +44,9 @@ pub(crate) struct IssuerParts {
     pub(crate) keys: Arc<Keys>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) lineages: Arc<Lineages>,
+    pub(crate) moves: Arc<Moves>,
+    /// Where a renewal goes on that had to wait. None: on the thread that waited.
+    pub(crate) queue: OnceLock<Weak<Queue<Job>>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) backdate: Duration,
@@ -53,6 +59,8 @@ pub(crate) struct Job {
     pub(crate) ticket: Ticket,
     pub(crate) asker: Arc<Asker>,
     pub(crate) ask: Ask,
+    /// What this server has taken its instance over for.
+    pub(crate) taken: Option<Box<Claim>>,
 }
 
 /// Who asks.
@@ -154,19 +162,14 @@ impl Issuer {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             threads => threads,
         };
-        let queue = Queue::start(threads, capacity, move |batch| worker.work(batch))?;
+        let queue = Arc::new(Queue::start(threads, capacity, move |batch| worker.work(batch))?);
+        let _first = parts.queue.set(Arc::downgrade(&queue));
         Ok(Self { parts, queue })
     }
 
     /// Queues requests; each is answered through its ticket, at once if there is no room.
     pub(crate) fn submit(&self, jobs: Vec<Job>) {
-        let jobs = jobs.into_iter().map(|job| (job.ask.lane(), job));
-        for job in self.queue.push(jobs) {
-            let busy =
-                Refusal::unavailable("issuance.busy", "the authority has more requests than it can sign")
-                    .hint("it is tried again by itself");
-            job.ticket.refuse(busy.to_problem(), 1);
-        }
+        submit(&self.queue, jobs);
     }
 
     /// The first SVID of an agent after its attestation of this number. Resolves when it is on the ledger.
@@ -200,6 +203,15 @@ impl Issuer {
     pub(crate) async fn proven_key(&self, request: Bytes, agent: SpiffeId) -> Result<PublicKey, Refusal> {
         let proven = tokio::task::spawn_blocking(move || prepare::proven_key(&request, &agent));
         proven.await.map_err(|_| internal())?
+    }
+}
+
+fn submit(queue: &Queue<Job>, jobs: Vec<Job>) {
+    let jobs = jobs.into_iter().map(|job| (job.ask.lane(), job));
+    for job in queue.push(jobs) {
+        let busy = Refusal::unavailable("issuance.busy", "the authority has more requests than it can sign")
+            .hint("it is tried again by itself");
+        job.ticket.refuse(busy.to_problem(), 1);
     }
 }
 
@@ -256,18 +268,19 @@ impl IssuerParts {
             let context = self.context(&job.asker.agent, &state, &earnings, &keys, &random, now);
             let attestation = job.asker.attestation;
             let admitted = admitted_attestation(&state, &job.asker.agent, attestation);
-            let prepared = admitted.and_then(|_| match &job.ask {
-                Ask::First(ask) => context.first(ask),
-                Ask::Renewal(ask) => context.renewal(ask),
-                Ask::Jwt(ask) => context.jwt(ask),
-                Ask::Agent(ask) => context.agent_renewal(ask, self.agent_lifetime, attestation),
+            let prepared = admitted.map_err(Hold::from).and_then(|_| match &job.ask {
+                Ask::First(ask) => Ok(context.first(ask)?),
+                Ask::Renewal(ask) => context.renewal(ask, job.taken.as_deref()),
+                Ask::Jwt(ask) => Ok(context.jwt(ask)?),
+                Ask::Agent(ask) => Ok(context.agent_renewal(ask, self.agent_lifetime, attestation)?),
             });
             match prepared {
                 Ok((unsigned, entry)) => {
                     entries.push(entry);
                     ready.push((job, unsigned));
                 }
-                Err(refusal) => self.refuse(job, &refusal, now),
+                Err(Hold::Refused(refusal)) => self.refuse(job, &refusal, now),
+                Err(Hold::Elsewhere(claim)) => self.take_over(job, claim),
             }
         }
         let decided_at = state.revision();
@@ -281,6 +294,25 @@ impl IssuerParts {
         if let Err(refusal) = begun {
             batch.is_logged(Err(refusal));
         }
+    }
+
+    /// Has the log say that this server renews the instance from now on, and then goes on with the job.
+    fn take_over(self: &Arc<Self>, job: Job, claim: Box<Claim>) {
+        let parts = Arc::clone(self);
+        self.moves.spawn(async move {
+            if let Err(refusal) = parts.moves.take_over(&claim).await {
+                return parts.refuse(job, &refusal, parts.clock.now());
+            }
+            let job = Job { taken: Some(claim), ..job };
+            match parts.queue.get() {
+                None => parts.work(vec![job]),
+                Some(queue) => {
+                    if let Some(queue) = queue.upgrade() {
+                        submit(&queue, vec![job]);
+                    }
+                }
+            }
+        });
     }
 
     /// The answer, as it may be given now.
@@ -328,6 +360,7 @@ impl IssuerParts {
     ) -> Context<'a> {
         Context {
             agent,
+            server: &self.moves.server,
             state,
             earnings,
             keys,

@@ -4,7 +4,8 @@
 //! that too. But then there are two successors, with two keys, and the second one is refused, whichever it is. A
 //! lost reply is not a fork: the same key may ask again.
 //!
-//! In memory, filled from the ledger at start.
+//! In memory, filled from the ledger at start. What other servers have issued is not in here: an instance that comes from
+//! one of them is taken over first (`super::moves`), and what has moved away is marked.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,6 +44,17 @@ pub(crate) struct Lineage {
     pub(crate) not_after: UnixTime,
     /// Its process is gone, so nobody may renew it.
     pub(crate) ended: bool,
+    /// Another server renews it now.
+    pub(crate) moved: bool,
+}
+
+/// What this server says when another one wants to renew an instance from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It issues nothing more for it.
+    LetGo,
+    /// It has had a successor of that certificate itself, or its process is gone.
+    Keep { generation: u64, key_id: [u8; 20], ended: bool },
 }
 
 /// Why an instance gets no further certificate.
@@ -55,6 +67,8 @@ pub(crate) enum Discord {
         /// Generation of the newest certificate.
         newest: u64,
     },
+    /// Another server renews it now.
+    Moved,
 }
 
 #[derive(Debug, Default)]
@@ -73,11 +87,12 @@ impl Lineages {
     }
 
     /// Notes a certificate, unless it would be the second successor of its predecessor. Returns what was the newest
-    /// before, for [`Self::undo`].
+    /// before, for [`Self::undo`]. `taken`: this server has just taken the instance over.
     pub(crate) fn note(
         &self,
         instance: InstanceId,
         mut next: Lineage,
+        taken: bool,
         now: UnixTime,
     ) -> Result<Option<Lineage>, Discord> {
         let mut shard = self.shard(instance);
@@ -90,6 +105,9 @@ impl Lineages {
             }
             if next.generation <= newest.generation && !repeated {
                 return Err(Discord::Forked { newest: newest.generation });
+            }
+            if newest.moved && !taken {
+                return Err(Discord::Moved);
             }
             // Forgotten with the newest certificate, an older and longer one could have another successor.
             next.not_after = next.not_after.max(newest.not_after);
@@ -105,7 +123,9 @@ impl Lineages {
             !newest.ended && newest.serial == noted.serial && newest.generation == noted.generation
         });
         if is_newest {
-            match before {
+            // What was let go of meanwhile stays so.
+            let moved = shard.instances.get(&instance).is_some_and(|newest| newest.moved);
+            match before.map(|before| Lineage { moved: before.moved || moved, ..before }) {
                 Some(before) => shard.instances.insert(instance, Box::new(before)),
                 None => shard.instances.remove(&instance),
             };
@@ -118,6 +138,43 @@ impl Lineages {
         let newest =
             shard.instances.get(&instance).filter(|newest| newest.not_after > now && !newest.ended)?;
         Some((**newest).clone())
+    }
+
+    /// Generation and key of the newest certificate that this server has issued, if some certificate of the instance is
+    /// valid.
+    pub(crate) fn issued(&self, instance: InstanceId, now: UnixTime) -> Option<(u64, [u8; 20])> {
+        let shard = self.shard(instance);
+        let newest = shard.instances.get(&instance).filter(|newest| newest.not_after > now)?;
+        Some((newest.generation, newest.key_id))
+    }
+
+    /// What to say to another server that wants to renew the instance, with this certificate as the next one. If that is
+    /// [`Answer::LetGo`], this server issues nothing for it from then on.
+    pub(crate) fn answer(
+        &self,
+        instance: InstanceId,
+        generation: u64,
+        key_id: &[u8],
+        now: UnixTime,
+    ) -> Answer {
+        let mut shard = self.shard(instance);
+        let newest = shard.instances.get_mut(&instance).filter(|newest| newest.not_after > now);
+        let Some(newest) = newest else { return Answer::LetGo };
+        let repeated = newest.generation == generation && newest.key_id == key_id;
+        if newest.ended || newest.generation >= generation && !repeated {
+            let Lineage { generation, key_id, ended, .. } = **newest;
+            newest.moved = false;
+            return Answer::Keep { generation, key_id, ended };
+        }
+        newest.moved = true;
+        Answer::LetGo
+    }
+
+    /// Another server renews the instance from now on.
+    pub(crate) fn moved(&self, instance: InstanceId) {
+        if let Some(newest) = self.shard(instance).instances.get_mut(&instance) {
+            newest.moved = true;
+        }
     }
 
     /// The agent of an instance of which some certificate is valid, whether or not its process has ended.
@@ -175,6 +232,7 @@ mod tests {
             agent: Arc::new("spiffe://example.org/bonafide/agent/x".parse().unwrap()),
             not_after: UnixTime::from_secs(not_after),
             ended: false,
+            moved: false,
         }
     }
 
@@ -184,63 +242,72 @@ mod tests {
     #[test]
     fn a_second_successor_is_a_fork_and_a_lost_reply_is_not() {
         let lineages = Lineages::default();
-        lineages.note(INSTANCE, lineage(0, 1, 200), NOW).unwrap();
-        lineages.note(INSTANCE, lineage(1, 2, 200), NOW).unwrap();
-        lineages.note(INSTANCE, lineage(1, 2, 201), NOW).unwrap();
-        assert_eq!(lineages.note(INSTANCE, lineage(1, 3, 200), NOW), Err(Discord::Forked { newest: 1 }));
-        lineages.note(INSTANCE, lineage(2, 4, 200), NOW).unwrap();
-        assert!(lineages.note(INSTANCE, lineage(1, 2, 200), NOW).is_err(), "an old generation is over");
+        lineages.note(INSTANCE, lineage(0, 1, 200), false, NOW).unwrap();
+        lineages.note(INSTANCE, lineage(1, 2, 200), false, NOW).unwrap();
+        lineages.note(INSTANCE, lineage(1, 2, 201), false, NOW).unwrap();
+        assert_eq!(
+            lineages.note(INSTANCE, lineage(1, 3, 200), false, NOW),
+            Err(Discord::Forked { newest: 1 })
+        );
+        lineages.note(INSTANCE, lineage(2, 4, 200), false, NOW).unwrap();
+        assert!(
+            lineages.note(INSTANCE, lineage(1, 2, 200), false, NOW).is_err(),
+            "an old generation is over"
+        );
     }
 
     #[test]
     fn what_was_not_released_is_forgotten() {
         let lineages = Lineages::default();
-        lineages.note(INSTANCE, lineage(0, 1, 200), NOW).unwrap();
+        lineages.note(INSTANCE, lineage(0, 1, 200), false, NOW).unwrap();
         let failed = lineage(1, 2, 200);
-        let before = lineages.note(INSTANCE, failed.clone(), NOW).unwrap();
+        let before = lineages.note(INSTANCE, failed.clone(), false, NOW).unwrap();
         lineages.undo(INSTANCE, &failed, before);
-        lineages.note(INSTANCE, lineage(1, 3, 200), NOW).unwrap();
+        lineages.note(INSTANCE, lineage(1, 3, 200), false, NOW).unwrap();
     }
 
     #[test]
     fn a_short_successor_does_not_make_its_predecessor_forgotten() {
         let lineages = Lineages::default();
-        lineages.note(INSTANCE, lineage(0, 1, 1000), NOW).unwrap();
-        lineages.note(INSTANCE, lineage(1, 2, 110), NOW).unwrap();
+        lineages.note(INSTANCE, lineage(0, 1, 1000), false, NOW).unwrap();
+        lineages.note(INSTANCE, lineage(1, 2, 110), false, NOW).unwrap();
         let later = UnixTime::from_secs(500);
         for shard in &lineages.shards {
             let mut shard = shard.lock().unwrap();
             shard.changes = SWEEP_EVERY;
             shard.sweep(later);
         }
-        let second = lineages.note(INSTANCE, lineage(1, 3, 600), later);
+        let second = lineages.note(INSTANCE, lineage(1, 3, 600), false, later);
         assert_eq!(second, Err(Discord::Forked { newest: 1 }), "the first certificate is still valid");
 
         lineages.end(INSTANCE, &lineage(1, 2, 110).agent);
-        assert_eq!(lineages.note(INSTANCE, lineage(2, 4, 600), later), Err(Discord::Ended));
+        assert_eq!(lineages.note(INSTANCE, lineage(2, 4, 600), false, later), Err(Discord::Ended));
     }
 
     #[test]
     fn a_failed_attempt_does_not_take_back_the_other_one_that_succeeded() {
         let lineages = Lineages::default();
-        lineages.note(INSTANCE, lineage(0, 1, 200), NOW).unwrap();
+        lineages.note(INSTANCE, lineage(0, 1, 200), false, NOW).unwrap();
         let first = Lineage { serial: [7; 16], ..lineage(1, 2, 200) };
-        let before = lineages.note(INSTANCE, first.clone(), NOW).unwrap();
+        let before = lineages.note(INSTANCE, first.clone(), false, NOW).unwrap();
         let second = Lineage { serial: [8; 16], ..lineage(1, 2, 200) };
-        lineages.note(INSTANCE, second, NOW).unwrap();
+        lineages.note(INSTANCE, second, false, NOW).unwrap();
         lineages.undo(INSTANCE, &first, before);
-        assert_eq!(lineages.note(INSTANCE, lineage(1, 3, 200), NOW), Err(Discord::Forked { newest: 1 }));
+        assert_eq!(
+            lineages.note(INSTANCE, lineage(1, 3, 200), false, NOW),
+            Err(Discord::Forked { newest: 1 })
+        );
     }
 
     #[test]
     fn an_ended_instance_is_not_renewed() {
         let lineages = Lineages::default();
         let first = lineage(0, 1, 200);
-        lineages.note(INSTANCE, first.clone(), NOW).unwrap();
+        lineages.note(INSTANCE, first.clone(), false, NOW).unwrap();
         lineages.end(INSTANCE, &"spiffe://example.org/bonafide/agent/other".parse().unwrap());
-        lineages.note(INSTANCE, lineage(1, 2, 200), NOW).unwrap();
+        lineages.note(INSTANCE, lineage(1, 2, 200), false, NOW).unwrap();
         lineages.end(INSTANCE, &first.agent);
-        assert_eq!(lineages.note(INSTANCE, lineage(2, 3, 200), NOW), Err(Discord::Ended));
+        assert_eq!(lineages.note(INSTANCE, lineage(2, 3, 200), false, NOW), Err(Discord::Ended));
         assert_eq!(lineages.newest(INSTANCE, NOW), None);
     }
 
@@ -252,9 +319,34 @@ mod tests {
             bytes[..4].copy_from_slice(&number.to_le_bytes());
             let at = i64::from(number);
             let next = lineage(0, 1, at + 1000);
-            lineages.note(InstanceId::from_bytes(bytes), next, UnixTime::from_secs(at)).unwrap();
+            lineages.note(InstanceId::from_bytes(bytes), next, false, UnixTime::from_secs(at)).unwrap();
         }
         let kept: usize = lineages.shards.iter().map(|shard| shard.lock().unwrap().instances.len()).sum();
         assert!(kept < 50_000, "{kept}");
+    }
+
+    #[test]
+    fn what_has_moved_is_not_renewed_until_it_is_taken_back() {
+        let lineages = Lineages::default();
+        lineages.note(INSTANCE, lineage(0, 1, 200), false, NOW).unwrap();
+        assert_eq!(lineages.answer(INSTANCE, 1, &[2; 20], NOW), Answer::LetGo);
+        assert_eq!(lineages.note(INSTANCE, lineage(1, 2, 200), false, NOW), Err(Discord::Moved));
+        // Elsewhere it has had generation 1.
+        lineages.note(INSTANCE, lineage(2, 3, 200), true, NOW).unwrap();
+        lineages.note(INSTANCE, lineage(3, 4, 200), false, NOW).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_was_asked_first_keeps_what_it_has_issued() {
+        let lineages = Lineages::default();
+        lineages.note(INSTANCE, lineage(0, 1, 200), false, NOW).unwrap();
+        lineages.note(INSTANCE, lineage(1, 2, 200), false, NOW).unwrap();
+        let keeps = Answer::Keep { generation: 1, key_id: [2; 20], ended: false };
+        assert_eq!(lineages.answer(INSTANCE, 1, &[3; 20], NOW), keeps);
+        lineages.note(INSTANCE, lineage(2, 4, 200), false, NOW).unwrap();
+        // A lost reply, asked again elsewhere.
+        assert_eq!(lineages.answer(INSTANCE, 2, &[4; 20], NOW), Answer::LetGo);
+        lineages.end(INSTANCE, &lineage(0, 0, 0).agent);
+        assert!(matches!(lineages.answer(INSTANCE, 3, &[6; 20], NOW), Answer::Keep { ended: true, .. }));
     }
 }

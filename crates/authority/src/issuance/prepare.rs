@@ -3,22 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bonafide_attest::lineage::transcript;
 use bonafide_ca::lint::{LintedTbs, lint};
 use bonafide_ca::template::{self, NodeLeaf, Tbs, WorkloadLeaf};
 use bonafide_ca::{SerialNumber, Validity};
 use bonafide_crypto::csr;
 use bonafide_crypto::digest::sha256;
-use bonafide_crypto::key::{PublicKey, PublicKeyAlgorithm, SignatureAlgorithm};
+use bonafide_crypto::key::{PublicKey, PublicKeyAlgorithm};
 use bonafide_crypto::random::Random;
 use bonafide_identity::attributes::{Attribute, Attributes, AttributesError};
 use bonafide_identity::jwt::JwtClaims;
 use bonafide_identity::revocation::Subject;
 use bonafide_identity::time::UnixTime;
-use bonafide_identity::{Certificate, InstanceId, SpiffeId, x509};
-use bonafide_wire::node::{IssueJwt, IssueX509, RenewAgent, RenewX509};
+use bonafide_identity::{InstanceId, SpiffeId};
+use bonafide_wire::node::{IssueJwt, IssueX509, RenewAgent};
 
-use super::certified::AGENT_KEY;
 use super::earnings::{Earning, Earnings};
 use super::lineages::{Discord, Lineage, Lineages};
 use crate::entry::{self, entry::Kind as EntryKind};
@@ -29,8 +27,6 @@ use crate::state::State;
 
 /// Larger keys cost every verifier of the trust domain.
 const MAX_RSA_BITS: u16 = 4096;
-const MAX_CHAIN: usize = 4;
-const MAX_EVIDENCE: usize = 64 * 1024;
 const MAX_AUDIENCES: usize = 32;
 /// Bytes of all audiences of a token.
 const MAX_AUDIENCE: usize = 8192;
@@ -41,6 +37,8 @@ pub(crate) const RANDOM_OF_EACH: usize = 34;
 /// All that a decision looks at.
 pub(crate) struct Context<'a> {
     pub(crate) agent: &'a SpiffeId,
+    /// Of this server.
+    pub(crate) server: &'a str,
     pub(crate) state: &'a State,
     pub(crate) earnings: &'a Earnings<'a>,
     pub(crate) keys: &'a KeySet,
@@ -77,112 +75,7 @@ impl Context<'_> {
         let earning = self.earnings.of(self.agent, &ask.registration, &ask.selectors)?;
         let public_key = proven_key(&ask.csr, earning.earned.grant.id())?;
         let instance = InstanceId::from_bytes(self.random.array());
-        self.workload(&earning, public_key, instance, 0)
-    }
-
-    /// The next SVID of an instance.
-    pub(crate) fn renewal(&self, ask: &RenewX509) -> Result<(Unsigned, EntryKind), Refusal> {
-        let malformed =
-            |what: &str| Refusal::invalid("lineage.malformed", format!("the renewal's {what} is malformed"));
-        if ask.previous_chain.len() > MAX_CHAIN || ask.evidence.len() > MAX_EVIDENCE {
-            return Err(malformed("chain or evidence"));
-        }
-        let instance = InstanceId::from_bytes((*ask.instance).try_into().map_err(|_| malformed("instance"))?);
-        let nonce: &[u8; 16] = (*ask.nonce).try_into().map_err(|_| malformed("nonce"))?;
-        let earning = self.earnings.of(self.agent, &ask.registration, &ask.selectors)?;
-
-        let previous = self.previous(ask, instance)?;
-        if let Some(subject) = self.state.revocations().of_certificate(&previous) {
-            return Err(revoked(&subject));
-        }
-        let attributes = previous.attributes();
-        let continues = attributes.is_some_and(|attributes| {
-            attributes.instance == Some(instance)
-                && attributes.generation.checked_add(1) == Some(ask.generation)
-                && attributes.registration() == Some(ask.registration.as_str())
-                && attributes.site() == Some(earning.earned.site.name.as_ref())
-                && attributes
-                    .evidence()
-                    .any(|(key, value)| key == AGENT_KEY && value == self.agent.path().as_bytes())
-        });
-        if !continues {
-            return Err(Refusal::denied(
-                "lineage.discontinuous",
-                "the renewal does not continue the SVID that it shows",
-            )
-            .hint(FRESH));
-        }
-        let previous_key = previous.public_key();
-        let public_key = PublicKey::from_spki_der(&ask.public_key)
-            .map_err(|error| Refusal::invalid(error.code(), error.to_string()).hint(error.hint()))?;
-        acceptable(&public_key)?;
-        if public_key == *previous_key {
-            return Err(
-                Refusal::denied("lineage.same-key", "the renewal does not bring a fresh key").hint(FRESH)
-            );
-        }
-        let transcript = transcript(
-            self.state.trust_domain(),
-            instance,
-            ask.generation,
-            nonce,
-            previous_key.spki_der(),
-            public_key.spki_der(),
-        );
-        let signed = |key: &PublicKey, signature: &[u8]| {
-            key.verify(SignatureAlgorithm::default_for(key.algorithm()), &transcript, signature)
-        };
-        if signed(previous_key, &ask.previous_key_signature).is_err()
-            || signed(&public_key, &ask.new_key_signature).is_err()
-        {
-            return Err(Refusal::denied(
-                "lineage.signature",
-                "the renewal is not signed by both the last and the new key",
-            ));
-        }
-        self.workload(&earning, public_key, instance, ask.generation)
-    }
-
-    /// The certificate that a renewal continues, proved to be one that this trust domain has issued and that is valid.
-    ///
-    /// What this server issued last it need not verify again, which would cost four signature checks: it remembers the
-    /// hash of what it signed. That is as safe as the chain, and in one case safer:
-    ///
-    /// - The hash is over everything that the certificate says (key, ID, instance, generation, attributes, dates), so the
-    ///   certificate that is shown says what this server has put there itself. Whether its signature is good is of no
-    ///   interest: nothing is taken from it. The renewal must still be signed with the key that it names.
-    /// - Its dates are checked here as the verifier would, and revocations of what it names by the caller, for either.
-    /// - Whoever has stolen the key of an authority can make chains that verify, but none that is remembered. And of an
-    ///   authority that was revoked since, what this server issued itself may still be renewed.
-    ///
-    /// What is not remembered (another server issued it, or the answer to the last renewal was lost) is verified.
-    fn previous(&self, ask: &RenewX509, instance: InstanceId) -> Result<Certificate, Refusal> {
-        let invalid = |why: &dyn std::fmt::Display| {
-            Refusal::denied("lineage.previous", format!("the SVID to be renewed is not valid: {why}"))
-                .hint(FRESH)
-        };
-        let newest = self.lineages.newest(instance, self.now).filter(|newest| {
-            newest.generation.checked_add(1) == Some(ask.generation)
-                && *newest.agent == *self.agent
-                && *newest.registration == *ask.registration
-        });
-        if let (Some(newest), Some(der)) = (newest, ask.previous_chain.first()) {
-            let leaf = Certificate::from_der(der).map_err(|error| invalid(&error))?;
-            // Of one generation there is one key. Another one is a copy's, or a thief's.
-            if leaf.public_key().key_id() != newest.key_id {
-                return Err(forked(instance, newest.generation));
-            }
-            if leaf.tbs_sha256() == newest.tbs_sha256 {
-                if !leaf.is_valid_at(self.now) {
-                    return Err(invalid(&"it has expired"));
-                }
-                return Ok(leaf);
-            }
-        }
-        let chain: Vec<&[u8]> = ask.previous_chain.iter().map(|der| &**der).collect();
-        let verified =
-            x509::verify(&chain, self.keys.bundles(), self.now).map_err(|error| invalid(&error))?;
-        Ok(verified.leaf().clone())
+        self.workload(&earning, public_key, instance, 0, false)?.map_err(|discord| discord.refusal(instance))
     }
 
     /// A JWT-SVID.
@@ -191,7 +84,7 @@ impl Context<'_> {
         let earned = &earning.earned;
         let instance = match &*ask.instance {
             [] => None,
-            bytes => Some(self.own_instance(bytes, &ask.registration)?),
+            _ => Some(self.own_instance(ask, &earning)?),
         };
         check_audience(&ask.audience)?;
         let key = self.keys.jwt(self.state)?;
@@ -276,13 +169,15 @@ impl Context<'_> {
         Ok((unsigned, EntryKind::AgentSvid(entry)))
     }
 
-    fn workload(
+    /// A workload's SVID. The inner error: the lineage does not allow it.
+    pub(super) fn workload(
         &self,
         Earning { agent, registration, earned, attributes, .. }: &Earning,
         public_key: PublicKey,
         instance: InstanceId,
         generation: u64,
-    ) -> Result<(Unsigned, EntryKind), Refusal> {
+        taken: bool,
+    ) -> Result<Result<(Unsigned, EntryKind), Discord>, Refusal> {
         let grant = &earned.grant;
         let Dates { validity, serial, renew_after } = self.dates(grant.x509_ttl(), self.floor(grant.id()))?;
         let key_id = public_key.key_id();
@@ -306,16 +201,13 @@ impl Context<'_> {
             agent: Arc::clone(agent),
             not_after: validity.not_after(),
             ended: false,
+            moved: false,
         };
         // Last, for it can't be refused any more after this.
-        let before =
-            self.lineages.note(instance, next.clone(), self.now).map_err(|discord| match discord {
-                Discord::Ended => {
-                    Refusal::denied("lineage.ended", format!("the instance `{instance}` has ended"))
-                        .hint(FRESH)
-                }
-                Discord::Forked { newest } => forked(instance, newest),
-            })?;
+        let before = match self.lineages.note(instance, next.clone(), taken, self.now) {
+            Ok(before) => before,
+            Err(discord) => return Ok(Err(discord)),
+        };
         let entry = entry::X509Svid {
             serial: copy(serial.as_bytes()),
             tbs_sha256: copy(&tbs_sha256),
@@ -337,26 +229,7 @@ impl Context<'_> {
             renew_after,
             noted: Some(Noted { instance, next, before }),
         };
-        Ok((unsigned, EntryKind::X509Svid(entry)))
-    }
-
-    /// An instance of this agent under this registration that is alive.
-    fn own_instance(&self, bytes: &[u8], registration: &str) -> Result<InstanceId, Refusal> {
-        let unknown = || {
-            Refusal::denied(
-                "issuance.instance",
-                "no living instance of this agent and registration has this ID",
-            )
-            .hint(FRESH)
-        };
-        let instance = InstanceId::from_bytes(bytes.try_into().map_err(|_| unknown())?);
-        let subject = Subject::Instance(instance);
-        if self.state.revocations().get(&subject).is_some() {
-            return Err(revoked(&subject));
-        }
-        let newest = self.lineages.newest(instance, self.now).ok_or_else(unknown)?;
-        let own = *newest.agent == *self.agent && *newest.registration == *registration;
-        if own { Ok(instance) } else { Err(unknown()) }
+        Ok(Ok((unsigned, EntryKind::X509Svid(entry))))
     }
 
     fn linted(&self, tbs: &Tbs) -> Result<LintedTbs, Refusal> {
@@ -400,16 +273,6 @@ impl Context<'_> {
     }
 }
 
-fn forked(instance: InstanceId, newest: u64) -> Refusal {
-    Refusal::denied(
-        "lineage.forked",
-        format!(
-            "the instance `{instance}` has had a successor of that SVID, with another key (generation {newest})"
-        ),
-    )
-    .hint("two processes hold the key of one instance: find out which of them is a copy")
-}
-
 /// Of one certificate.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dates {
@@ -448,13 +311,7 @@ pub(crate) fn dates(
     Ok(Dates { validity, serial, renew_after })
 }
 
-/// A lineage that was revoked has no next generation.
-pub(crate) fn revoked(subject: &Subject) -> Refusal {
-    Refusal::denied("issuance.revoked", format!("the SVID to be renewed is revoked, by its {subject}"))
-        .hint("`bonafide revoke list` says when and why")
-}
-
-const FRESH: &str = "ask for the first SVID of a new instance";
+pub(super) const FRESH: &str = "ask for the first SVID of a new instance";
 
 /// Before anything is logged: an entry that the ledger can't hold would fail with all that are written beside it.
 fn check_audience(audience: &[String]) -> Result<(), Refusal> {
@@ -489,7 +346,7 @@ pub(crate) fn proven_key(request: &[u8], id: &SpiffeId) -> Result<PublicKey, Ref
     Ok(request.public_key)
 }
 
-fn acceptable(key: &PublicKey) -> Result<(), Refusal> {
+pub(super) fn acceptable(key: &PublicKey) -> Result<(), Refusal> {
     match key.algorithm() {
         PublicKeyAlgorithm::Rsa { bits } if bits > MAX_RSA_BITS => Err(Refusal::invalid(
             "issuance.key-too-large",

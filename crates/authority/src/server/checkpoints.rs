@@ -433,7 +433,8 @@ fn remember_svid(lineages: &Lineages, svid: &entry::X509Svid, now: UnixTime) {
         agent: Arc::new(agent),
         not_after,
         ended: false,
+        moved: false,
     };
     // An entry without a released certificate can look like a fork; the newest one counts.
-    let _discord = lineages.note(InstanceId::from_bytes(instance), lineage, now);
+    let _discord = lineages.note(InstanceId::from_bytes(instance), lineage, false, now);
 }

@@ -305,7 +305,7 @@ impl Driver {
             ticket.refuse(refusal.to_problem(), 0);
             return;
         }
-        jobs.push(Job { ticket, asker: Arc::clone(&open.asker), ask });
+        jobs.push(Job { ticket, asker: Arc::clone(&open.asker), ask, taken: None });
     }
 
     /// The right to an answer, within the bounds of this stream and of its site.

@@ -265,6 +265,7 @@ async fn tokens_are_bound_to_audience_and_instance() {
         selectors: vec![],
         audience: audience.iter().map(|audience| (*audience).to_owned()).collect(),
         instance: Bytes::copy_from_slice(instance),
+        chain: vec![],
     };
     let id = instance.id.as_bytes();
     let Ok(Heard::JwtIssued(issued)) = stream.ask(Say::IssueJwt(ask("web", &["db"], id))).await else {

@@ -18,6 +18,7 @@ mod apply;
 mod attacks;
 mod database;
 mod issuance;
+mod moves;
 mod records;
 mod registry;
 mod revocations;

@@ -181,6 +181,10 @@ pub struct IssueJwt {
     /// 16 bytes, or empty if the launch has no X509-SVID.
     #[prost(bytes = "bytes", tag = "5")]
     pub instance: ::prost::bytes::Bytes,
+    /// The newest X509-SVID of that instance (DER, leaf first), for a server that has not issued it itself. Without it, such a
+    /// server refuses until it has renewed the instance.
+    #[prost(bytes = "bytes", repeated, tag = "6")]
+    pub chain: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 /// The agent's own SVID.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
