@@ -122,6 +122,7 @@ impl Agent {
         let slot = IdentitySlot::new();
         slot.set(&svid);
         let id = svid.id().clone();
+        world.fail_over().await;
         let address = world.running().node_address().to_string();
         Self { id, address, slot, trust, clock: world.clock() }
     }

@@ -11,11 +11,12 @@ use bonafide_identity::time::Clock;
 use bonafide_net::drain::Shutdown;
 use bonafide_testkit::{Database, Postgres, TestClock};
 use bonafide_wire::admin::admin_client::AdminClient;
-use bonafide_wire::admin::{CreateJoinTokenRequest, PutRegistrationRequest, PutSiteRequest};
+use bonafide_wire::admin::{CreateJoinTokenRequest, PutRegistrationRequest, PutSiteRequest, StatusRequest};
 use bonafide_wire::types::{Registration, Scope, Selector, Site, registration};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
 /// An authority with its data directory. Dropping it stops it.
@@ -26,7 +27,16 @@ pub struct World {
     pub running: Option<Running>,
     pub admin: AdminClient<Channel>,
     stop: Shutdown,
+    /// A second server on the same store, and the runtime of the first one, which is killed with it.
+    spare: Option<(Box<Self>, Runtime)>,
 }
+
+/// Tests that know of one server, and why. All others run, if `BONAFIDE_TEST_SERVERS` is 2, with two of them on one
+/// PostgreSQL, of which the first is killed when the first agent has joined: all that comes after must work at the other.
+const ONE_SERVER: &[(&str, &str)] = &[(
+    "streams::the_ledger_has_everything_that_was_issued_and_shows_every_edit",
+    "it counts the entries of one ledger, and the agent's attestation stands in that of the server that was killed",
+)];
 
 pub fn trust_domain() -> TrustDomain {
     "example.org".parse().unwrap()
@@ -41,10 +51,40 @@ impl World {
     }
 
     pub async fn empty() -> Self {
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        let two = std::env::var("BONAFIDE_TEST_SERVERS").is_ok_and(|servers| servers == "2");
+        if two && !ONE_SERVER.iter().any(|(name, _)| *name == test) {
+            return Self::doomed().await;
+        }
         // The whole suite runs on either kind of store.
         let on_postgres = std::env::var("BONAFIDE_TEST_STORE").is_ok_and(|store| store == "postgres");
         let database = on_postgres.then(|| Postgres::shared().expect("PostgreSQL is installed").database());
         Self::on(database).await
+    }
+
+    /// A new authority of two servers, of which the first is not to live long.
+    async fn doomed() -> Self {
+        let database = Postgres::shared().expect("PostgreSQL is installed").database();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut world = runtime.spawn(Self::on(Some(database))).await.unwrap();
+        let second = world.beside("second").await;
+        world.spare = Some((Box::new(second), runtime));
+        world
+    }
+
+    /// Kills the first of two servers, if there are two: nothing of it runs any more, and nothing is said.
+    pub async fn fail_over(&mut self) {
+        let Some((mut second, runtime)) = self.spare.take() else { return };
+        let known = revision(&mut self.admin).await;
+        in_time(async {
+            while revision(&mut second.admin).await < known {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        runtime.shutdown_background();
+        std::mem::swap(self, &mut second);
     }
 
     /// A new authority with its store in a database, or in a file.
@@ -75,7 +115,7 @@ impl World {
         let running = Authority::start(config.clone(), clock.clone(), Arc::new(SystemRandom)).await?;
         let admin = AdminClient::new(local(running.admin_socket()).await);
         let stop = running.stopper();
-        Ok(Self { directory, config, clock, running: Some(running), admin, stop })
+        Ok(Self { directory, config, clock, running: Some(running), admin, stop, spare: None })
     }
 
     /// Stops the server and starts it again on what it left.
@@ -97,6 +137,7 @@ impl World {
 
     /// Stops it; the data directory remains.
     pub async fn stop(&mut self) -> (Arc<TempDir>, AuthorityConfig, Arc<TestClock>) {
+        self.fail_over().await;
         self.running.take().unwrap().shutdown().await.unwrap();
         (self.directory.clone(), self.config.clone(), self.clock.clone())
     }
@@ -136,6 +177,9 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.stop.trigger();
+        if let Some((_, runtime)) = self.spare.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -149,6 +193,10 @@ pub fn entry(id: &str, path: &str) -> Registration {
         selectors: vec![Selector { key: "unix.uid".into(), value: "1000".into() }],
         ..Registration::default()
     }
+}
+
+async fn revision(admin: &mut AdminClient<Channel>) -> u64 {
+    admin.status(StatusRequest::default()).await.unwrap().into_inner().revision
 }
 
 async fn local(path: &std::path::Path) -> Channel {
