@@ -204,8 +204,12 @@ pub struct Limits {
     pub signing_threads: usize,
     /// Connections of agents and remote admins.
     pub connections: usize,
-    /// Connections from one address (of IPv6: one /64) that have shown no certificate, or not yet.
+    /// Connections that have shown no certificate, or not yet; never more than half of `connections`.
+    pub strangers: usize,
+    /// Those from one address (of IPv6: one /64).
     pub strangers_per_source: usize,
+    /// Connections that one address may begin in a second and that remain so.
+    pub strangers_per_second: u32,
 }
 
 /// A lifetime in whole seconds: `90`, `"90s"`, `"15m"`, `"24h"`, `"365d"`.
@@ -353,7 +357,12 @@ impl Limits {
         positive("limits.in_flight_per_stream", self.in_flight_per_stream)?;
         positive("limits.signing_queue", self.signing_queue)?;
         positive("limits.connections", self.connections)?;
-        positive("limits.strangers_per_source", self.strangers_per_source)
+        positive("limits.strangers", self.strangers)?;
+        positive("limits.strangers_per_source", self.strangers_per_source)?;
+        positive(
+            "limits.strangers_per_second",
+            usize::try_from(self.strangers_per_second).unwrap_or(usize::MAX),
+        )
     }
 }
 
@@ -367,7 +376,9 @@ impl Default for Limits {
             signing_queue: 8_192,
             signing_threads: 0,
             connections: 20_000,
+            strangers: 1024,
             strangers_per_source: 64,
+            strangers_per_second: 20,
         }
     }
 }

@@ -41,6 +41,8 @@ use crate::witnesses::{RolledBack, Witnesses};
 
 /// Largest message of an agent: a full report.
 pub(crate) const MAX_MESSAGE: usize = 1024 * 1024;
+/// Largest message of whoever is no agent yet: the longest evidence and the longest request for a certificate.
+pub(crate) const MAX_ATTESTATION: usize = 64 * 1024;
 
 /// The `Node` service.
 #[derive(Clone, Debug)]

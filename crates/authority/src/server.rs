@@ -42,7 +42,7 @@ use crate::issuance::{Issuer, IssuerParts};
 use crate::journal::Journal;
 use crate::keys::{Keys, Rotation, Upstream, Vault};
 use crate::lease::Holder;
-use crate::node::{JoinTokens, MAX_MESSAGE, NodeService, NodeShared, X509Pop};
+use crate::node::{JoinTokens, MAX_ATTESTATION, MAX_MESSAGE, NodeService, NodeShared, X509Pop};
 use crate::presence::Presence;
 use crate::rates::Rates;
 use crate::refusal::Refusal;
@@ -325,8 +325,9 @@ async fn assemble(
     let socket = TcpListener::bind(config.listen).await.map_err(listening)?;
     let limits = TlsLimits {
         connections: config.limits.connections,
+        strangers: config.limits.strangers.min(config.limits.connections.div_ceil(2)),
         strangers_per_source: config.limits.strangers_per_source,
-        ..TlsLimits::default()
+        strangers_per_second: config.limits.strangers_per_second,
     };
     let listener = tls_listener::Listener::new(socket, &tls, limits).map_err(listening)?;
     let node_address = listener.local_addr();
@@ -364,12 +365,16 @@ async fn assemble(
     let mode = if config.admin_gid.is_some() { 0o660 } else { 0o600 };
     let local = unix::Listener::bind(&admin_socket, mode, config.admin_gid)?;
 
-    let remote = Routes::new(NodeServer::new(node).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(admin.clone().into_service())
-        .into_axum_router();
+    let port = |largest| {
+        Routes::new(NodeServer::new(node.clone()).max_decoding_message_size(largest))
+            .add_service(admin.clone().into_service())
+            .into_axum_router()
+    };
+    let known = (port(MAX_MESSAGE), HttpLimits::remote());
+    let strangers = (port(MAX_ATTESTATION), HttpLimits::strangers());
     let (stop, report) = (shutdown.clone(), failed.clone());
     tasks.spawn(async move {
-        let served = listener.serve(remote, HttpLimits::remote(), &stop).await;
+        let served = listener.serve(known, strangers, &stop).await;
         report_failure(served, &report, &stop);
     });
     let (stop, report) = (shutdown.clone(), failed.clone());

@@ -11,7 +11,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    runtime::Handle,
+};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
@@ -30,13 +33,13 @@ pub struct HttpLimits {
     pub header_fields: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub streams: u32,
+    /// Bytes of one HTTP/2 connection that wait for whoever reads them.
+    pub window: u32,
     /// How often an HTTP/2 peer is asked whether it is alive, and how long it may take to answer.
     pub ping: (Duration, Duration),
     /// A connection is asked to end (GOAWAY) when it gets this old. Connections differ by up to a tenth less, so that
     /// those of one rollout don't all come back at once.
     pub age: Option<Duration>,
-    /// The same for a connection whose peer has shown no certificate: time for one exchange, not for a stay.
-    pub stranger_age: Option<Duration>,
     /// How long requests may go on after shutdown, or after `age`.
     pub grace: Duration,
 }
@@ -49,9 +52,9 @@ impl HttpLimits {
             header_bytes: 16 * 1024,
             header_fields: 64,
             streams: 128,
+            window: 1024 * 1024,
             ping: (Duration::from_secs(60), Duration::from_secs(20)),
             age: None,
-            stranger_age: None,
             grace: Duration::from_secs(5),
         }
     }
@@ -62,8 +65,19 @@ impl HttpLimits {
             // An agent that is there is heard more often than that.
             ping: (Duration::from_secs(400), Duration::from_secs(20)),
             age: Some(Duration::from_secs(3600)),
-            stranger_age: Some(Duration::from_secs(60)),
             ..Self::local()
+        }
+    }
+
+    /// For peers on the network that have shown no certificate: room and time for one exchange, not for a stay. What they
+    /// make us hold is held a thousand times.
+    pub fn strangers() -> Self {
+        Self {
+            header_bytes: 8 * 1024,
+            streams: 2,
+            window: 32 * 1024,
+            age: Some(Duration::from_secs(60)),
+            ..Self::remote()
         }
     }
 }
@@ -99,27 +113,29 @@ where
 
 /// Serves connections in tasks of their own, and waits for them at the end.
 #[derive(Debug)]
-pub(crate) struct Server<S> {
-    service: S,
-    limits: HttpLimits,
+pub(crate) struct Server {
     shutdown: Shutdown,
     tasks: TaskTracker,
     spread: std::sync::atomic::AtomicU64,
 }
 
-impl<S: HttpService> Server<S> {
-    pub(crate) fn new(service: S, limits: HttpLimits, shutdown: Shutdown) -> Self {
-        Self { service, limits, shutdown, tasks: TaskTracker::new(), spread: Default::default() }
+impl Server {
+    pub(crate) fn new(shutdown: Shutdown) -> Self {
+        Self { shutdown, tasks: TaskTracker::new(), spread: Default::default() }
     }
 
-    /// Serves one connection until it has this `age`; `introduce` puts what is known of the peer into the extensions of each request.
-    pub(crate) fn spawn<IO, F>(&self, io: IO, age: Option<Duration>, introduce: F)
+    /// Serves one connection with the runtime `on`; `introduce` puts what is known of the peer into the extensions of each
+    /// request.
+    pub(crate) fn spawn<IO, S, F>(&self, io: IO, service: S, limits: HttpLimits, on: &Handle, introduce: F)
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        S: HttpService,
         F: Fn(&mut Extensions) + Send + 'static,
     {
-        let (service, limits, shutdown) = (self.service.clone(), self.limits, self.shutdown.clone());
-        let age = age.map(|age| age.mul_f64(1.0 - self.next_spread() / 10.0));
+        let shutdown = self.shutdown.clone();
+        let age = limits.age.map(|age| age.mul_f64(1.0 - self.next_spread() / 10.0));
+        // Its timers are there, too.
+        let _there = on.enter();
         let io = TokioIo::new(FirstBytes::new(io, limits.header_time));
         let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             introduce(request.extensions_mut());
@@ -127,33 +143,36 @@ impl<S: HttpService> Server<S> {
         });
         // In one place of its own: a task would have room for each place that it was moved from.
         let connection = Box::pin(builder(&limits).serve_connection(io, answer).into_owned());
-        self.tasks.spawn(async move {
-            let mut connection = connection;
-            let too_old = async {
-                match age {
-                    Some(age) => tokio::time::sleep(age).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let ended = tokio::select! {
-                ended = connection.as_mut() => Some(ended),
-                () = shutdown.triggered() => None,
-                () = too_old => None,
-            };
-            let ended = match ended {
-                Some(ended) => ended.map_err(|error| error.to_string()),
-                None => {
-                    connection.as_mut().graceful_shutdown();
-                    match tokio::time::timeout(limits.grace, connection).await {
-                        Ok(ended) => ended.map_err(|error| error.to_string()),
-                        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).to_string()),
+        self.tasks.spawn_on(
+            async move {
+                let mut connection = connection;
+                let too_old = async {
+                    match age {
+                        Some(age) => tokio::time::sleep(age).await,
+                        None => std::future::pending().await,
                     }
+                };
+                let ended = tokio::select! {
+                    ended = connection.as_mut() => Some(ended),
+                    () = shutdown.triggered() => None,
+                    () = too_old => None,
+                };
+                let ended = match ended {
+                    Some(ended) => ended.map_err(|error| error.to_string()),
+                    None => {
+                        connection.as_mut().graceful_shutdown();
+                        match tokio::time::timeout(limits.grace, connection).await {
+                            Ok(ended) => ended.map_err(|error| error.to_string()),
+                            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).to_string()),
+                        }
+                    }
+                };
+                if let Err(error) = ended {
+                    tracing::debug!(error, "a connection ended early");
                 }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(error, "a connection ended early");
-            }
-        });
+            },
+            on,
+        );
     }
 
     /// Waits until every connection has ended; each has [`HttpLimits::grace`] after the shutdown.
@@ -182,6 +201,8 @@ fn builder(limits: &HttpLimits) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_frame_size(16 * 1024)
+        .initial_stream_window_size(limits.window)
+        .initial_connection_window_size(limits.window)
         .max_header_list_size(limits.header_bytes)
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(100)

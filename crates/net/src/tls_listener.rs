@@ -2,16 +2,18 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use bonafide_tls::{ServerConfig, ServerStream, TcpConnection, TlsListener, VerifiedX509Svid};
-use futures_util::Stream;
-use tokio::net::{TcpListener, ToSocketAddrs};
-use tonic::transport::server::Connected;
+use bonafide_tls::{ServerConfig, TlsListener, VerifiedX509Svid};
+use tokio::{
+    net::{TcpListener, ToSocketAddrs},
+    runtime::Handle,
+};
 
 pub use bonafide_tls::TlsLimits;
 
 use crate::{
     drain::Shutdown,
     http::{HttpLimits, HttpService, Server},
+    runtime::Lobby,
 };
 
 /// Who the peer is: what was verified in its handshake. `None` if it came without a certificate, where that is allowed.
@@ -23,9 +25,13 @@ pub struct PeerSvid(pub Option<Arc<VerifiedX509Svid>>);
 pub struct PeerAddress(pub SocketAddr);
 
 /// A TLS listener that serves gRPC (and HTTP/1.1).
+///
+/// Handshakes, and requests of peers without a certificate, are the work of threads of low priority: a flood of strangers
+/// leaves the processor to those who are known.
 #[derive(Debug)]
 pub struct Listener {
     inner: TlsListener,
+    lobby: Lobby,
 }
 
 impl Listener {
@@ -43,7 +49,8 @@ impl Listener {
     /// If the socket has no address.
     pub fn new(listener: TcpListener, config: &Arc<ServerConfig>, limits: TlsLimits) -> io::Result<Self> {
         let config = config.with_protocols(&[b"h2", b"http/1.1"]);
-        Ok(Self { inner: TlsListener::new(listener, &config, limits)? })
+        let lobby = Lobby::start()?;
+        Ok(Self { inner: TlsListener::with_lobby(listener, &config, limits, lobby.handle())?, lobby })
     }
 
     /// The address that it is bound to.
@@ -51,45 +58,32 @@ impl Listener {
         self.inner.local_addr()
     }
 
-    /// The next connection whose peer was verified and is welcome.
+    /// Serves `known` (an `axum::Router`, as of tonic's `Routes::into_axum_router()`) until `shutdown`; and `strangers` to
+    /// those who have shown no certificate. [`PeerSvid`] and [`PeerAddress`] stand in the extensions of every request.
     ///
-    /// # Errors
-    /// When the listening socket broke.
-    pub async fn accept(&mut self) -> io::Result<Connection> {
-        Ok(Connection { stream: self.inner.accept().await? })
-    }
-
-    /// All connections, as `tonic`'s `serve_with_incoming_shutdown` takes them. [`PeerSvid`] is the connect info.
-    pub fn into_incoming(self) -> impl Stream<Item = io::Result<Connection>> + Send {
-        futures_util::stream::unfold(Some(self), |listener| async {
-            let mut listener = listener?;
-            let next = listener.accept().await;
-            let listener = next.is_ok().then_some(listener);
-            Some((next, listener))
-        })
-    }
-
-    /// Serves `service` (an `axum::Router`, as of tonic's `Routes::into_axum_router()`) until `shutdown`. [`PeerSvid`] and
-    /// [`PeerAddress`] stand in the extensions of every request.
-    ///
-    /// On shutdown, and at [`HttpLimits::age`] or [`HttpLimits::stranger_age`], connections get [`HttpLimits::grace`] to finish.
+    /// On shutdown, and at [`HttpLimits::age`], connections get [`HttpLimits::grace`] to finish.
     ///
     /// # Errors
     /// When the listening socket broke.
     pub async fn serve<S: HttpService>(
         mut self,
-        service: S,
-        limits: HttpLimits,
+        known: (S, HttpLimits),
+        strangers: (S, HttpLimits),
         shutdown: &Shutdown,
     ) -> io::Result<()> {
-        let server = Server::new(service, limits, shutdown.clone());
+        let server = Server::new(shutdown.clone());
+        let here = Handle::current();
         let outcome = loop {
-            match shutdown.unless_triggered(self.accept()).await {
+            match shutdown.unless_triggered(self.inner.accept()).await {
                 None => break Ok(()),
-                Some(Ok(connection)) => {
-                    let (peer, address) = (connection.connect_info(), connection.address());
-                    let age = if peer.0.is_some() { limits.age } else { limits.stranger_age };
-                    server.spawn(connection, age, move |extensions| {
+                Some(Ok(stream)) => {
+                    let peer = PeerSvid(stream.peer().cloned());
+                    let address = PeerAddress(stream.io().address());
+                    let ((service, limits), on) = match &peer.0 {
+                        None => (&strangers, self.lobby.handle()),
+                        Some(_) => (&known, &here),
+                    };
+                    server.spawn(stream, service.clone(), *limits, on, move |extensions| {
                         extensions.insert(peer.clone());
                         extensions.insert(address);
                     });
@@ -97,31 +91,9 @@ impl Listener {
                 Some(Err(error)) => break Err(error),
             }
         };
-        drop(self);
+        // Nobody else is let in; those in the lobby have as much time as others.
+        drop(self.inner);
         server.drain().await;
         outcome
     }
 }
-
-/// One accepted connection.
-#[derive(Debug)]
-pub struct Connection {
-    stream: ServerStream<TcpConnection>,
-}
-
-impl Connection {
-    /// Where the peer connects from.
-    pub fn address(&self) -> PeerAddress {
-        PeerAddress(self.stream.io().address())
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = PeerSvid;
-
-    fn connect_info(&self) -> PeerSvid {
-        PeerSvid(self.stream.peer().cloned())
-    }
-}
-
-bonafide_tls::delegate_stream!(Connection, stream);

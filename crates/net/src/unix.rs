@@ -19,7 +19,7 @@ use std::{
 };
 
 use futures_util::Stream;
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, runtime::Handle};
 
 pub use authority::AuthorityFilter;
 pub use bind::BindError;
@@ -153,13 +153,14 @@ impl Listener {
         S: HttpService,
         X: Clone + Send + Sync + 'static,
     {
-        let server = Server::new(service, limits, shutdown.clone());
+        let server = Server::new(shutdown.clone());
+        let here = Handle::current();
         let outcome = loop {
             match shutdown.unless_triggered(self.accept()).await {
                 None => break Ok(()),
                 Some(Ok(connection)) => {
                     let seen = look(connection.caller());
-                    server.spawn(connection, limits.age, move |extensions| {
+                    server.spawn(connection, service.clone(), limits, &here, move |extensions| {
                         extensions.insert(seen.clone());
                     });
                 }

@@ -15,11 +15,12 @@
 mod authorizer;
 mod config;
 mod delegate;
+mod ending;
 mod error;
 mod listener;
 mod named;
 mod slot;
-mod sources;
+mod strangers;
 mod stream;
 mod trusted;
 mod verifier;

@@ -8,11 +8,7 @@ use std::{
 use bonafide_identity::x509::VerifiedX509Svid;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{
-    PeerError, TlsError, Trust,
-    trusted::{Direction, Place},
-    verifier::Verdict,
-};
+use crate::{PeerError, TlsError, Trust, ending::Direction, trusted::Place, verifier::Verdict};
 
 /// A TLS connection, and who is at the other end.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    task::{Context, Waker},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::Context,
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -11,7 +11,10 @@ use bonafide_identity::{
     x509::{VerifiedX509Svid, X509Error},
 };
 
-use crate::{PeerError, TlsError};
+use crate::{
+    PeerError, TlsError,
+    ending::{Direction, Ending},
+};
 
 /// The bundles by which peers are judged, revocations included, exchanged as a whole when they change.
 ///
@@ -35,9 +38,7 @@ struct Open {
 #[derive(Debug)]
 struct Peer {
     svid: Arc<VerifiedX509Svid>,
-    ended: OnceLock<X509Error>,
-    /// Of who waits for a read, and of who waits for a write.
-    waiting: Mutex<[Option<Waker>; 2]>,
+    ending: Ending<X509Error>,
 }
 
 /// Ends when its connection does.
@@ -46,13 +47,6 @@ pub(crate) struct Place {
     peer: Arc<Peer>,
     number: u64,
     trusted: Weak<Trusted>,
-}
-
-/// What a task waits for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Direction {
-    Read,
-    Write,
 }
 
 impl Trusted {
@@ -95,8 +89,7 @@ impl Trusted {
     }
 
     pub(crate) fn enter(self: &Arc<Self>, svid: &Arc<VerifiedX509Svid>) -> Place {
-        let peer =
-            Arc::new(Peer { svid: Arc::clone(svid), ended: OnceLock::new(), waiting: Mutex::default() });
+        let peer = Arc::new(Peer { svid: Arc::clone(svid), ending: Ending::new() });
         let number = {
             let mut open = self.open();
             open.last += 1;
@@ -117,11 +110,9 @@ impl Trusted {
 impl Peer {
     fn judge_again(&self, bundles: &BundleMap) {
         let Err(error) = self.svid.check_revocations(bundles) else { return };
-        if self.ended.set(error).is_ok() {
+        if self.ending.end(error) {
             tracing::info!(peer = %self.svid.id(), "a connection ends: its peer was revoked");
         }
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        waiting.into_iter().flatten().for_each(Waker::wake);
     }
 }
 
@@ -129,7 +120,7 @@ impl Place {
     /// # Errors
     /// Once the peer is revoked: [`TlsError::of_io`] finds the reason in it.
     pub(crate) fn check(&self) -> io::Result<()> {
-        match self.peer.ended.get() {
+        match self.peer.ending.why() {
             None => Ok(()),
             Some(error) => Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
@@ -143,17 +134,7 @@ impl Place {
     /// # Errors
     /// As [`Self::check`]: it may be so already.
     pub(crate) fn wait(&self, direction: Direction, cx: &Context<'_>) -> io::Result<()> {
-        {
-            let [read, write] = &mut *self.peer.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let waker = match direction {
-                Direction::Read => read,
-                Direction::Write => write,
-            };
-            match waker {
-                Some(known) => known.clone_from(cx.waker()),
-                None => *waker = Some(cx.waker().clone()),
-            }
-        }
+        self.peer.ending.wait(direction, cx);
         self.check()
     }
 }

@@ -94,6 +94,8 @@ impl World {
         let mut config = AuthorityConfig::new(trust_domain(), data);
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.limits.attestations_per_source = 10_000;
+        config.limits.strangers_per_source = 1000;
+        config.limits.strangers_per_second = 10_000;
         config.limits.attestations_per_second = 10_000;
         if let Some(database) = &database {
             config.store = StoreConfig::Postgres {

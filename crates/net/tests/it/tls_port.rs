@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Serves `/who` and connects to it, with or without a certificate.
+/// Serves `/who` and `/where`, and connects to that, with or without a certificate.
 async fn connect(limits: HttpLimits, shutdown: &Shutdown, anonymous: bool) -> TlsStream<TcpStream> {
     use bonafide_identity::Clock;
     let clock = TestClock::new();
@@ -37,9 +37,20 @@ async fn connect(limits: HttpLimits, shutdown: &Shutdown, anonymous: bool) -> Tl
         assert!(from.0.ip().is_loopback());
         peer.0.map_or("nobody".to_owned(), |svid| svid.id().to_string())
     };
-    let router = Router::new().route("/who", get(who));
+    let place = || async {
+        let niceness = rustix::process::getpriority_process(None).unwrap();
+        format!("{:?} {niceness}", std::thread::current().name())
+    };
+    let router = Router::new().route("/who", get(who)).route("/where", get(place));
     let stop = shutdown.clone();
-    tokio::spawn(async move { listener.serve(router, limits, &stop).await });
+    tokio::spawn(async move {
+        let (known, strangers) = if anonymous {
+            ((router.clone(), HttpLimits::remote()), (router, limits))
+        } else {
+            ((router.clone(), limits), (router, HttpLimits::strangers()))
+        };
+        listener.serve(known, strangers, &stop).await
+    });
 
     let identity = (!anonymous).then(|| slot("/client"));
     let client = client_config(identity.as_ref(), &trust, members, clock).unwrap();
@@ -47,7 +58,12 @@ async fn connect(limits: HttpLimits, shutdown: &Shutdown, anonymous: bool) -> Tl
 }
 
 async fn ask(stream: &mut TlsStream<TcpStream>) -> String {
-    stream.write_all(b"GET /who HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    ask_for("/who", stream).await
+}
+
+async fn ask_for(path: &str, stream: &mut TlsStream<TcpStream>) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
     stream.flush().await.unwrap();
     let mut reply = String::new();
     let _ = stream.read_to_string(&mut reply).await;
@@ -59,8 +75,20 @@ async fn the_verified_peer_stands_in_every_request() {
     let shutdown = Shutdown::new();
     let mut stream = connect(HttpLimits::remote(), &shutdown, false).await;
     assert!(ask(&mut stream).await.ends_with("spiffe://example.org/client"));
-    let mut stream = connect(HttpLimits::remote(), &shutdown, true).await;
+    let mut stream = connect(HttpLimits::strangers(), &shutdown, true).await;
     assert!(ask(&mut stream).await.ends_with("nobody"));
+}
+
+#[tokio::test]
+async fn strangers_are_the_work_of_threads_of_low_priority() {
+    let shutdown = Shutdown::new();
+    let own = rustix::process::getpriority_process(None).unwrap();
+    let name = format!("{:?}", std::thread::current().name());
+    let mut stream = connect(HttpLimits::remote(), &shutdown, false).await;
+    assert!(ask_for("/where", &mut stream).await.ends_with(&format!("{name} {own}")));
+    let mut stream = connect(HttpLimits::strangers(), &shutdown, true).await;
+    let low = format!(r#"Some("lobby") {}"#, (own + 10).min(19));
+    assert!(ask_for("/where", &mut stream).await.ends_with(&low));
 }
 
 #[tokio::test]
@@ -76,12 +104,10 @@ async fn old_connections_end_even_if_they_are_idle() {
 #[tokio::test]
 async fn connections_without_a_certificate_end_soon() {
     let shutdown = Shutdown::new();
-    let mut limits = HttpLimits::remote();
-    assert_eq!(limits.stranger_age, Some(Duration::from_secs(60)));
-    limits.stranger_age = Some(Duration::from_millis(1));
+    let mut limits = HttpLimits::strangers();
+    assert_eq!(limits.age, Some(Duration::from_secs(60)));
+    limits.age = Some(Duration::from_millis(1));
     let mut stream = connect(limits, &shutdown, true).await;
     let mut byte = [0];
     assert!(matches!(stream.read(&mut byte).await, Ok(0) | Err(_)));
-    let mut stream = connect(limits, &shutdown, false).await;
-    assert!(ask(&mut stream).await.ends_with("spiffe://example.org/client"));
 }
