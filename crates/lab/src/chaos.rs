@@ -3,6 +3,7 @@
 
 mod admin;
 mod agent;
+mod bombs;
 mod cage;
 mod case;
 mod clock;
@@ -10,6 +11,7 @@ mod cut;
 mod database;
 mod disk_full;
 mod flood;
+mod frames;
 mod fsync;
 mod hung;
 mod issuing;
@@ -19,11 +21,13 @@ mod pid;
 mod postgres;
 mod proxy;
 mod rogue;
+mod rollback;
 mod room;
 mod rotation;
 mod server;
 mod shim;
 mod theft;
+mod theft_go;
 mod token;
 mod writers;
 
@@ -50,7 +54,10 @@ const CASES: &[Case] = &[
     rotation::CASE,
     theft::INTERMEDIATE,
     theft::ROOT,
+    theft_go::CASE,
     flood::CASE,
+    bombs::CASE,
+    rollback::CASE,
     database::KILLED,
     database::FAILED_OVER,
     database::SLOW,

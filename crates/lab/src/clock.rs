@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use nix::time::ClockId;
+use nix::{
+    time::{ClockId, clock_getcpuclockid},
+    unistd::Pid,
+};
 
 /// A clock that runs while something works.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +21,11 @@ impl CpuClock {
     /// This process', with all of its threads.
     pub(crate) const fn process() -> Self {
         Self(ClockId::CLOCK_PROCESS_CPUTIME_ID)
+    }
+
+    /// Another process', with all of its threads.
+    pub(crate) fn of(process: u32) -> Result<Self> {
+        Ok(Self(clock_getcpuclockid(Pid::from_raw(process.try_into()?))?))
     }
 
     /// What it has used so far.

@@ -1,18 +1,23 @@
 //! `flood`: strangers open connections, shake hands and begin streams, as many as they can.
 
 use std::{
+    convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use bonafide_attest::join::JoinLine;
 use bonafide_identity::time::SystemClock;
 use bonafide_tls::{ClientConfig, pinned_client_config};
 use bonafide_wire::node::{AttestRequest, node_client::NodeClient};
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::AsyncReadExt as _,
     net::{TcpSocket, TcpStream},
@@ -23,7 +28,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::{
     admin::{Operator, refused},
     cage::Cage,
-    case::{Case, Report, Stage},
+    case::{Case, Report, Skipped, Stage},
     issuing::Issuing,
     server::{Server, Settings},
 };
@@ -31,8 +36,8 @@ use crate::pairs::quantile;
 
 pub(crate) const CASE: Case = Case {
     name: "flood",
-    fault: "strangers from 40 addresses open connections that say nothing, shake hands, and begin streams that never \
-            end, against an authority with 256 MB",
+    fault: "strangers from 40 addresses open connections that say nothing, shake hands, begin streams that never end, \
+            and messages that never end, against an authority with 256 MB",
     promise: "it lives, and 99 of 100 certificates of a good node take at most twice as long as before",
     short: false,
     run: |stage| Box::pin(run(stage)),
@@ -40,12 +45,14 @@ pub(crate) const CASE: Case = Case {
 
 const MEMORY: u64 = 256 << 20;
 /// What strangers do, by the name that the other process is told.
-const KINDS: [&str; 3] = ["silence", "handshakes", "streams"];
+const KINDS: [&str; 4] = ["silence", "handshakes", "streams", "messages"];
 const SOURCES: u8 = 40;
 /// Of each source; more than it is allowed.
-const SILENT: usize = 80;
+const MANY: usize = 80;
 const BUSY: usize = 2;
 const STREAMS: usize = 100;
+/// The longest message that is taken of somebody without a certificate.
+const LONG: usize = 64 * 1024;
 /// For the flood to rise.
 const RISE: Duration = Duration::from_secs(2);
 
@@ -100,14 +107,17 @@ async fn latency(issuing: &mut Issuing, count: usize) -> Result<f64> {
     Ok(quantile(took, 0.99))
 }
 
-/// Another process, which leaves the processor to those who are measured. Killed when dropped.
+/// Another process, which leaves the processor to those who are measured: strangers have machines of their own. So it runs
+/// only where nobody else wants to; less than that, as lowest priority is, would make others wait for the end of its turn.
+/// Killed when dropped.
 struct Flood(Child);
 
 impl Flood {
     fn start(kind: &str, word: &str) -> Result<Self> {
-        let mut command = Command::new("nice");
-        command.args(["-n", "19"]).arg(std::env::current_exe()?).args(["chaos", "--flood", kind, word]);
-        Ok(Self(command.stdin(Stdio::null()).spawn().context("start `nice`")?))
+        let mut command = Command::new("chrt");
+        command.args(["--idle", "0"]).arg(std::env::current_exe()?).args(["chaos", "--flood", kind, word]);
+        let missing = |_| Skipped("there is no `chrt` (util-linux)".to_owned());
+        Ok(Self(command.stdin(Stdio::null()).spawn().map_err(missing)?))
     }
 }
 
@@ -126,7 +136,7 @@ pub(crate) async fn flood(kind: &str, word: &str) -> Result<()> {
         .with_protocols(&[b"h2"]);
     let mut strangers = JoinSet::new();
     for source in 1..=SOURCES {
-        for _ in 0..if kind == "silence" { SILENT } else { BUSY } {
+        for _ in 0..if matches!(kind, "silence" | "messages") { MANY } else { BUSY } {
             let (config, kind) = (Arc::clone(&config), kind.to_owned());
             strangers.spawn(async move {
                 loop {
@@ -134,6 +144,7 @@ pub(crate) async fn flood(kind: &str, word: &str) -> Result<()> {
                         "silence" => be_silent(server, source).await,
                         "handshakes" => shake_hands(server, source, &config).await,
                         "streams" => begin_streams(server, source, &config).await,
+                        "messages" => begin_messages(server, source, &config).await,
                         _ => return,
                     };
                     if tried.is_err() {
@@ -147,7 +158,8 @@ pub(crate) async fn flood(kind: &str, word: &str) -> Result<()> {
     bail!("there is no flood `{kind}`")
 }
 
-async fn dial(server: SocketAddr, source: u8) -> Result<TcpStream> {
+/// Connects from one of many addresses.
+pub(super) async fn dial(server: SocketAddr, source: u8) -> Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((Ipv4Addr::new(127, 4, 0, source), 0).into())?;
     Ok(socket.connect(server).await?)
@@ -180,5 +192,35 @@ async fn begin_streams(server: SocketAddr, source: u8, config: &ClientConfig) ->
         });
     }
     let _ = tokio::time::timeout(Duration::from_secs(1), open.join_all()).await;
+    Ok(())
+}
+
+/// Messages of which all but the last byte comes.
+async fn begin_messages(server: SocketAddr, source: u8, config: &ClientConfig) -> Result<()> {
+    let tls = TokioIo::new(config.connect(dial(server, source).await?).await?);
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), tls).await?;
+    let mut open = JoinSet::new();
+    open.spawn(async move {
+        let _ended = connection.await;
+    });
+    for _ in 0..STREAMS {
+        let mut sender = sender.clone();
+        open.spawn(async move {
+            let length = u32::try_from(LONG).unwrap_or(u32::MAX).to_be_bytes();
+            let parts = [[&[0], length.as_slice()].concat(), vec![0; LONG - 1]];
+            let parts = stream::iter(parts.map(|part| Ok::<_, Infallible>(Frame::data(Bytes::from(part)))));
+            let body = StreamBody::new(parts.chain(stream::pending()));
+            let ask = http::Request::post("http://authority/bonafide.node.v1.Node/Attest")
+                .header("content-type", "application/grpc")
+                .header("te", "trailers");
+            if let Ok(ask) = ask.body(BodyExt::boxed_unsync(body))
+                && let Ok(answer) = sender.send_request(ask).await
+            {
+                let _refused = answer.into_body().collect().await;
+            }
+        });
+    }
+    // Until the connection is closed.
+    open.join_next().await;
     Ok(())
 }

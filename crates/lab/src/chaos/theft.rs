@@ -23,7 +23,9 @@ use bonafide_keyring::{KeyFileSeal, Keyring};
 use bonafide_simulation::{Fleet, Plan};
 use bonafide_store::{SqliteStore, Store as _};
 use bonafide_testkit::TestDomain;
-use bonafide_tls::{Authorizer, Clients, IdentitySlot, Trusted, client_config, server_config};
+use bonafide_tls::{
+    Authorizer, ClientConfig, Clients, IdentitySlot, Trust, Trusted, client_config, server_config,
+};
 
 use super::{
     admin::{Operator, entry, refused},
@@ -50,7 +52,7 @@ pub(crate) const ROOT: Case = Case {
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stolen {
+pub(super) enum Stolen {
     Intermediate,
     Root,
 }
@@ -96,11 +98,7 @@ async fn run(stage: &Stage, stolen: Stolen) -> Result<Report> {
     ensure!(forged.accepted(&peers).await? == 2 * REAL, "the theft is not real");
 
     let load = Load::start(&peers);
-    let mut drill = Command::new(stage.program());
-    let kind = if stolen == Stolen::Root { "root" } else { "intermediate" };
-    // Agents that are gone are not waited for.
-    drill.args(["ca", "drill", "--stolen", kind, "--id", &id, "--timeout", "1s", "--socket"]);
-    drill.arg(server.data().join("admin.sock"));
+    let mut drill = drill(stage, &server, stolen, &id);
     let began = Instant::now();
     let drill = tokio::task::spawn_blocking(move || drill.output());
     let mut let_in = 0;
@@ -140,6 +138,16 @@ async fn run(stage: &Stage, stolen: Stolen) -> Result<Report> {
     })
 }
 
+/// What the operator plays.
+pub(super) fn drill(stage: &Stage, server: &Server, stolen: Stolen, id: &str) -> Command {
+    let mut drill = Command::new(stage.program());
+    let kind = if stolen == Stolen::Root { "root" } else { "intermediate" };
+    // Agents that are gone are not waited for.
+    drill.args(["ca", "drill", "--stolen", kind, "--id", id, "--timeout", "1s", "--socket"]);
+    drill.arg(server.data().join("admin.sock"));
+    drill
+}
+
 fn count(failures: &BTreeMap<String, u64>) -> u64 {
     failures.values().sum()
 }
@@ -156,25 +164,31 @@ async fn all_meet(peers: &[Peer]) -> bool {
 }
 
 /// What the thief shows.
-struct Forged(Arc<IdentitySlot>);
+pub(super) struct Forged(Arc<IdentitySlot>);
 
 impl Forged {
-    fn new(svid: &X509Svid) -> Self {
+    pub(super) fn new(svid: &X509Svid) -> Self {
         let slot = IdentitySlot::new();
         slot.set(svid);
         Self(slot)
+    }
+
+    /// How the thief calls those who believe the same as `peer`.
+    pub(super) fn client(&self, peer: &Peer) -> Result<Arc<ClientConfig>> {
+        Ok(client_config(Some(&self.0), &trust_of(peer), members()?, Arc::new(SystemClock))?)
     }
 
     /// How often workloads let the thief in, as their caller and as who they call.
     async fn accepted(&self, peers: &[Peer]) -> Result<usize> {
         let mut accepted = 0;
         for peer in peers {
-            // The thief believes whom they believe, so that it is up to them.
-            let trust = Arc::new(Trusted::new((*peer.source.bundles()).clone()));
-            let members = || Ok::<_, anyhow::Error>(Authorizer::member_of(TRUST_DOMAIN.parse()?));
-            let clock = || Arc::new(SystemClock);
-            let calling = client_config(Some(&self.0), &trust, members()?, clock())?;
-            let serving = server_config(&self.0, &trust, Clients::Optional(members()?), clock())?;
+            let calling = self.client(peer)?;
+            let serving = server_config(
+                &self.0,
+                &trust_of(peer),
+                Clients::Optional(members()?),
+                Arc::new(SystemClock),
+            )?;
             let (here, there) = tokio::io::duplex(64 * 1024);
             let (served, _) = tokio::join!(peer.server.accept(here), calling.connect(there));
             accepted += usize::from(served.is_ok());
@@ -186,8 +200,17 @@ impl Forged {
     }
 }
 
+/// The thief believes whom the other side believes, so that it is up to that side.
+fn trust_of(peer: &Peer) -> Trust {
+    Arc::new(Trusted::new((*peer.source.bundles()).clone()))
+}
+
+fn members() -> Result<Authorizer> {
+    Ok(Authorizer::member_of(TRUST_DOMAIN.parse()?))
+}
+
 /// What lay on the authority's disk: with the seal beside it, that is everything.
-struct Thief {
+pub(super) struct Thief {
     root_id: String,
     intermediate_id: String,
     root: (Certificate, PrivateKey),
@@ -197,7 +220,7 @@ struct Thief {
 
 impl Thief {
     /// The authority must be down.
-    async fn at(data: &Path) -> Result<Self> {
+    pub(super) async fn at(data: &Path) -> Result<Self> {
         let keyring = Keyring::open(data.join("keyring"), &KeyFileSeal::open(data.join("seal.key"))?)?;
         let store = SqliteStore::open_existing(data.join("store.sqlite"), keyring.mac_key("store"))?;
         let mut keys: Vec<Arc<SigningKey>> = Vec::new();
@@ -229,7 +252,7 @@ impl Thief {
     }
 
     /// As operators know what was stolen.
-    fn id_of(&self, stolen: Stolen) -> &str {
+    pub(super) fn id_of(&self, stolen: Stolen) -> &str {
         match stolen {
             Stolen::Intermediate => &self.intermediate_id,
             Stolen::Root => &self.root_id,
@@ -245,7 +268,7 @@ impl Thief {
     }
 
     /// An SVID of a workload, under an intermediate that nobody has seen before.
-    fn by_root(self) -> Result<X509Svid> {
+    pub(super) fn by_root(self) -> Result<X509Svid> {
         let now = SystemClock.now();
         let key = PrivateKey::generate(KeyAlgorithm::EcP256)?;
         let validity = Validity::starting(now, Duration::from_secs(3 * 3600)).context("no such time")?;
