@@ -416,7 +416,8 @@ impl State {
     }
 
     /// One of a snapshot's objects. They need not be in the order of their revisions.
-    pub(crate) fn load(&mut self, Loaded { key, revision, object, registered }: Loaded) {
+    pub(crate) fn load(&mut self, Loaded { key, revision, object, value }: Loaded) {
+        let registered = registered(object.as_ref(), Some(&value));
         if object.as_ref().is_some_and(is_published) {
             self.signing_keys_revision = self.signing_keys_revision.max(revision);
         }
@@ -566,21 +567,21 @@ impl State {
     }
 }
 
-/// An object of a snapshot that has been read: most of the work of [`State::load`], which needs no state.
+/// An object of a snapshot that has been read: most of the work of [`State::load`], which needs no state. Nothing of it is
+/// kept: what one thread allocates among what another one frees would lie scattered.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     key: String,
     revision: u64,
     object: Option<Object>,
-    registered: Option<Registered>,
+    value: Vec<u8>,
 }
 
 impl Loaded {
     pub(crate) fn read(object: bonafide_store::Object) -> Result<Self, RecordError> {
         let bonafide_store::Object { key, revision, value } = object;
         let object = Object::decode(&key, &value, revision.0)?;
-        let registered = registered(object.as_ref(), Some(&value));
-        Ok(Self { key, revision: revision.0, object, registered })
+        Ok(Self { key, revision: revision.0, object, value })
     }
 }
 

@@ -36,8 +36,9 @@ use crate::{
 /// Entries that are written at once.
 const AT_ONCE: usize = 1000;
 const STARTS: usize = 5;
-/// What was needed only for the start is given back within this time.
-const SETTLE: Duration = Duration::from_secs(3);
+/// What was needed only for the start is given back when a thread that needed it works again, which is when the store is
+/// looked at next.
+const SETTLE: Duration = Duration::from_secs(12);
 
 /// Data directories of authorities, by how many entries they have. Filling one takes a while.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use bonafide_crypto::digest::SetDigest;
+use bonafide_crypto::digest::{SetDigest, sha256};
 
 use crate::{
     Change, Object, Place, Revision, StoreError,
@@ -137,13 +137,15 @@ impl<'a> ObjectWalk<'a> {
 
 /// What the log says about each key: its last change, and the MAC of the object that it left, if it left one. Objects
 /// are held against it.
+///
+/// Keys by their hash, so that all of it is one piece of memory, however many there are.
 #[derive(Debug, Default)]
-pub(crate) struct Audit(HashMap<String, (Revision, Option<[u8; 32]>)>);
+pub(crate) struct Audit(HashMap<[u8; 16], (Revision, Option<[u8; 32]>)>);
 
 impl Audit {
     pub(crate) fn change(&mut self, keys: &Keys, head: &HeadRow, row: &ChangeRow<'_>) {
         let object = row.value.map(|value| keys.object(&head.incarnation, row.key, row.revision, value));
-        self.0.insert(row.key.to_owned(), (row.revision, object));
+        self.0.insert(short(row.key), (row.revision, object));
     }
 
     /// An object (its key, revision and MAC) must be what the log says that it is, or older than the log.
@@ -152,7 +154,7 @@ impl Audit {
         head: &HeadRow,
         (key, revision, mac): (&str, Revision, &[u8; 32]),
     ) -> Result<(), StoreError> {
-        let what = match self.0.remove(key) {
+        let what = match self.0.remove(&short(key)) {
             _ if revision > head.revision => "the row is newer than the head",
             Some((last, Some(wanted))) if last == revision && wanted == *mac => return Ok(()),
             Some((last, None)) if last > revision => "a later change removed the object",
@@ -163,13 +165,22 @@ impl Audit {
         Err(StoreError::broken(Place::Object(key.to_owned()), what))
     }
 
-    /// What is left must be removals.
-    pub(crate) fn finish(&self) -> Result<(), StoreError> {
-        match self.0.iter().filter(|(_, (_, object))| object.is_some()).min() {
-            Some((key, _)) => Err(StoreError::broken(Place::Object(key.clone()), "the row is missing")),
-            None => Ok(()),
-        }
+    /// What is left must be removals. If not, this change has left an object that is not there: see [`missing`].
+    pub(crate) fn left(&self) -> Option<Revision> {
+        let objects = self.0.values().filter(|(_, object)| object.is_some());
+        objects.map(|(revision, _)| *revision).min()
     }
+}
+
+/// The object of this key is not there.
+pub(crate) fn missing(key: &str) -> StoreError {
+    StoreError::broken(Place::Object(key.to_owned()), "the row is missing")
+}
+
+/// Nobody who could choose keys gains by two of one hash: the store would refuse what he wrote himself.
+fn short(key: &str) -> [u8; 16] {
+    let [short @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = sha256(key.as_bytes());
+    short
 }
 
 /// The first row of the whole table: changes at or below the floor are gone, and stay gone.

@@ -17,10 +17,11 @@ use crate::{
 const GROUP: usize = 256;
 /// Changes of one mutation.
 const MAX_OF_ONE: usize = MAX_CHANGES / 2;
-/// Changes of others, or records of a snapshot, that are read at once.
+/// Changes of others that are read at once.
 const PAGE: usize = 1000;
-/// Pages of a snapshot that may be read before they are folded.
-const AHEAD: usize = 4;
+/// Records of a snapshot that are read at once, and how many of these may be there before they are folded.
+const SHEET: usize = 128;
+const AHEAD: usize = 2;
 /// How long one look at the store for others' changes waits.
 const WATCH: Duration = Duration::from_secs(30);
 /// How often what has expired is looked for; a look costs nothing when there is none.
@@ -51,16 +52,16 @@ pub(super) async fn load(store: &dyn Store, trust_domain: &TrustDomain) -> Resul
         scope.spawn(move || {
             let mut objects = objects.into_iter();
             loop {
-                let page: Result<Vec<Loaded>, RecordError> =
-                    objects.by_ref().take(PAGE).map(Loaded::read).collect();
-                let is_last = page.as_ref().map_or(true, Vec::is_empty);
-                if read.send(page).is_err() || is_last {
+                let sheet: Result<Vec<Loaded>, RecordError> =
+                    objects.by_ref().take(SHEET).map(Loaded::read).collect();
+                let is_last = sheet.as_ref().map_or(true, Vec::is_empty);
+                if read.send(sheet).is_err() || is_last {
                     return;
                 }
             }
         });
-        for page in records {
-            page?.into_iter().for_each(|record| state.load(record));
+        for sheet in records {
+            sheet?.into_iter().for_each(|record| state.load(record));
         }
         Ok::<(), RecordError>(())
     })?;

@@ -190,6 +190,7 @@ impl World {
             55..63 => self.write(RecordChange::Remove(registration_key(&id))),
             63..65 => {
                 let request = BanAgentRequest { id: self.nodes[number].id.to_string(), ..Default::default() };
+                self.nodes[number].outlawed = true;
                 self.call(format!("ban agent {number}"), |admin| async move {
                     admin.ban_agent(&OPERATOR, request).await.map(|_| ()).map_err(|why| why.code().to_owned())
                 });

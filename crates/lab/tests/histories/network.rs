@@ -111,7 +111,8 @@ impl World {
                 let authority =
                     ["x509.unknown-authority", "x509.distrusted-authority"].contains(&why.as_str());
                 node.distrusted |= authority;
-                if authority && !insisted {
+                let waited_for = !insisted && !node.outlawed;
+                if authority && waited_for {
                     self.violated(format!("agent {number} was away, and nobody waited for it: {why}"));
                 }
                 return;

@@ -115,6 +115,8 @@ pub(crate) struct Node {
     pub(crate) synced_since: Option<i64>,
     pub(crate) touched: bool,
     pub(crate) banned: bool,
+    /// An operator has asked for its ban: nobody waits for it any more.
+    pub(crate) outlawed: bool,
     pub(crate) older: Option<SimulatedAgent>,
     /// The machine is suspended, until then.
     pub(crate) sleeps_until: i64,
@@ -379,6 +381,7 @@ impl World {
             synced_since: None,
             touched: false,
             banned: false,
+            outlawed: false,
             older: None,
             sleeps_until: 0,
             clock_until: i64::MAX,

@@ -13,7 +13,7 @@ use crate::{
     Snapshot, StoreError,
     authentication::{HeadRow, Keys},
     follower::{Follower, Position},
-    walk::{Audit, ChangeWalk, ObjectRow, ObjectWalk, verify_first_change},
+    walk::{Audit, ChangeWalk, ObjectRow, ObjectWalk, missing, verify_first_change},
 };
 
 /// Everything that is read in it is of one moment.
@@ -49,7 +49,12 @@ pub(super) async fn verify(session: &Session, keys: &Keys) -> Result<(HeadRow, F
             audit.object(&head, (object.key, object.revision, &object.mac))
         })
         .await?;
-        audit.finish()?;
+        if let Some(revision) = audit.left() {
+            let after = rows::integer(revision.0.saturating_sub(1))?;
+            let row = session.client.query_one(&session.statements.changes, &[&after, &1_i64]).await;
+            let row = row.map_err(|cause| error(&cause))?;
+            return Err(missing(rows::change(&row, revision)?.key));
+        }
         let digest = walk.finish()?;
         let follower = Follower::new(Position::of(&head), macs, digest);
         Ok((head, follower))

@@ -116,6 +116,13 @@ pub(super) fn change_mac(connection: &Connection, revision: Revision) -> Result<
         .unwrap_or_else(|| Err(broken("the row is missing")))
 }
 
+/// The key of one change that has been verified.
+pub(super) fn change_key(connection: &Connection, revision: Revision) -> Result<String, StoreError> {
+    let mut statement = connection.prepare(sql::CHANGES).map_err(error)?;
+    let after = integer(revision.0.saturating_sub(1))?;
+    statement.query_row((after, 1), |row| row.get(1)).map_err(error)
+}
+
 /// A number as the database holds it.
 pub(super) fn integer(number: u64) -> Result<i64, StoreError> {
     i64::try_from(number).map_err(|_| StoreError::Invalid { what: "a revision is below 2^63" })

@@ -1,14 +1,14 @@
 //! What `open` checks: everything.
 
 use bonafide_crypto::digest::SetDigest;
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 
 use super::{database::error, rows};
 use crate::{
     Object, Place, StoreError,
     authentication::{HeadRow, Keys},
     sql,
-    walk::{Audit, ObjectWalk, verify_first_change},
+    walk::{Audit, ObjectWalk, missing, verify_first_change},
 };
 
 /// What was verified.
@@ -29,31 +29,46 @@ pub(super) fn verify(
     let transaction = connection.transaction().map_err(error)?;
     verify_schema(&transaction)?;
     let head = rows::head(&transaction, keys)?;
-    let (audit, objects) = std::thread::scope(|scope| {
-        let objects = scope.spawn(|| Objects::read(reader, keys, &head));
-        let audit = verify_changes(&transaction, keys, &head);
-        let objects = objects.join().unwrap_or(Err(StoreError::Closed));
+    drop(transaction);
+    let (mut audit, objects) = std::thread::scope(|scope| {
+        let changes = scope.spawn(|| verify_changes(connection, keys, &head));
+        let objects = Objects::read(reader, keys, &head);
         // The log first: it says what the objects must be.
-        audit.and_then(|audit| Ok((audit, objects?)))
+        Ok((changes.join().unwrap_or(Err(StoreError::Closed))?, objects?))
     })?;
     let Objects { objects, macs, walk } = objects;
-    let mut audit = audit;
     for (object, mac) in objects.iter().zip(&macs) {
         audit.object(&head, (&object.key, object.revision, mac))?;
     }
-    audit.finish()?;
+    if let Some(revision) = audit.left() {
+        return Err(missing(&rows::change_key(connection, revision)?));
+    }
     let digest = walk.finish()?;
     Ok(Verified { head, digest, objects })
 }
 
-fn verify_changes(connection: &Connection, keys: &Keys, head: &HeadRow) -> Result<Audit, StoreError> {
+fn verify_changes(connection: &mut Connection, keys: &Keys, head: &HeadRow) -> Result<Audit, StoreError> {
+    let transaction = unchanged(connection, keys, head)?;
     let mut audit = Audit::default();
     let start = (head.floor, head.anchor);
-    rows::each_change(connection, keys, head, start, usize::MAX, |change| {
+    rows::each_change(&transaction, keys, head, start, usize::MAX, |change| {
         audit.change(keys, head, change);
     })?;
-    verify_nothing_before(connection, head)?;
+    verify_nothing_before(&transaction, head)?;
     Ok(audit)
+}
+
+/// A look at the database in which it still has this head.
+fn unchanged<'a>(
+    connection: &'a mut Connection,
+    keys: &Keys,
+    head: &HeadRow,
+) -> Result<Transaction<'a>, StoreError> {
+    let transaction = connection.transaction().map_err(error)?;
+    if rows::head(&transaction, keys)? != *head {
+        return Err(StoreError::broken(Place::Head, "it was changed while the store was opened"));
+    }
+    Ok(transaction)
 }
 
 /// The objects, each authentic. Whether these are all that there should be is another question.
@@ -66,10 +81,7 @@ struct Objects<'a> {
 
 impl<'a> Objects<'a> {
     fn read(reader: &mut Connection, keys: &'a Keys, head: &'a HeadRow) -> Result<Self, StoreError> {
-        let transaction = reader.transaction().map_err(error)?;
-        if rows::head(&transaction, keys)? != *head {
-            return Err(StoreError::broken(Place::Head, "it was changed while the store was opened"));
-        }
+        let transaction = unchanged(reader, keys, head)?;
         let (mut objects, mut macs) = (Vec::new(), Vec::new());
         let walk = rows::each_object(&transaction, keys, head, |object| {
             objects.push(object.to_owned());
