@@ -33,7 +33,7 @@ use bonafide_wire::{
     workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
 };
 use tokio::sync::watch;
-use tonic::{Request, transport::Channel};
+use tonic::{Code, Request, transport::Channel};
 
 use crate::world::{World, local};
 
@@ -59,12 +59,23 @@ impl Workload {
         let (presents, presented, believes) = (now.clone(), before.clone(), trust.clone());
         tokio::spawn(async move {
             let mut client = SpiffeWorkloadApiClient::new(local(&socket).await);
-            let mut request = Request::new(X509svidRequest {});
-            request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
-            let Ok(answer) = client.fetch_x509svid(request).await else { return };
-            let mut stream = answer.into_inner();
+            let mut stream = loop {
+                let mut request = Request::new(X509svidRequest {});
+                request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
+                match client.fetch_x509svid(request).await {
+                    Ok(answer) => break answer.into_inner(),
+                    // As every client does: the agent has not heard from its authority yet.
+                    Err(status) if status.code() == Code::Unavailable => tokio::task::yield_now().await,
+                    Err(status) => return eprintln!("a workload is refused: {status}"),
+                }
+            };
             let mut last: Option<X509Svid> = None;
-            while let Ok(Some(response)) = stream.message().await {
+            loop {
+                let response = match stream.message().await {
+                    Ok(Some(response)) => response,
+                    Ok(None) => return,
+                    Err(status) => return eprintln!("the stream of a workload ended: {status}"),
+                };
                 let (svid, bundles) = read(&response);
                 believes.store(Arc::new(bundles));
                 let leaf = |svid: &X509Svid| svid.chain()[0].der().to_vec();
