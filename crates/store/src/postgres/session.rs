@@ -35,6 +35,9 @@ pub(super) const ANSWER_TIME: Duration = Duration::from_secs(12);
 /// The same for all that a new session begins with.
 const OPEN_TIME: Duration = Duration::from_secs(8);
 
+/// How often a session is opened anew where it was cut, and a commit is tried anew on another one.
+pub(super) const ATTEMPTS: usize = 3;
+
 /// Wakes readers early. Nothing depends on it.
 pub(super) const NOTIFY: &str = "NOTIFY bonafide_store";
 const LISTEN: &str = "LISTEN bonafide_store";
@@ -82,11 +85,20 @@ impl Link {
         let mut session = self.session.lock().await;
         if session.as_ref().is_none_or(|session| session.client.is_closed()) {
             *session = None;
-            let opened = Session::open(&self.address, self.wake.clone());
-            let opened = tokio::time::timeout(OPEN_TIME, opened).await;
+            let opened = tokio::time::timeout(OPEN_TIME, self.open()).await;
             *session = Some(opened.unwrap_or_else(|_| Err(silent(OPEN_TIME)))?);
         }
         Ok(session)
+    }
+
+    /// A new session. Nothing is in doubt where one is cut before it was used, so another is opened.
+    async fn open(&self) -> Result<Session, StoreError> {
+        let mut opened = Session::open(&self.address, self.wake.clone()).await;
+        for _ in 1..ATTEMPTS {
+            let Err(StoreError::Io(_)) = opened else { break };
+            opened = Session::open(&self.address, self.wake.clone()).await;
+        }
+        opened
     }
 }
 

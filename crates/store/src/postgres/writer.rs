@@ -9,7 +9,7 @@ use tokio_postgres::types::ToSql;
 use super::{
     Shared, read,
     rows::{self, integer},
-    session::{ANSWER_TIME, NOTIFY, Pipeline, Session, error, in_time, open, silent},
+    session::{ANSWER_TIME, ATTEMPTS, NOTIFY, Pipeline, Session, error, in_time, open, silent},
     verification,
 };
 use crate::{
@@ -22,8 +22,6 @@ use crate::{
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 /// Changes that are read at once to catch up.
 const PAGE: usize = 1000;
-/// How often a commit is tried anew after its connection was lost.
-const ATTEMPTS: usize = 3;
 /// How long the database is asked what became of a commit.
 const RESOLVE_TIME: Duration = Duration::from_secs(30);
 /// Between two questions.
