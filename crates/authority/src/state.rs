@@ -4,6 +4,7 @@
 //! that a change costs what it changes, however much there is.
 
 mod bundle;
+mod loading;
 mod registered;
 mod site;
 
@@ -20,6 +21,7 @@ use bonafide_identity::{
 };
 use bonafide_store::Incarnation;
 
+pub(crate) use self::loading::Loaded;
 use self::registered::Registered;
 pub use self::{bundle::bundle_of, site::SiteState};
 use crate::journal::hex;
@@ -415,21 +417,6 @@ impl State {
         Mark { revision: self.revision, signing_keys_revision: self.signing_keys_revision }
     }
 
-    /// One of a snapshot's objects. They need not be in the order of their revisions.
-    pub(crate) fn load(&mut self, Loaded { key, revision, object, value }: Loaded) {
-        let registered = registered(object.as_ref(), Some(&value));
-        if object.as_ref().is_some_and(is_published) {
-            self.signing_keys_revision = self.signing_keys_revision.max(revision);
-        }
-        self.put(&key, object, registered);
-    }
-
-    /// Ends the loading of a snapshot.
-    pub(crate) fn loaded(&mut self, revision: u64) {
-        self.revision = revision;
-        self.rebuild_bundle();
-    }
-
     fn rebuild_bundle(&mut self) {
         self.bundle =
             Arc::new(bundle_of(&self.trust_domain, self.signing_keys.values(), self.signing_keys_revision));
@@ -564,24 +551,6 @@ impl State {
                 self.sites.remove(name);
             }
         }
-    }
-}
-
-/// An object of a snapshot that has been read: most of the work of [`State::load`], which needs no state. Nothing of it is
-/// kept: what one thread allocates among what another one frees would lie scattered.
-#[derive(Debug)]
-pub(crate) struct Loaded {
-    key: String,
-    revision: u64,
-    object: Option<Object>,
-    value: Vec<u8>,
-}
-
-impl Loaded {
-    pub(crate) fn read(object: bonafide_store::Object) -> Result<Self, RecordError> {
-        let bonafide_store::Object { key, revision, value } = object;
-        let object = Object::decode(&key, &value, revision.0)?;
-        Ok(Self { key, revision: revision.0, object, value })
     }
 }
 

@@ -1,7 +1,10 @@
 //! Going through rows with suspicion, whatever database they come from: each row must be authentic, none missing,
 //! none too many.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
 
 use bonafide_crypto::digest::{SetDigest, sha256};
 
@@ -139,10 +142,16 @@ impl<'a> ObjectWalk<'a> {
 /// are held against it.
 ///
 /// Keys by their hash, so that all of it is one piece of memory, however many there are.
-#[derive(Debug, Default)]
-pub(crate) struct Audit(HashMap<[u8; 16], (Revision, Option<[u8; 32]>)>);
+#[derive(Debug)]
+pub(crate) struct Audit(HashMap<u128, (Revision, Option<[u8; 32]>), BuildHasherDefault<Short>>);
 
 impl Audit {
+    /// Room for all keys of a log that is not much longer than the objects that it left.
+    pub(crate) fn new(head: &HeadRow) -> Self {
+        let keys = head.objects.min(head.revision.0.saturating_sub(head.floor.0));
+        Self(HashMap::with_capacity_and_hasher(usize::try_from(keys).unwrap_or_default(), Default::default()))
+    }
+
     pub(crate) fn change(&mut self, keys: &Keys, head: &HeadRow, row: &ChangeRow<'_>) {
         let object = row.value.map(|value| keys.object(&head.incarnation, row.key, row.revision, value));
         self.0.insert(short(row.key), (row.revision, object));
@@ -178,9 +187,29 @@ pub(crate) fn missing(key: &str) -> StoreError {
 }
 
 /// Nobody who could choose keys gains by two of one hash: the store would refuse what he wrote himself.
-fn short(key: &str) -> [u8; 16] {
+fn short(key: &str) -> u128 {
     let [short @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = sha256(key.as_bytes());
-    short
+    u128::from_le_bytes(short)
+}
+
+/// What is a hash already is not hashed again.
+#[derive(Debug, Default)]
+struct Short(u64);
+
+impl Hasher for Short {
+    fn write_u128(&mut self, short: u128) {
+        self.0 = (short >> 64) as u64;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// The first row of the whole table: changes at or below the floor are gone, and stay gone.

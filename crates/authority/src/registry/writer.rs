@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{Applied, Job, RegistryError, Shared, Written};
 use crate::{
-    records::{RecordChange, RecordError},
+    records::RecordChange,
     refusal::Refusal,
     state::{AppliedChange, Loaded, State},
 };
@@ -19,9 +19,6 @@ const GROUP: usize = 256;
 const MAX_OF_ONE: usize = MAX_CHANGES / 2;
 /// Changes of others that are read at once.
 const PAGE: usize = 1000;
-/// Records of a snapshot that are read at once, and how many of these may be there before they are folded.
-const SHEET: usize = 128;
-const AHEAD: usize = 2;
 /// How long one look at the store for others' changes waits.
 const WATCH: Duration = Duration::from_secs(30);
 /// How often what has expired is looked for; a look costs nothing when there is none.
@@ -44,28 +41,15 @@ pub(super) struct Writer {
 
 /// The whole store in memory.
 pub(super) async fn load(store: &dyn Store, trust_domain: &TrustDomain) -> Result<State, RegistryError> {
-    let Snapshot { head, objects } = store.snapshot().await?;
+    let Snapshot { head, mut objects } = store.snapshot().await?;
+    let rest = objects.split_off(objects.len() / 2);
+    let (first, second) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| Loaded::read(objects));
+        let second = Loaded::read(rest);
+        (first.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), second)
+    });
     let mut state = State::empty(trust_domain.clone(), head.incarnation);
-    // One thread reads records and another folds them, a few at a time: each is given back soon.
-    std::thread::scope(|scope| {
-        let (read, records) = std::sync::mpsc::sync_channel(AHEAD);
-        scope.spawn(move || {
-            let mut objects = objects.into_iter();
-            loop {
-                let sheet: Result<Vec<Loaded>, RecordError> =
-                    objects.by_ref().take(SHEET).map(Loaded::read).collect();
-                let is_last = sheet.as_ref().map_or(true, Vec::is_empty);
-                if read.send(sheet).is_err() || is_last {
-                    return;
-                }
-            }
-        });
-        for sheet in records {
-            sheet?.into_iter().for_each(|record| state.load(record));
-        }
-        Ok::<(), RecordError>(())
-    })?;
-    state.loaded(head.revision.0);
+    state.load(vec![first?, second?], head.revision.0);
     Ok(state)
 }
 

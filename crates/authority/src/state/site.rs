@@ -10,7 +10,7 @@ use bonafide_attest::{Selector, SelectorSet, registration::Registration};
 use bonafide_crypto::digest::SetDigest;
 use bonafide_identity::SpiffeId;
 
-use super::registered::Registered;
+use super::{loading::Registrations, registered::Registered};
 use crate::{records::Agent, site::Site};
 
 /// A site with its registrations, agents and tokens.
@@ -151,6 +151,21 @@ impl SiteState {
                 self.own.entry(parent.clone()).or_default().insert(registered.clone());
             }
         }
+    }
+
+    /// Adds all registrations of a snapshot, which has several parts. There are none yet.
+    pub(super) fn load(&mut self, parts: Vec<Registrations>) {
+        let (mut all, mut shared) = (Vec::new(), Vec::new());
+        for part in parts {
+            all.extend(part.all);
+            shared.extend(part.shared);
+            self.digest.merge(&part.digest);
+            for (parent, own) in part.own {
+                self.own.entry(parent).or_default().extend(own);
+            }
+        }
+        self.registrations = all.into_iter().collect();
+        self.shared = shared.into_iter().collect();
     }
 
     pub(super) fn remove_registration(&mut self, registration: &Registration) {

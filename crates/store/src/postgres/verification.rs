@@ -29,7 +29,7 @@ pub(super) async fn verify(session: &Session, keys: &Keys) -> Result<(HeadRow, F
         if let Some(row) = first.map_err(|cause| error(&cause))?.first() {
             verify_first_change(&head, row.try_get(0).map_err(|cause| error(&cause))?)?;
         }
-        let mut audit = Audit::default();
+        let mut audit = Audit::new(&head);
         let mut walk = ChangeWalk::new(keys, &head, (head.floor, head.anchor));
         let after = rows::integer(head.floor.0)?;
         each(&session.client, &session.statements.changes, &[&after, &i64::MAX], |row| {

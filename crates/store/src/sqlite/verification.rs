@@ -49,7 +49,7 @@ pub(super) fn verify(
 
 fn verify_changes(connection: &mut Connection, keys: &Keys, head: &HeadRow) -> Result<Audit, StoreError> {
     let transaction = unchanged(connection, keys, head)?;
-    let mut audit = Audit::default();
+    let mut audit = Audit::new(head);
     let start = (head.floor, head.anchor);
     rows::each_change(&transaction, keys, head, start, usize::MAX, |change| {
         audit.change(keys, head, change);
