@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-const FLOOR_0: &[&str] = &["crypto", "identity", "secmem", "wire"];
+const FLOOR_0: &[&str] = &["crypto", "identity", "policy", "secmem", "wire"];
 const FLOOR_1: &[&str] = &["attest", "ca", "keyring", "ledger", "store"];
 const FLOOR_2: &[&str] = &["net", "tls"];
 const FLOOR_3: &[&str] = &["agent", "authority", "cli", "sdk", "simulation"];
@@ -15,7 +15,7 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
         "secmem" => vec![],
         "crypto" => vec!["secmem"],
         "identity" => vec!["crypto"],
-        "wire" => vec!["identity"],
+        "policy" | "wire" => vec!["identity"],
         "store" | "ledger" => vec!["crypto"],
         "keyring" => vec!["crypto", "secmem"],
         "ca" | "attest" | "tls" => vec!["crypto", "identity"],

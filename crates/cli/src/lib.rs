@@ -36,7 +36,6 @@ pub mod args;
 pub mod command;
 pub mod console;
 pub mod demo;
-pub mod duration;
 pub mod failure;
 pub mod inspect;
 pub mod moment;
@@ -49,6 +48,9 @@ pub mod socket;
 pub mod text;
 pub mod tiles;
 pub mod view;
+
+/// Durations as people write them, in files as on the command line.
+pub use bonafide_policy::duration;
 
 use std::{
     io::{self, Write as _},

@@ -9,12 +9,11 @@
 
 pub mod document;
 pub mod fault;
-mod fields;
 pub mod print;
 pub mod source;
-mod tree;
 pub mod unified;
 
+use bonafide_policy::yaml::tree;
 use bonafide_wire::admin::{self, resource::Resource as Wire};
 
 use self::{

@@ -3,6 +3,11 @@
 use bonafide_attest::{Selector, SelectorError, template::IdTemplate};
 use bonafide_authority::{Refusal, site::check_name};
 use bonafide_identity::{DnsName, DnsPattern, SpiffeId, SpiffeIdPattern};
+use bonafide_policy::yaml::{
+    fault::{Fault, Spot},
+    fields::{Fields, Text, is_nothing, nearest, quoted, short, text},
+    tree::{Node, Value},
+};
 use bonafide_wire::{
     admin::resource::Resource as Wire,
     types::{self, registration},
@@ -10,11 +15,6 @@ use bonafide_wire::{
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{
-    fault::{Fault, Spot},
-    fields::{Fields, Text, is_nothing, nearest, quoted, short, text},
-    tree::{Node, Value},
-};
 use crate::pem;
 
 /// Every kind, and how its `spec` is read.

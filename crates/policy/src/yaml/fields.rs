@@ -9,7 +9,8 @@ use super::{
 use crate::duration;
 
 /// Fields of a mapping whose names are all known.
-pub(super) struct Fields<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Fields<'a> {
     what: &'static str,
     spot: Spot,
     fields: &'a [(Key, Node)],
@@ -17,15 +18,17 @@ pub(super) struct Fields<'a> {
 
 /// Text and where it stands.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Text<'a> {
-    pub(super) text: &'a str,
-    pub(super) spot: Spot,
+pub struct Text<'a> {
+    /// As YAML reads it.
+    pub text: &'a str,
+    /// Where it stands.
+    pub spot: Spot,
 }
 
 impl<'a> Fields<'a> {
     /// Tells of every field that is not among `known`. `habits` says what to write in place of names that people bring
     /// from elsewhere. `None` when it is no mapping, which is told as well.
-    pub(super) fn of(
+    pub fn of(
         node: &'a Node,
         what: &'static str,
         known: &[&str],
@@ -64,7 +67,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Tells when the field is missing.
-    pub(super) fn required(&self, name: &str, example: &str, faults: &mut Vec<Fault>) -> Option<&'a Node> {
+    pub fn required(&self, name: &str, example: &str, faults: &mut Vec<Fault>) -> Option<&'a Node> {
         let found = self.get(name);
         if found.is_none() {
             faults.push(Fault::new(
@@ -77,16 +80,18 @@ impl<'a> Fields<'a> {
         found
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&'a Node> {
+    /// What stands under a name.
+    pub fn get(&self, name: &str) -> Option<&'a Node> {
         self.fields.iter().find(|(key, _)| key.text == name).map(|(_, node)| node)
     }
 
-    pub(super) fn text(&self, name: &str, faults: &mut Vec<Fault>) -> Option<Text<'a>> {
+    /// Text under a name.
+    pub fn text(&self, name: &str, faults: &mut Vec<Fault>) -> Option<Text<'a>> {
         text(self.get(name)?, name, faults)
     }
 
     /// A list of texts.
-    pub(super) fn texts(&self, name: &str, faults: &mut Vec<Fault>) -> Vec<Text<'a>> {
+    pub fn texts(&self, name: &str, faults: &mut Vec<Fault>) -> Vec<Text<'a>> {
         let Some(node) = self.get(name) else { return Vec::new() };
         match &node.value {
             Value::List(items) => items.iter().filter_map(|item| text(item, name, faults)).collect(),
@@ -106,7 +111,7 @@ impl<'a> Fields<'a> {
     }
 
     /// `key: value` pairs, both text.
-    pub(super) fn pairs(&self, name: &str, faults: &mut Vec<Fault>) -> BTreeMap<String, String> {
+    pub fn pairs(&self, name: &str, faults: &mut Vec<Fault>) -> BTreeMap<String, String> {
         let Some(node) = self.get(name) else { return BTreeMap::new() };
         let Value::Map(fields) = &node.value else {
             wrong_type(node, name, "`key: value` pairs", "write `{key: value}`, or one pair a line", faults);
@@ -121,7 +126,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Seconds of a duration such as `1h30m`; 0 without the field.
-    pub(super) fn duration(&self, name: &str, faults: &mut Vec<Fault>) -> u32 {
+    pub fn duration(&self, name: &str, faults: &mut Vec<Fault>) -> u32 {
         let Some(node) = self.get(name) else { return 0 };
         let Value::Text { text, .. } = &node.value else {
             wrong_type(node, name, "a duration", "write it as `90s`, `5m`, `1h30m` or `2d`", faults);
@@ -140,7 +145,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number from 1; 0 without the field.
-    pub(super) fn number(&self, name: &str, faults: &mut Vec<Fault>) -> u32 {
+    pub fn number(&self, name: &str, faults: &mut Vec<Fault>) -> u32 {
         let Some(node) = self.get(name) else { return 0 };
         let parsed = match &node.value {
             Value::Text { text, plain: true } if text.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -157,7 +162,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Text that YAML takes for text too: every other program that reads the file must see the same.
-pub(super) fn text<'a>(node: &'a Node, name: &str, faults: &mut Vec<Fault>) -> Option<Text<'a>> {
+pub fn text<'a>(node: &'a Node, name: &str, faults: &mut Vec<Fault>) -> Option<Text<'a>> {
     match &node.value {
         Value::Text { text, plain } => {
             if let Some(other) = plain.then(|| other_type(text)).flatten() {
@@ -189,7 +194,8 @@ pub(super) fn text<'a>(node: &'a Node, name: &str, faults: &mut Vec<Fault>) -> O
     }
 }
 
-fn wrong_type(node: &Node, name: &str, expected: &str, help: &str, faults: &mut Vec<Fault>) {
+/// Tells that a value is of another type than it must be.
+pub fn wrong_type(node: &Node, name: &str, expected: &str, help: &str, faults: &mut Vec<Fault>) {
     let found = match &node.value {
         Value::Broken => return,
         Value::List(_) => "a list".to_owned(),
@@ -207,7 +213,7 @@ fn wrong_type(node: &Node, name: &str, expected: &str, help: &str, faults: &mut 
 }
 
 /// What a plain scalar is to YAML 1.2, or to the many programs that still read YAML 1.1.
-fn other_type(text: &str) -> Option<&'static str> {
+pub(crate) fn other_type(text: &str) -> Option<&'static str> {
     let lower = text.to_ascii_lowercase();
     match lower.as_str() {
         "" | "~" | "null" => return Some("nothing"),
@@ -224,12 +230,12 @@ fn other_type(text: &str) -> Option<&'static str> {
 }
 
 /// Whether YAML reads it as null, as it does where nothing is written.
-pub(super) fn is_nothing(node: &Node) -> bool {
+pub fn is_nothing(node: &Node) -> bool {
     matches!(&node.value, Value::Text { text, plain: true } if other_type(text) == Some("nothing"))
 }
 
 /// The known name that was probably meant.
-pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     if let Some(same) = known.iter().find(|candidate| same_letters(candidate, name)) {
         return Some(same);
     }
@@ -271,12 +277,13 @@ fn distance(one: &str, other: &str) -> usize {
     at(&row, other.len())
 }
 
-pub(super) fn quoted(names: &[&str]) -> String {
+/// Names in backticks, with commas.
+pub fn quoted(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// A bounded quote.
-pub(super) fn short(text: &str) -> String {
+pub fn short(text: &str) -> String {
     if text.chars().count() > 60 {
         format!("{}…", text.chars().take(60).collect::<String>())
     } else {

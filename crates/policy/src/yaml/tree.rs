@@ -14,20 +14,26 @@ const MAX_DEPTH: usize = 16;
 
 /// A value and its place.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) spot: Spot,
-    pub(super) value: Value,
+pub struct Node {
+    /// Where it begins.
+    pub spot: Spot,
+    /// What it says.
+    pub value: Value,
 }
 
 /// What YAML can say.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
-    /// `plain`: without quotes, so that YAML may mean a number by it.
+pub enum Value {
+    /// One value.
     Text {
+        /// Without quotes and escapes.
         text: String,
+        /// Written without quotes, so that YAML may mean a number by it.
         plain: bool,
     },
+    /// `- item` or `[item]`.
     List(Vec<Node>),
+    /// Each name once.
     Map(Vec<(Key, Node)>),
     /// Its fault is told already.
     Broken,
@@ -35,13 +41,15 @@ pub(super) enum Value {
 
 /// A field's name.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
-    pub(super) text: String,
-    pub(super) spot: Spot,
+pub struct Key {
+    /// The name.
+    pub text: String,
+    /// Where it stands.
+    pub spot: Spot,
 }
 
 /// The documents of a text; those with broken syntax only as faults.
-pub(super) fn parse(text: &str, faults: &mut Vec<Fault>) -> Vec<Node> {
+pub fn parse(text: &str, faults: &mut Vec<Fault>) -> Vec<Node> {
     let options = granit_parser::options! {
         emit_comments: false,
         emit_unresolved_aliases: true,

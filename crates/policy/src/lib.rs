@@ -1,0 +1,50 @@
+//! The policy language: who can do what on which thing, when.
+//!
+//! ```yaml
+//! kind: Policy
+//! name: ledger-callers
+//! appliesTo: {app: ledger}
+//! rules:
+//! - name: prod-readers
+//!   allow:
+//!     who: {labels: {env: prod, tier: [web, api]}}
+//!     can: [GET]
+//!     on: {path: /v1/**}
+//!     except: {path: /v1/orders/*/audit}
+//! ```
+//!
+//! A rule is met when all of its clauses are; a list in a clause is met by any of its items. Deny beats allow, and what
+//! no rule allows is denied. The order of rules, policies and files has no meaning. Everything that goes wrong denies.
+//!
+//! | step | module |
+//! |---|---|
+//! | text → documents, with the place of every fault | [`yaml`], [`read`](mod@read) |
+//! | values that can't be wrong | [`model`], [`words`], [`glob`], [`host`], [`network`] |
+//! | the bytes that are hashed and sealed to; printing | [`canonical`], [`print`](mod@print) |
+//! | what a request says | [`request`], [`path`], [`scenario`] |
+//!
+//! There is no clock, no randomness and no I/O here: times and the seed of hashes are parameters.
+
+pub mod canonical;
+pub mod duration;
+mod form;
+pub mod glob;
+pub mod host;
+pub mod model;
+pub mod network;
+pub mod path;
+pub mod print;
+pub mod read;
+pub mod request;
+pub mod scenario;
+pub mod text;
+pub mod words;
+pub mod yaml;
+
+pub use crate::{
+    canonical::Digest,
+    model::{Body, Document, Effect, Kind, Mode, Policy, RegoPolicy},
+    read::{read, read_node},
+    request::{AssertedProps, Caller, CertifiedLabels, Circumstances, Request, Thing},
+    scenario::Scenario,
+};

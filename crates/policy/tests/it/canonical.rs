@@ -1,0 +1,86 @@
+use bonafide_policy::{Body, Document, print, read};
+use proptest::prelude::*;
+
+use crate::generate::Generator;
+
+fn read_one(text: &str) -> Document {
+    let mut documents = read(text).unwrap_or_else(|faults| panic!("{text}\n{faults:#?}"));
+    assert_eq!(documents.len(), 1, "{text}");
+    documents.remove(0)
+}
+
+#[test]
+fn the_bytes_that_secrets_are_sealed_to() {
+    let text = "# a comment\nkind: SecretPolicy\nname: db-password\nlabels: {team: billing}\ncacheFor: 10m\nrules:\n\
+        - name: not-edge\n  deny: { who: { labels: { site-type: edge } } }\n\
+        - name: billing-prod\n  allow:\n    can: [unseal]\n    who:\n      labels: { env: prod, compliance: [pci] }\n      \
+        id: SPIFFE://Prod.acme/ns/billing/sa/*\n\
+        tests:\n- { who: spiffe://prod.acme/ns/web, expect: deny }\n";
+    let document = read_one(text);
+    assert_eq!(
+        document.canonical(),
+        "{\"kind\":\"SecretPolicy\",\"version\":1,\"name\":\"db-password\",\"cacheFor\":\"10m\",\"rules\":[\
+         {\"name\":\"billing-prod\",\"allow\":{\"who\":{\"id\":[\"spiffe://prod.acme/ns/billing/sa/*\"],\
+         \"labels\":{\"compliance\":[\"pci\"],\"env\":[\"prod\"]}},\"can\":[\"unseal\"]}},\
+         {\"name\":\"not-edge\",\"deny\":{\"who\":{\"labels\":{\"site-type\":[\"edge\"]}},\"can\":[\"unseal\"]}}]}"
+    );
+    // As anybody computes it from those bytes.
+    assert_eq!(
+        document.digest().to_string(),
+        "sha256:8baaa17ab55bc6a46d082651718030b53019e84f4223729364f06d970aa66080"
+    );
+}
+
+#[test]
+fn order_comments_labels_and_tests_do_not_count() {
+    let one = "kind: Policy\nname: p\nrules:\n- name: a\n  allow: {who: {id: [spiffe://x.y/a, spiffe://x.y/b]}, can: [B, A]}\n- name: b\n  deny: {who: anyone, on: {path: [/b, /a/]}}\n";
+    let other = "name: p # the same\nlabels: {x: y}\nrules:\n- deny: {on: {path: [/a, /b, /%61]}, who: anyone}\n  name: b\n- {name: a, allow: {can: [A, B, A], who: {id: [spiffe://X.y/b, spiffe://x.y/a]}}}\nkind: Policy\nmode: enforce\ntests: [{who: 'spiffe://x.y/a', can: A, expect: allow}]\n";
+    let third = one.replace("[B, A]", "[B]");
+    assert_eq!(read_one(one).digest(), read_one(other).digest());
+    assert_ne!(read_one(one).digest(), read_one(&third).digest());
+}
+
+fn check(document: &Document) {
+    let canonical = document.canonical();
+    let again = read_one(&canonical);
+    assert_eq!(again.body(), document.body(), "{canonical}");
+    assert_eq!(again.canonical(), canonical);
+    let printed = print::document(document);
+    let again = read_one(&printed);
+    assert_eq!(again.body(), document.body(), "{printed}");
+    assert_eq!(again.labels(), document.labels(), "{printed}");
+    assert_eq!(again.tests(), document.tests(), "{printed}");
+}
+
+/// A printed and a canonical document mean the same as the one that was read.
+#[test]
+fn random_documents_read_back() {
+    for seed in 0..300 {
+        let text = Generator::new(seed).documents(12);
+        let documents = read(&text).unwrap_or_else(|faults| panic!("{text}\n{faults:#?}"));
+        documents.iter().for_each(check);
+        let bodies: Vec<&Body> = documents.iter().map(Document::body).collect();
+        let again = read(&print::documents(&documents)).unwrap();
+        assert_eq!(again.iter().map(Document::body).collect::<Vec<_>>(), bodies);
+    }
+}
+
+proptest! {
+    /// Whatever stands in a value, JSON and YAML read the same.
+    #[test]
+    fn values_read_back(value in "\\PC{0,30}|[\u{200e}\u{feff}\u{2028}\"\\\\ :#{}\\[\\]]{0,12}", rego in "[ a-z\n\t\"é]{0,30}\n?") {
+        let quoted = serde_json::to_string(&value).unwrap();
+        if serde_json::from_str::<String>(&quoted).is_ok() {
+            let text = format!("kind: Policy\nname: p\nrules: [{{name: a, allow: {{who: {{labels: {{k: [{quoted}]}}}}}}}}]");
+            if let Ok(documents) = read(&text) {
+                documents.iter().for_each(check);
+                let json: serde_json::Value = serde_json::from_str(&documents[0].canonical()).unwrap();
+                prop_assert_eq!(&json["rules"][0]["allow"]["who"]["labels"]["k"][0], &serde_json::Value::from(value));
+            }
+        }
+        let text = format!("kind: RegoPolicy\nname: p\nentrypoint: data.a.b\nrego: {}", serde_json::to_string(&rego).unwrap());
+        if let Ok(documents) = read(&text) {
+            documents.iter().for_each(check);
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The language as its users see it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "a failed test is a panic"
+)]
+
+mod canonical;
+mod generate;
+mod read;
