@@ -22,14 +22,21 @@
 //! | values that can't be wrong | [`model`], [`words`], [`glob`], [`host`], [`network`] |
 //! | the bytes that are hashed and sealed to; printing | [`canonical`], [`print`](mod@print) |
 //! | what a request says | [`request`], [`path`], [`scenario`] |
+//! | what can be said without a request | [`analysis`], [`check`], [`diff`](mod@diff) |
+//! | what documents' own tests say | [`coverage`] |
 //!
 //! There is no clock, no randomness and no I/O here: times and the seed of hashes are parameters.
 
+pub mod analysis;
 pub mod canonical;
+pub mod check;
+pub mod coverage;
+pub mod diff;
 pub mod duration;
 mod form;
 pub mod glob;
 pub mod host;
+pub mod judge;
 pub mod model;
 pub mod network;
 pub mod path;

@@ -9,6 +9,7 @@
     reason = "a failed test is a panic"
 )]
 
+mod analysis;
 mod canonical;
 mod generate;
 mod read;
