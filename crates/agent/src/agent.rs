@@ -19,6 +19,7 @@ use tokio::{net::UnixStream, sync::watch, task::JoinHandle};
 use tonic::service::Routes;
 
 use crate::{
+    addresses::Addresses,
     api::{Api, MAX_REQUEST, OwnService, WorkloadService, json_routes},
     attestor::{
         Attestation, Attestor, container::ContainerAttestor, systemd::SystemdAttestor, unix::UnixAttestor,
@@ -30,7 +31,6 @@ use crate::{
     link::{self, Dial, JoinFailure, TlsDial, Way},
     peer::Peer,
     process::{Evidence, Process},
-    refusal::problem,
     storage::{SavedNode, Storage, StorageError},
 };
 
@@ -54,6 +54,12 @@ pub struct Running {
 /// Why an agent can't run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
+    /// What `authority` names is no address.
+    #[error("`{given}` is not the `host:port` of an authority")]
+    Address {
+        /// What was given.
+        given: String,
+    },
     /// The socket can't be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -92,6 +98,7 @@ impl AgentError {
     /// Stable code.
     pub fn code(&self) -> &str {
         match self {
+            Self::Address { .. } => "agent.authority-address",
             Self::Bind(error) => error.code(),
             Self::JoinLine(error) => error.code(),
             Self::JoinLineFile { .. } => "agent.join-line-file",
@@ -107,6 +114,9 @@ impl AgentError {
     /// What to do about it.
     pub fn hint(&self) -> &str {
         match self {
+            Self::Address { .. } => {
+                "give host and port of each server, `authority.example.org:8443` for example"
+            }
             Self::Bind(error) => error.hint(),
             Self::JoinLine(error) => error.hint(),
             Self::JoinLineFile { .. } => "name a file that the agent can read",
@@ -315,6 +325,7 @@ impl Line {
     /// Runs until shutdown. `Some`: the agent never can work, and has nothing to serve.
     async fn keep(self, saved: Option<(Arc<Credential>, SavedNode)>) -> Option<Problem> {
         let expired = |credential: &Credential| credential.not_after() <= self.clock.now();
+        let told = (!self.config.authority.is_empty()).then(|| self.shuffled(&self.config.authority));
         let has_lived = saved.is_some();
         let joined = match (saved, &self.way) {
             (Some((credential, node)), None) => Some((node, credential)),
@@ -326,7 +337,7 @@ impl Line {
             }
             // An SVID that has expired is replaced when the authority is dialled.
             (Some((credential, node)), Some(Way::Certificate(_))) => Some((node, credential)),
-            (saved, Some(way)) => match self.join(way).await {
+            (saved, Some(way)) => match self.join(way, told.as_ref()).await {
                 Ok(joined) => {
                     // The operator's line names the authority by its root. Of another one there is nothing to contradict.
                     if saved.is_some_and(|(_, before)| is_another_authority(&before, &joined.0)) {
@@ -346,11 +357,12 @@ impl Line {
             (None, None) => None,
         };
         let (node, credential) = joined?;
-        let address = self.config.authority.clone().unwrap_or_else(|| node.address.clone());
+        // The one that it has just joined at comes first: others may not know the node yet.
+        let addresses = told.unwrap_or_else(|| self.shuffled(std::slice::from_ref(&node.address)));
         if let Err(reason) = self.engine.set_node(node, credential) {
             return Some(reason);
         }
-        match TlsDial::new(&self.engine, address, self.way, Arc::clone(&self.random)) {
+        match TlsDial::new(&self.engine, addresses, self.way, Arc::clone(&self.random)) {
             Ok(dial) => {
                 link::run(Arc::clone(&self.engine), Arc::new(dial) as Arc<dyn Dial>, self.random).await
             }
@@ -359,17 +371,27 @@ impl Line {
         None
     }
 
+    fn shuffled(&self, addresses: &[String]) -> Addresses {
+        Addresses::shuffled(addresses, &*self.random)
+    }
+
     /// Tries until it works, is refused for good (`Some`), or is told to stop.
-    async fn join(&self, way: &Way) -> Result<(SavedNode, Arc<Credential>), Option<Problem>> {
-        let address = match way {
-            Way::Line(line) => self.config.authority.as_ref().unwrap_or(&line.address),
-            Way::Certificate(_) => self.config.authority.as_ref().ok_or_else(|| Some(no_authority()))?,
+    async fn join(
+        &self,
+        way: &Way,
+        told: Option<&Addresses>,
+    ) -> Result<(SavedNode, Arc<Credential>), Option<Problem>> {
+        let named = match way {
+            Way::Line(line) => std::slice::from_ref(&line.address),
+            Way::Certificate(_) => &[],
         };
+        let named = self.shuffled(named);
+        let addresses = told.unwrap_or(&named);
         let shutdown = self.engine.shutdown().clone();
         let mut failures = 0;
         loop {
             let learned = self.engine.trust().load_full();
-            let attempt = link::join(way, address, &learned, Arc::clone(&self.clock), &*self.random);
+            let attempt = link::join(way, addresses, &learned, Arc::clone(&self.clock), &*self.random);
             match shutdown.unless_triggered(attempt).await {
                 None => return Err(None),
                 Some(Ok(joined)) => return Ok(joined),
@@ -409,24 +431,16 @@ fn credential_of(node: &SavedNode) -> Option<Arc<Credential>> {
 
 /// What this node joins with, if it has to.
 fn way(config: &AgentConfig) -> Result<Option<Way>, AgentError> {
+    if let Some(unfit) = config.authority.iter().find(|address| check_address(address).is_err()) {
+        return Err(AgentError::Address { given: unfit.clone() });
+    }
     match (join_line(config)?, &config.join) {
         (Some(_), Some(_)) => Err(AgentError::TwoWays),
         (Some(line), None) => Ok(Some(Way::Line(line))),
-        (None, Some(_)) if config.authority.is_none() => Err(AgentError::Refused(no_authority())),
-        (None, Some(join)) => {
-            check_address(config.authority.as_deref().unwrap_or_default())?;
-            Ok(Some(Way::Certificate(join.clone())))
-        }
+        (None, Some(_)) if config.authority.is_empty() => Err(AgentError::Refused(link::no_authority())),
+        (None, Some(join)) => Ok(Some(Way::Certificate(join.clone()))),
         (None, None) => Ok(None),
     }
-}
-
-fn no_authority() -> Problem {
-    problem(
-        "agent.no-authority",
-        "a certificate does not say where the authority is",
-        "set `authority` to its `host:port`",
-    )
 }
 
 fn join_line(config: &AgentConfig) -> Result<Option<JoinLine>, AgentError> {

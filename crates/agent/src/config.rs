@@ -25,8 +25,10 @@ pub struct AgentConfig {
     /// How the node joins by a certificate that it has already, in place of a join line; needs `authority`. A node that
     /// joins so comes back by itself, also when its SVID has expired.
     pub join: Option<JoinByCertificate>,
-    /// `host:port` of the authority, in place of the one that the join line named.
-    pub authority: Option<String>,
+    /// `host:port` of each server of the authority, in place of the one that the join line named; a single one may stand
+    /// without a list. The agent tries them in an order that it draws, and stays with the one that serves it.
+    #[serde(deserialize_with = "one_or_many")]
+    pub authority: Vec<String>,
     /// Serve on a kernel before Linux 6.5, which can't pin callers: a process that ends right after it has
     /// connected could be mistaken for another one. SVIDs are then asked for with the selector
     /// `agent.peer:start-time`.
@@ -83,7 +85,7 @@ impl Default for AgentConfig {
             join_line_file: None,
             join_line: None,
             join: None,
-            authority: None,
+            authority: Vec::new(),
             allow_start_time_peers: false,
             allow_unauthenticated_verifiers: false,
             containers: ContainerConfig::default(),
@@ -130,6 +132,19 @@ impl AgentLimits {
     }
 }
 
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "`authority` is a `host:port`, or a list of them")]
+    enum OneOrMany {
+        Many(Vec<String>),
+        One(String),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::Many(addresses) => addresses,
+        OneOrMany::One(address) => vec![address],
+    })
+}
+
 fn workload_key<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<KeyAlgorithm, D::Error> {
     let name = String::deserialize(deserializer)?;
     KeyAlgorithm::from_name(&name)
@@ -142,6 +157,15 @@ fn workload_key<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Key
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_server_needs_no_list() {
+        let authority = |text: &str| toml::from_str::<AgentConfig>(text).map(|config| config.authority);
+        assert_eq!(authority("authority = 'a:1'").unwrap(), ["a:1"]);
+        assert_eq!(authority("authority = ['a:1', 'b:1']").unwrap(), ["a:1", "b:1"]);
+        assert_eq!(authority("").unwrap(), [""; 0]);
+        assert!(authority("authority = 8443").unwrap_err().to_string().contains("`host:port`"));
+    }
 
     #[test]
     fn limits_fit_the_descriptors_that_there_are() {

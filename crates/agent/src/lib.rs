@@ -12,6 +12,7 @@
 //! the authority bans the agent; never one outside of its site's scope. Whoever has a workload's user on
 //! the node can take over that workload's process, and so its identity, without the agent's help.
 
+mod addresses;
 mod agent;
 mod api;
 pub mod attestor;

@@ -37,6 +37,7 @@ use tonic::{
 };
 
 use crate::{
+    addresses::Addresses,
     core::{Disconnect, SavedKey},
     credential::{Credential, StrictLeaf},
     engine::Engine,
@@ -63,6 +64,9 @@ const MAX_MESSAGE: usize = 8 << 20;
 pub(crate) trait Dial: std::fmt::Debug + Send + Sync {
     /// Opens one connection; it is not opened again when it breaks.
     fn dial(&self) -> BoxFuture<'_, Result<Dialled, Problem>>;
+
+    /// The last connection was of no use: the next one should be to another server, if there is one.
+    fn elsewhere(&self) {}
 }
 
 /// An open connection.
@@ -77,7 +81,7 @@ pub(crate) struct Dialled {
 #[derive(Debug)]
 pub(crate) struct TlsDial {
     engine: Arc<Engine>,
-    address: String,
+    addresses: Addresses,
     config: Arc<ClientConfig>,
     /// What a new SVID can be had with, once the last one has expired.
     way: Option<Way>,
@@ -87,7 +91,7 @@ pub(crate) struct TlsDial {
 impl TlsDial {
     pub(crate) fn new(
         engine: &Arc<Engine>,
-        address: String,
+        addresses: Addresses,
         way: Option<Way>,
         random: Arc<dyn Random>,
     ) -> Result<Self, Problem> {
@@ -96,7 +100,7 @@ impl TlsDial {
             client_config(Some(engine.identity()), engine.trust(), servers, Arc::clone(engine.clock()))
                 .map_err(|error| problem(error.code(), &error, error.hint()))?;
         let config = config.with_protocols(&[b"h2"]);
-        Ok(Self { engine: Arc::clone(engine), address, config, way, random })
+        Ok(Self { engine: Arc::clone(engine), addresses, config, way, random })
     }
 
     fn has_expired(&self) -> bool {
@@ -108,7 +112,7 @@ impl TlsDial {
         let Some(way @ Way::Certificate(_)) = &self.way else { return Ok(()) };
         let learned = self.engine.trust().load_full();
         let clock = Arc::clone(self.engine.clock());
-        let joined = join(way, &self.address, &learned, clock, &*self.random).await;
+        let joined = join(way, &self.addresses, &learned, clock, &*self.random).await;
         let (node, credential) = joined.map_err(JoinFailure::into_problem)?;
         tracing::info!(agent = %credential.spiffe_id(), "the agent's SVID had expired: this node has attested again");
         self.engine.set_node(node, credential)
@@ -130,8 +134,19 @@ impl Dial for TlsDial {
             if self.has_expired() {
                 self.attest_again().await?;
             }
-            open(&self.address, &self.config).await
+            let mut opened = Err(no_authority());
+            for address in self.addresses.round() {
+                opened = open(address, &self.config).await;
+                if opened.is_ok() {
+                    break;
+                }
+            }
+            opened
         })
+    }
+
+    fn elsewhere(&self) {
+        self.addresses.elsewhere();
     }
 }
 
@@ -195,6 +210,9 @@ pub(crate) async fn run(engine: Arc<Engine>, dial: Arc<dyn Dial>, random: Arc<dy
             Ended::Banned => break,
             Ended::After(synced, problem) => {
                 failures = if synced { 0 } else { failures + 1 };
+                if !synced {
+                    dial.elsewhere();
+                }
                 // The other side can't say more than "bad certificate", and maybe only after it took the connection;
                 // this side knows.
                 let expired = engine.read(|core| core.node_expiry()).is_some_and(|at| at <= engine.now());
@@ -339,7 +357,7 @@ impl Way {
 /// Gets an SVID for the agent. `learned`: what it knows of its trust domain already.
 pub(crate) async fn join(
     way: &Way,
-    address: &str,
+    addresses: &Addresses,
     learned: &BundleMap,
     clock: Arc<dyn Clock>,
     random: &dyn Random,
@@ -354,8 +372,26 @@ pub(crate) async fn join(
             client_config(None, &trust, servers_of(&join.trust_domain)?, Arc::clone(&clock)).map_err(tls)?
         }
     };
-    let dialled = open(address, &config.with_protocols(&[b"h2"])).await.map_err(JoinFailure::Passing)?;
-    join_over(dialled.channel, way, address, clock.now(), random).await
+    let config = config.with_protocols(&[b"h2"]);
+    let mut joined = Err(JoinFailure::Final(no_authority()));
+    for address in addresses.round() {
+        joined = match open(address, &config).await {
+            Ok(dialled) => join_over(dialled.channel, way, address, clock.now(), random).await,
+            Err(problem) => Err(JoinFailure::Passing(problem)),
+        };
+        if !matches!(joined, Err(JoinFailure::Passing(_))) {
+            break;
+        }
+    }
+    joined
+}
+
+pub(crate) fn no_authority() -> Problem {
+    problem(
+        "agent.no-authority",
+        "a certificate does not say where the authority is",
+        "set `authority` to its `host:port`, or to those of all its servers",
+    )
 }
 
 /// Files of the node may be renewed at any time.

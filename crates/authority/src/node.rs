@@ -98,7 +98,10 @@ impl Node for NodeService {
         let svid = peer(request.extensions())?;
         let agent = svid.id().clone();
         let attestation = attestation_of(&svid);
-        if let Err(refusal) = admitted_attestation(&self.0.registry.state(), &agent, attestation) {
+        // It may have attested at another server, a moment ago.
+        let admitted =
+            self.0.registry.judged(|state| admitted_attestation(state, &agent, attestation).map(drop));
+        if let Err(refusal) = admitted.await {
             let source = Source { agent: agent.as_str(), ..Source::default() };
             self.0.journal.refused(self.0.clock.now(), &refusal, source);
             return Err(refusal.into());

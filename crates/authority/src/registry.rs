@@ -13,6 +13,7 @@ mod writer;
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -28,6 +29,8 @@ use crate::{
 
 /// Mutations that wait for the writer before callers wait for room.
 const QUEUE: usize = 1024;
+/// How long a question waits for what others have written. It is noticed within a tenth of a second.
+const FOLLOW: Duration = Duration::from_secs(5);
 /// Groups of changes that a slow subscriber may be behind before it must look at the whole state again.
 const FEED: usize = 1024;
 
@@ -57,6 +60,7 @@ pub struct Written {
 }
 
 struct Shared {
+    store: Arc<dyn Store>,
     published: ArcSwap<State>,
     applied: broadcast::Sender<Applied>,
     failure: watch::Sender<Option<Arc<RegistryError>>>,
@@ -82,6 +86,7 @@ impl Registry {
     ) -> Result<Self, RegistryError> {
         let state = Arc::new(writer::load(&*store, &trust_domain).await?);
         let shared = Arc::new(Shared {
+            store: store.clone(),
             published: ArcSwap::new(state.clone()),
             applied: broadcast::Sender::new(FEED),
             failure: watch::Sender::new(None),
@@ -168,6 +173,34 @@ impl Registry {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// Asks `judge`, and before a no counts, whether another server has written meanwhile what this one has not seen: what
+    /// was made at one server, a join token, must not be refused at the next.
+    ///
+    /// # Errors
+    /// The judge's refusal of a state that was not older than this call, or that the store can't be read.
+    pub async fn judged<T>(&self, judge: impl Fn(&State) -> Result<T, Refusal>) -> Result<T, Refusal> {
+        let (refused, known) = {
+            let state = self.state();
+            match judge(&state) {
+                Ok(value) => return Ok(value),
+                Err(refused) => (refused, state.revision()),
+            }
+        };
+        let unread = |error: &StoreError| {
+            let hint = error.hint().unwrap_or("try again in a moment");
+            Refusal::unavailable(error.code(), error.to_string()).hint(hint)
+        };
+        let head = self.shared.store.head().await.map_err(|error| unread(&error))?.revision.0;
+        if head <= known {
+            return Err(refused);
+        }
+        tokio::time::timeout(FOLLOW, self.reached(head)).await.map_err(|_| {
+            Refusal::unavailable("registry.behind", "this server does not know yet what others have written")
+                .hint("try again in a moment")
+        })?;
+        judge(&self.state())
     }
 
     /// Resolves when this server can't follow the log any more: it must stop serving.

@@ -3,11 +3,13 @@
 
 mod clock;
 mod domain;
+mod doom;
 mod postgres;
 mod softhsm;
 
 pub use bonafide_ca::Validity;
 pub use clock::TestClock;
 pub use domain::TestDomain;
+pub use doom::{Doom, Scaffold, two_servers};
 pub use postgres::{Database, Encrypted, Postgres};
 pub use softhsm::SoftHsm;

@@ -8,6 +8,7 @@
     reason = "a failed test is a panic"
 )]
 
+mod authorities;
 mod certificate;
 mod restart;
 mod rotation;

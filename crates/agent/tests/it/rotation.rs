@@ -252,7 +252,7 @@ struct Thief {
 impl Thief {
     /// The authority must be down.
     async fn of(world: &World) -> Self {
-        let data = &world.config.data_dir;
+        let data = &world.authorities.config.data_dir;
         let seal = KeyFileSeal::open(data.join("seal.key")).unwrap();
         let keyring = Keyring::open(data.join("keyring"), &seal).unwrap();
         let store = SqliteStore::open_existing(data.join("store.sqlite"), keyring.mac_key("store")).unwrap();
@@ -313,23 +313,31 @@ struct Fleet {
     _agents: Vec<Running>,
     workloads: Vec<Workload>,
     operator: Operator,
-    thief: Thief,
 }
 
 impl Fleet {
     async fn new() -> Self {
+        // A server that is dead confirms no key: it dies later.
+        Self::of(World::deferred().await).await
+    }
+
+    async fn robbed() -> (Self, Thief) {
         let mut world = World::new().await;
         world.stop_authority().await;
         let thief = Thief::of(&world).await;
         world.start_authority().await;
+        (Self::of(world).await, thief)
+    }
+
+    async fn of(world: World) -> Self {
         let (mut agents, mut workloads) = (Vec::new(), Vec::new());
         for number in 0..AGENTS {
             let (running, socket) = world.another_agent(&format!("agent-{number}")).await;
             agents.push(running);
             workloads.push(in_time(Workload::start(socket, world.clock.clone())).await);
         }
-        let operator = Operator(world.admin().await);
-        Self { world, _agents: agents, workloads, operator, thief }
+        let operator = Operator(world.authorities.lasting_admin().await);
+        Self { world, _agents: agents, workloads, operator }
     }
 
     async fn renewed(&mut self, authority: &[u8]) {
@@ -396,6 +404,7 @@ async fn a_planned_change_of_root_and_jwt_key_costs_no_handshake() {
     load.go_on().await;
 
     // They renew when they would have anyway: old and new ones meet.
+    fleet.world.authorities.fail_over().await;
     fleet.world.clock.advance(Duration::from_secs(35 * 60));
     fleet.renewed(&issuer).await;
     load.go_on().await;
@@ -413,11 +422,11 @@ async fn a_planned_change_of_root_and_jwt_key_costs_no_handshake() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stolen_root_is_believed_by_nobody_after_the_drill_and_costs_the_others_nothing() {
-    let mut fleet = Fleet::new().await;
+    let (mut fleet, thief) = Fleet::robbed().await;
     let load = Load::start(&fleet.workloads);
     let stolen = fleet.operator.active(Kind::Root).await;
     let (forged, other) =
-        (fleet.thief.by_root(fleet.world.clock.now()), fleet.thief.by_intermediate(fleet.world.clock.now()));
+        (thief.by_root(fleet.world.clock.now()), thief.by_intermediate(fleet.world.clock.now()));
     assert!(fleet.is_let_in(&forged).await, "the theft is real");
     load.go_on().await;
 
@@ -464,9 +473,9 @@ impl Workload {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stolen_intermediate_is_replaced_at_once() {
-    let mut fleet = Fleet::new().await;
+    let (mut fleet, thief) = Fleet::robbed().await;
     let stolen = fleet.operator.active(Kind::Intermediate).await;
-    let forged = fleet.thief.by_intermediate(fleet.world.clock.now());
+    let forged = thief.by_intermediate(fleet.world.clock.now());
     assert!(fleet.is_let_in(&forged).await, "the theft is real");
     let issuer = fleet.workloads[0].issuer();
     let began = Instant::now();

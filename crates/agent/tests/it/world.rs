@@ -7,7 +7,6 @@ use std::{
 };
 
 use bonafide_agent::{Agent, AgentConfig, AgentError, JoinByCertificate, Running};
-use bonafide_authority::{Authority, AuthorityConfig};
 use bonafide_crypto::random::SystemRandom;
 use bonafide_identity::time::Clock as _;
 use bonafide_testkit::TestClock;
@@ -27,35 +26,43 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use crate::authorities::Authorities;
+
 pub(crate) struct World {
     pub(crate) clock: Arc<TestClock>,
     pub(crate) socket: PathBuf,
     pub(crate) directory: tempfile::TempDir,
-    pub(crate) config: AuthorityConfig,
-    authority: Option<bonafide_authority::Running>,
+    pub(crate) authorities: Authorities,
     agent: Option<Running>,
 }
 
 impl World {
     /// An authority, with one registration for whoever has the user of this process; no agent yet.
     pub(crate) async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut config =
-            AuthorityConfig::new("example.org".parse().unwrap(), directory.path().join("authority"));
-        config.listen = "127.0.0.1:0".parse().unwrap();
-        let clock = TestClock::new();
-        let socket = directory.path().join("agent.sock");
-        let mut world = Self { clock, socket, directory, config, authority: None, agent: None };
+        let mut world = Self::empty();
         world.new_authority().await;
         world
     }
 
+    /// As [`Self::new`]. If there are two servers, the first dies when the test says so.
+    pub(crate) async fn deferred() -> Self {
+        let mut world = Self::empty();
+        world.authorities.deferred = true;
+        world.new_authority().await;
+        world
+    }
+
+    fn empty() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = TestClock::new();
+        let authorities = Authorities::new(directory.path(), &clock);
+        let socket = directory.path().join("agent.sock");
+        Self { clock, socket, directory, authorities, agent: None }
+    }
+
     /// Begins the trust domain, or begins it anew: with another root.
     pub(crate) async fn new_authority(&mut self) {
-        self.stop_authority().await;
-        let _ = std::fs::remove_dir_all(&self.config.data_dir);
-        Authority::init(&self.config, self.clock.clone(), &SystemRandom).await.unwrap();
-        self.start_authority().await;
+        self.authorities.begin().await;
         self.put_site(Vec::new()).await;
         self.put("web").await;
     }
@@ -83,21 +90,16 @@ impl World {
     }
 
     pub(crate) async fn start_authority(&mut self) {
-        let running =
-            Authority::start(self.config.clone(), self.clock.clone(), Arc::new(SystemRandom)).await.unwrap();
-        // The same address in its next life.
-        self.config.listen = running.node_address();
-        self.authority = Some(running);
+        self.authorities.start().await;
     }
 
     pub(crate) async fn stop_authority(&mut self) {
-        if let Some(running) = self.authority.take() {
-            running.shutdown().await.unwrap();
-        }
+        self.authorities.stop().await;
     }
 
     pub(crate) async fn admin(&self) -> AdminClient<Channel> {
-        AdminClient::new(local(self.authority.as_ref().unwrap().admin_socket()).await)
+        self.authorities.step().await;
+        self.authorities.admin().await
     }
 
     pub(crate) async fn put(&self, name: &str) {
@@ -124,6 +126,7 @@ impl World {
             socket: self.socket.clone(),
             data_dir: self.directory.path().join("agent"),
             join_line: line.map(|line| line.parse().unwrap()),
+            authority: self.authorities.several(),
             ..AgentConfig::default()
         };
         self.agent = Some(Agent::start(config, self.clock.clone(), Arc::new(SystemRandom)).await?);
@@ -132,11 +135,13 @@ impl World {
 
     /// One more agent, of a node of its own, and where it serves.
     pub(crate) async fn another_agent(&self, name: &str) -> (Running, PathBuf) {
+        let line = self.join_line().await;
         let socket = self.directory.path().join(format!("{name}.sock"));
         let config = AgentConfig {
             socket: socket.clone(),
             data_dir: self.directory.path().join(name),
-            join_line: Some(self.join_line().await.parse().unwrap()),
+            join_line: Some(line.parse().unwrap()),
+            authority: self.authorities.several(),
             ..AgentConfig::default()
         };
         let running = Agent::start(config, self.clock.clone(), Arc::new(SystemRandom)).await.unwrap();
@@ -147,7 +152,7 @@ impl World {
         let config = AgentConfig {
             socket: self.socket.clone(),
             data_dir: self.directory.path().join("agent"),
-            authority: Some(self.authority.as_ref().unwrap().node_address().to_string()),
+            authority: self.authorities.addresses(),
             join: Some(join.clone()),
             ..AgentConfig::default()
         };
@@ -167,6 +172,7 @@ impl World {
 
     /// The SVIDs of this process.
     pub(crate) async fn svids(&self) -> Result<X509svidResponse, Status> {
+        self.authorities.step().await;
         let mut request = Request::new(X509svidRequest {});
         request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
         let mut client = SpiffeWorkloadApiClient::new(local(&self.socket).await);
@@ -180,9 +186,16 @@ impl World {
 
     /// Waits for a state of the agent.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&AgentStatus) -> bool) -> AgentStatus {
+        // A join token that a server has spent, without living to say so, is gone: until the node has joined, no server dies.
+        let mut has_joined = false;
         let wait = async {
             loop {
                 let status = self.status().await;
+                if !has_joined && !status.agent_id.is_empty() {
+                    has_joined = true;
+                    self.authorities.step().await;
+                    continue;
+                }
                 if holds(&status) {
                     return status;
                 }

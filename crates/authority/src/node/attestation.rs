@@ -146,7 +146,9 @@ impl Attestation {
         begin: &AttestBegin,
     ) -> Result<Verdict, Refusal> {
         let asked = Asked { evidence: &begin.evidence, csr: &begin.csr };
-        let mut step = attestor.begin(asked, &self.shared.registry.state(), self.shared.clock.now())?;
+        let now = self.shared.clock.now();
+        // Whoever is refused costs a look at the store; how often he may try, the rates say.
+        let mut step = self.shared.registry.judged(|state| attestor.begin(asked, state, now)).await?;
         for _ in 0..MAX_STEPS {
             let (challenge, pending) = match step {
                 Step::Verdict(verdict) => return Ok(verdict),

@@ -9,14 +9,13 @@ use bonafide_crypto::random::SystemRandom;
 use bonafide_identity::TrustDomain;
 use bonafide_identity::time::Clock;
 use bonafide_net::drain::Shutdown;
-use bonafide_testkit::{Database, Postgres, TestClock};
+use bonafide_testkit::{Database, Postgres, Scaffold, TestClock, two_servers};
 use bonafide_wire::admin::admin_client::AdminClient;
 use bonafide_wire::admin::{CreateJoinTokenRequest, PutRegistrationRequest, PutSiteRequest, StatusRequest};
 use bonafide_wire::types::{Registration, Scope, Selector, Site, registration};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
-use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
 /// An authority with its data directory. Dropping it stops it.
@@ -27,8 +26,8 @@ pub struct World {
     pub running: Option<Running>,
     pub admin: AdminClient<Channel>,
     stop: Shutdown,
-    /// A second server on the same store, and the runtime of the first one, which is killed with it.
-    spare: Option<(Box<Self>, Runtime)>,
+    /// A second server on the same store, and what the first one dies with.
+    spare: Option<(Box<Self>, Scaffold)>,
 }
 
 /// Tests that know of one server, and why. All others run, if `BONAFIDE_TEST_SERVERS` is 2, with two of them on one
@@ -52,8 +51,7 @@ impl World {
 
     pub async fn empty() -> Self {
         let test = std::thread::current().name().unwrap_or_default().to_owned();
-        let two = std::env::var("BONAFIDE_TEST_SERVERS").is_ok_and(|servers| servers == "2");
-        if two && !ONE_SERVER.iter().any(|(name, _)| *name == test) {
+        if two_servers() && !ONE_SERVER.iter().any(|(name, _)| *name == test) {
             return Self::doomed().await;
         }
         // The whole suite runs on either kind of store.
@@ -65,17 +63,16 @@ impl World {
     /// A new authority of two servers, of which the first is not to live long.
     async fn doomed() -> Self {
         let database = Postgres::shared().expect("PostgreSQL is installed").database();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let mut world = runtime.spawn(Self::on(Some(database))).await.unwrap();
+        let scaffold = Scaffold::new();
+        let mut world = scaffold.start(Self::on(Some(database))).await;
         let second = world.beside("second").await;
-        world.spare = Some((Box::new(second), runtime));
+        world.spare = Some((Box::new(second), scaffold));
         world
     }
 
     /// Kills the first of two servers, if there are two: nothing of it runs any more, and nothing is said.
     pub async fn fail_over(&mut self) {
-        let Some((mut second, runtime)) = self.spare.take() else { return };
+        let Some((mut second, first)) = self.spare.take() else { return };
         let known = revision(&mut self.admin).await;
         in_time(async {
             while revision(&mut second.admin).await < known {
@@ -83,7 +80,7 @@ impl World {
             }
         })
         .await;
-        runtime.shutdown_background();
+        drop(first);
         std::mem::swap(self, &mut second);
     }
 
@@ -179,9 +176,6 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.stop.trigger();
-        if let Some((_, runtime)) = self.spare.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 

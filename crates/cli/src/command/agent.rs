@@ -88,9 +88,9 @@ pub struct RunArgs {
     /// Where to serve workloads [default: /run/bonafide/agent.sock]
     #[arg(long, value_name = "PATH", value_parser = crate::socket::parse)]
     socket: Option<PathBuf>,
-    /// Where the authority is, instead of where the join word says
+    /// Where the authority is, instead of where the join word says; once for each of its servers
     #[arg(long, value_name = "HOST:PORT")]
-    authority: Option<String>,
+    authority: Vec<String>,
     /// Serve on a kernel before Linux 6.5, with a weaker check of who calls; SVIDs will say so
     #[arg(long)]
     allow_start_time_peers: bool,
@@ -158,7 +158,9 @@ impl RunArgs {
             let x509pop = KeyFiles { certificate, key };
             config.join = Some(JoinByCertificate { site, trust_domain, trust_bundle, x509pop });
         }
-        config.authority = self.authority.or(config.authority);
+        if !self.authority.is_empty() {
+            config.authority = self.authority;
+        }
         config.allow_start_time_peers |= self.allow_start_time_peers;
         Ok(config)
     }

@@ -7,36 +7,41 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
+use bonafide_testkit::two_servers;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, getuid},
 };
 use tempfile::TempDir;
 
+use crate::pair::Pair;
+
 /// Short enough for a test to see rotation, which comes at half of it.
 pub(crate) const TTL: &str = "10s";
 pub(crate) const ID: &str = "spiffe://foreign.test/foreign/client";
 
-/// A running `bonafide dev`; ended when dropped.
+/// A running `bonafide dev`, or two servers in place of its one; ended when dropped.
 pub(crate) struct TrustDomain {
-    process: Child,
+    dev: Option<Child>,
+    pair: Option<Pair>,
     folder: TempDir,
 }
 
 impl TrustDomain {
     pub(crate) fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("bf").tempdir().unwrap();
-        let process = bonafide()
-            .args(["dev", "--trust-domain", "foreign.test", "--data"])
-            .arg(folder.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut domain = Self { process, folder };
-        // `dev` prints what to do next once it is ready, and nothing before.
-        let mut line = String::new();
-        BufReader::new(domain.process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(!line.is_empty(), "`bonafide dev` ended before it was ready");
+        let mut domain = Self { dev: None, pair: None, folder };
+        if two_servers() {
+            domain.pair = Some(Pair::start(domain.path(), "foreign.test"));
+        } else {
+            let mut dev = bonafide();
+            dev.args(["dev", "--trust-domain", "foreign.test", "--data"]).arg(domain.path());
+            let dev = domain.dev.insert(dev.stdout(Stdio::piped()).spawn().unwrap());
+            // `dev` prints what to do next once it is ready, and nothing before.
+            let mut line = String::new();
+            BufReader::new(dev.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            assert!(!line.is_empty(), "`bonafide dev` ended before it was ready");
+        }
         // One identity is enough, and the developer's own is not the one that is looked for.
         domain.run(&["entry", "delete", "me", "--wait"]);
         let selector = format!("unix.uid:{}", getuid());
@@ -82,10 +87,15 @@ impl TrustDomain {
 
     /// Runs a command of ours and returns what it printed.
     pub(crate) fn run(&self, arguments: &[&str]) -> String {
+        let admin = self.pair.as_ref().map(|pair| {
+            pair.step();
+            pair.admin_socket()
+        });
+        let admin = admin.unwrap_or_else(|| self.path().join("authority/admin.sock"));
         let output = bonafide()
             .args(arguments)
             .env("SPIFFE_ENDPOINT_SOCKET", self.endpoint())
-            .env("BONAFIDE_ADMIN_SOCKET", self.path().join("authority/admin.sock"))
+            .env("BONAFIDE_ADMIN_SOCKET", admin)
             .output()
             .unwrap();
         succeeded(&output, arguments);
@@ -95,10 +105,14 @@ impl TrustDomain {
 
 impl Drop for TrustDomain {
     fn drop(&mut self) {
-        let pid = Pid::from_raw(self.process.id().try_into().unwrap());
+        if let Some(pair) = self.pair.take().filter(|_| !std::thread::panicking()) {
+            pair.stop();
+        }
+        let Some(dev) = &mut self.dev else { return };
+        let pid = Pid::from_raw(dev.id().try_into().unwrap());
         // It may have ended by itself, which the test then tells.
         let _ = kill(pid, Signal::SIGTERM);
-        let _ = self.process.wait();
+        let _ = dev.wait();
     }
 }
 

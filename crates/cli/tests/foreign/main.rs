@@ -15,3 +15,5 @@
 mod clients;
 mod fixture;
 mod lint;
+#[path = "../support/pair.rs"]
+mod pair;

@@ -14,7 +14,10 @@ mod inspecting;
 mod key_worker;
 mod ledger;
 mod output;
+#[path = "../support/pair.rs"]
+mod pair;
 mod program;
 mod resources;
 mod revocation;
+mod signals;
 mod story;

@@ -3,15 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use bonafide_agent::{Agent, AgentConfig, Running};
-use bonafide_authority::{Authority, AuthorityConfig};
+use bonafide_authority::{Authority, AuthorityConfig, config::StoreConfig};
 use bonafide_crypto::random::SystemRandom;
 use bonafide_identity::{SystemClock, X509Svid, revocation::Subject};
 use bonafide_sdk::{Authorizer, JwtSource, Options, SpiffeId, X509Source, tls};
+use bonafide_testkit::{Doom, Postgres, Scaffold, two_servers};
 use bonafide_tls::{IdentitySlot, TlsError, Trust, Trusted, client_config};
 use bonafide_wire::{
     admin::{
-        CreateJoinTokenRequest, PutRegistrationRequest, PutSiteRequest, RevokeRequest, UnrevokeRequest,
-        WaitRequest, admin_client::AdminClient,
+        CreateJoinTokenRequest, PutRegistrationRequest, PutSiteRequest, RevokeRequest, StatusRequest,
+        UnrevokeRequest, WaitRequest, admin_client::AdminClient,
     },
     from_subject,
     types::{Registration, Scope, Selector, Site, registration::Kind},
@@ -29,6 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct World {
     admin: AdminClient<Channel>,
     authority: bonafide_authority::Running,
+    /// Of all servers, if there are two.
+    addresses: Vec<String>,
+    /// The first of two servers: what it dies with, and when.
+    first: Option<(AdminClient<Channel>, Scaffold, Doom)>,
     agents: Vec<Running>,
     folder: tempfile::TempDir,
 }
@@ -39,14 +44,54 @@ impl World {
         let mut config =
             AuthorityConfig::new("example.org".parse().unwrap(), folder.path().join("authority"));
         config.listen = "127.0.0.1:0".parse().unwrap();
-        let clock = Arc::new(SystemClock);
-        Authority::init(&config, clock.clone(), &SystemRandom).await.unwrap();
-        let authority = Authority::start(config, clock, Arc::new(SystemRandom)).await.unwrap();
+        let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+        let (mut addresses, mut first) = (Vec::new(), None);
+        if two_servers() {
+            let database = Postgres::shared().expect("PostgreSQL is installed").database();
+            let url = database.url().parse().unwrap();
+            config.store = StoreConfig::Postgres { url, password_file: None, ca_file: None };
+            Authority::init(&config, clock.clone(), &SystemRandom).await.unwrap();
+            let scaffold = Scaffold::new();
+            let start = Authority::start(config.clone(), clock.clone(), random.clone());
+            let running = scaffold.start(start).await.unwrap();
+            addresses.push(running.node_address().to_string());
+            let admin = bonafide_cli::admin::connect(running.admin_socket()).await.unwrap();
+            first = Some((admin, scaffold, Doom::of_this_test(5)));
+            let beside = config.data_dir.clone();
+            config.server = "second".into();
+            config.data_dir = folder.path().join("second");
+            Authority::init_beside(&config, &beside, clock.clone(), random.clone()).await.unwrap();
+        } else {
+            Authority::init(&config, clock.clone(), &SystemRandom).await.unwrap();
+        }
+        let authority = Authority::start(config, clock, random).await.unwrap();
+        if first.is_some() {
+            addresses.push(authority.node_address().to_string());
+        }
         let admin = bonafide_cli::admin::connect(authority.admin_socket()).await.unwrap();
-        let mut world = Self { admin, authority, agents: Vec::new(), folder };
+        let mut world = Self { admin, authority, addresses, first, agents: Vec::new(), folder };
         world.join("one").await;
         world.join("two").await;
         world
+    }
+
+    /// A step of the test begins, which the first server may not live to see. If it does not, this returns when the other
+    /// one has both agents: what is promised, is promised to those that are connected.
+    async fn step(&mut self) {
+        if !self.first.as_ref().is_some_and(|(_, _, doom)| doom.strikes()) {
+            return;
+        }
+        let connected = async |admin: &AdminClient<Channel>| {
+            let status = admin.clone().status(StatusRequest::default()).await;
+            status.unwrap().into_inner().agents_connected
+        };
+        // A join token that a server has spent, without living to say so, is gone.
+        if let Some((first, ..)) = &self.first {
+            let all = async || connected(first).await + connected(&self.admin).await == 2;
+            eventually("both have joined", all).await;
+        }
+        self.first = None;
+        eventually("both are at the other server", async || connected(&self.admin).await == 2).await;
     }
 
     /// A site, an entry of it for this process, and its agent.
@@ -71,6 +116,7 @@ impl World {
             socket: self.folder.path().join(format!("{name}.sock")),
             data_dir: self.folder.path().join(name),
             join_line: Some(line.parse().unwrap()),
+            authority: self.addresses.clone(),
             ..AgentConfig::default()
         };
         let agent = Agent::start(config, Arc::new(SystemClock), Arc::new(SystemRandom)).await.unwrap();
@@ -85,11 +131,13 @@ impl World {
         options
     }
 
-    async fn source(&self, name: &str) -> X509Source {
+    async fn source(&mut self, name: &str) -> X509Source {
+        self.step().await;
         X509Source::connect_with(self.options(name)).await.unwrap()
     }
 
     async fn revoke(&mut self, subject: &Subject) -> u64 {
+        self.step().await;
         let request = RevokeRequest {
             subject: Some(from_subject(subject)),
             reason: "a drill".into(),
@@ -99,6 +147,7 @@ impl World {
     }
 
     async fn unrevoke(&mut self, subject: &Subject) {
+        self.step().await;
         let request = UnrevokeRequest { subject: Some(from_subject(subject)), ..Default::default() };
         self.admin.unrevoke(request).await.unwrap();
     }

@@ -7,31 +7,42 @@ use std::{
 };
 
 use bonafide_identity::time::{Clock as _, SystemClock};
-use bonafide_testkit::TestDomain;
+use bonafide_testkit::{TestDomain, two_servers};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-use crate::program::text;
+use crate::{pair::Pair, program::text};
 
-/// A running `bonafide dev` in a folder of its own.
+/// A running `bonafide dev` in a folder of its own; or, if the suite runs on two servers, what takes its place.
 pub(crate) struct Dev {
-    child: Child,
-    folder: Option<tempfile::TempDir>,
+    running: Running,
+    folder: tempfile::TempDir,
 }
 
-impl Drop for Dev {
+enum Running {
+    Dev(Process),
+    Pair(Box<Pair>),
+}
+
+struct Process(Child);
+
+impl Drop for Process {
     /// A test that fails leaves nothing running.
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
 impl Dev {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        if two_servers() {
+            let pair = Pair::start(folder.path(), "dev.local");
+            return Self { running: Running::Pair(Box::new(pair)), folder };
+        }
         let mut child = Command::new(env!("CARGO_BIN_EXE_bonafide"))
             .args(["dev", "--data"])
             .arg(folder.path())
@@ -43,18 +54,25 @@ impl Dev {
         assert!(lines.any(|line| line.unwrap().starts_with("export BONAFIDE_ADMIN_SOCKET=")));
         // Keep reading, so that it never waits for us.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, folder: Some(folder) }
+        Self { running: Running::Dev(Process(child)), folder }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.as_ref().unwrap().path().join(name)
+        self.folder.path().join(name)
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        let admin = match &self.running {
+            Running::Dev(_) => self.path("authority/admin.sock"),
+            Running::Pair(pair) => {
+                pair.step();
+                pair.admin_socket()
+            }
+        };
         Command::new(env!("CARGO_BIN_EXE_bonafide"))
             .args(arguments)
             .env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", self.path("agent.sock").display()))
-            .env("BONAFIDE_ADMIN_SOCKET", self.path("authority/admin.sock"))
+            .env("BONAFIDE_ADMIN_SOCKET", admin)
             .output()
             .unwrap()
     }
@@ -70,10 +88,15 @@ impl Dev {
         serde_json::from_str(&self.ok(&[arguments, &["-o", "json"]].concat())).unwrap()
     }
 
-    pub(crate) fn stop(mut self) -> tempfile::TempDir {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
-        assert!(self.child.wait().unwrap().success());
-        self.folder.take().unwrap()
+    pub(crate) fn stop(self) -> tempfile::TempDir {
+        match self.running {
+            Running::Dev(mut dev) => {
+                kill(Pid::from_raw(i32::try_from(dev.0.id()).unwrap()), Signal::SIGTERM).unwrap();
+                assert!(dev.0.wait().unwrap().success());
+            }
+            Running::Pair(pair) => pair.stop(),
+        }
+        self.folder
     }
 }
 
@@ -146,23 +169,26 @@ fn from_nothing_to_an_identity() {
 
     // What was issued can be read from the files of the log, and the state serves another run.
     let folder = dev.stop();
-    let ledger = folder.path().join("authority/ledger");
-    let about = crate::program::bonafide(&[
-        "log",
-        "show",
-        ledger.to_str().unwrap(),
-        "--about",
-        "spiffe://dev.local/web",
-    ]);
-    assert!(text(&about.stdout).contains("x509-svid spiffe://dev.local/web"), "{}", text(&about.stdout));
-    let logged = ["log", "verify", ledger.to_str().unwrap(), "--certificate"];
-    let proof = crate::program::bonafide(&[logged.as_slice(), &[&chain]].concat());
-    assert!(text(&proof.stdout).contains("was logged in entry"), "{}", text(&proof.stderr));
+    // Each server has one.
+    let ledgers = ["authority/ledger", "first/ledger"].map(|name| folder.path().join(name));
+    let ledgers: Vec<PathBuf> = ledgers.into_iter().filter(|ledger| ledger.exists()).collect();
+    let log = |command: &str, more: &[&str]| {
+        let of = |ledger: &PathBuf| {
+            let output =
+                crate::program::bonafide(&[&["log", command, ledger.to_str().unwrap()], more].concat());
+            text(&output.stdout) + &text(&output.stderr)
+        };
+        ledgers.iter().map(of).collect::<String>()
+    };
+    let about = log("show", &["--about", "spiffe://dev.local/web"]);
+    assert!(about.contains("x509-svid spiffe://dev.local/web"), "{about}");
+    let proof = log("verify", &["--certificate", &chain]);
+    assert!(proof.contains("was logged in entry"), "{proof}");
     let other = TestDomain::new("dev.local", SystemClock.now());
     let foreign = folder.path().join("foreign.der").to_str().unwrap().to_owned();
     std::fs::write(&foreign, other.root().der()).unwrap();
-    let unknown = crate::program::bonafide(&[logged.as_slice(), &[&foreign]].concat());
-    assert!(text(&unknown.stderr).contains("error[ledger.not-logged]"), "{}", text(&unknown.stderr));
+    let unknown = log("verify", &["--certificate", &foreign]);
+    assert_eq!(unknown.matches("error[ledger.not-logged]").count(), ledgers.len(), "{unknown}");
 }
 
 /// Every observation of the demo must hold, whoever runs it.
