@@ -1,6 +1,6 @@
 //! Running the long-lived roles: logs, signals, and an orderly end.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bonafide_agent::{Agent, AgentConfig, AgentError};
 use bonafide_authority::{Authority, AuthorityConfig, StartError};
@@ -28,7 +28,8 @@ pub fn init_logs(default_filter: &str) -> Result<(), Failure> {
         .map_err(|cause| Failure::of(cause.code(), &cause, cause.hint()))
 }
 
-/// From now on this process can be told to end, by SIGTERM or ctrl-c; resolves when it is.
+/// From now on this process can be told to end, by SIGTERM or ctrl-c; resolves when it is. To be called before anything is
+/// begun that should be ended well.
 ///
 /// # Errors
 /// When the system gives no signals.
@@ -108,13 +109,18 @@ fn with_worker(mut config: AuthorityConfig) -> AuthorityConfig {
 /// Why it ended, unless it was told to.
 pub async fn serve_authority(config: AuthorityConfig, console: &Console) -> Result<(), Failure> {
     harden();
-    let mut running = start_authority(config, console).await?;
-    let told = told_to_end()?;
+    let mut told = pin!(told_to_end()?);
+    let mut running = tokio::select! {
+        biased;
+        // What it had begun is as after a crash, which it is made for.
+        () = &mut told => return Ok(()),
+        started = start_authority(config, console) => started?,
+    };
     console.note(format!("the authority serves agents on {}", running.node_address()));
     console.note(format!("export BONAFIDE_ADMIN_SOCKET={}", running.admin_socket().display()));
     tokio::select! {
         ended = running.wait() => ended.map_err(|cause| authority_failure(&cause)),
-        () = told => stop_authority(running).await,
+        () = &mut told => stop_authority(running).await,
     }
 }
 
@@ -142,12 +148,16 @@ pub async fn start_agent(config: AgentConfig, console: &Console) -> Result<Runni
 pub async fn serve_agent(config: AgentConfig, console: &Console) -> Result<(), Failure> {
     harden();
     let socket = config.socket.clone();
-    let mut running = start_agent(config, console).await?;
-    let told = told_to_end()?;
+    let mut told = pin!(told_to_end()?);
+    let mut running = tokio::select! {
+        biased;
+        () = &mut told => return Ok(()),
+        started = start_agent(config, console) => started?,
+    };
     console.note(format!("export SPIFFE_ENDPOINT_SOCKET=unix://{}", socket.display()));
     tokio::select! {
         ended = running.ended() => ended.map_err(|cause| agent_failure(&cause)),
-        () = told => stop_agent(running).await,
+        () = &mut told => stop_agent(running).await,
     }
 }
 

@@ -11,6 +11,7 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_de
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    sock_filter,
 };
 
 use crate::harden_process;
@@ -117,6 +118,7 @@ impl Confinement {
             conditional.insert(libc::SYS_socket, rules);
         }
         deny(&ALWAYS, conditional, libc::EPERM)?;
+        deny_x32()?;
         // As on a kernel that doesn't know it: then libraries use `clone`, whose flags a filter can read.
         deny(&[libc::SYS_clone3], BTreeMap::new(), libc::ENOSYS)
     }
@@ -226,6 +228,30 @@ fn deny(
     seccompiler::apply_filter_all_threads(&program).ok()
 }
 
+/// The calls of the x32 ABI are those of x86-64 under other numbers, which no list of numbers names. Calls of i386 end the
+/// process: a filter is for one architecture.
+#[cfg(target_arch = "x86_64")]
+fn deny_x32() -> Option<()> {
+    // `__X32_SYSCALL_BIT`.
+    const X32: u32 = 0x4000_0000;
+    let code = |class: u32| u16::try_from(class).ok();
+    let step = |code, jf, k| sock_filter { code, jt: 0, jf, k };
+    let refused = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).ok()?;
+    // The number of the call is the first word of what a filter sees.
+    let program: BpfProgram = vec![
+        step(code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS)?, 0, 0),
+        step(code(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K)?, 1, X32),
+        step(code(libc::BPF_RET | libc::BPF_K)?, 0, refused),
+        step(code(libc::BPF_RET | libc::BPF_K)?, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    seccompiler::apply_filter_all_threads(&program).ok()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn deny_x32() -> Option<()> {
+    Some(())
+}
+
 /// A network without an interface, not even an address of its own. Without privileges that takes a user namespace, in
 /// which this process is who it was.
 fn leave_network() -> bool {
@@ -254,8 +280,9 @@ fn lock_memory() -> bool {
 }
 
 /// What a terminal and a service manager send to all processes at once is for the parent, which still needs this one to
-/// end well. Threads that are started later have the same mask.
-fn defer_signals() -> bool {
+/// end well. Threads that are started later have the same mask, and so do processes: a parent that calls this in the thread
+/// that starts a confined process leaves no moment in which that one could be ended.
+pub fn defer_signals() -> bool {
     use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
     SigSet::from_iter([SIGHUP, SIGINT, SIGTERM]).thread_block().is_ok()
 }

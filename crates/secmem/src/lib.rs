@@ -4,6 +4,6 @@ mod confine;
 mod process;
 mod secret;
 
-pub use confine::{Confinement, Missing};
+pub use confine::{Confinement, Missing, defer_signals};
 pub use process::{Hardening, harden_process};
 pub use secret::{SecretBytes, SecretError};

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    pin::{Pin, pin},
     time::{Duration, Instant},
 };
 
@@ -87,9 +88,14 @@ impl View for Ready {
 pub async fn run(arguments: DevArgs, console: &Console) -> Result<(), Failure> {
     roles::init_logs("warn,bonafide_agent=error")?;
     let started = Instant::now();
+    let mut told = pin!(roles::told_to_end()?);
     let state = State::open(arguments.data.as_deref())?;
-    let authority = start_authority(&arguments, &state, console).await?;
-    let result = with_authority(&arguments, &state, console, started).await;
+    let authority = tokio::select! {
+        biased;
+        () = &mut told => return Ok(()),
+        authority = start_authority(&arguments, &state, console) => authority?,
+    };
+    let result = with_authority(&arguments, &state, console, started, told).await;
     let stopped = roles::stop_authority(authority).await;
     result.and(stopped)
 }
@@ -99,6 +105,7 @@ async fn with_authority(
     state: &State,
     console: &Console,
     started: Instant,
+    mut told: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(), Failure> {
     let admin_socket = state.path("authority").join("admin.sock");
     let mut client = admin::connect(&admin_socket).await?;
@@ -121,8 +128,12 @@ async fn with_authority(
             ended = agent.ended() => ended.map_err(|cause| roles::agent_failure(&cause)),
         }
     };
-    with_spinner(console, "starting", ready).await?;
-    let told = roles::told_to_end()?;
+    let ready = tokio::select! {
+        ready = with_spinner(console, "starting", ready) => Some(ready),
+        () = &mut told => None,
+    };
+    let Some(ready) = ready else { return roles::stop_agent(agent).await };
+    ready?;
     console.note(format!(
         "Authority and agent of {} are ready after {:.1} s; ctrl-c ends them.",
         arguments.trust_domain,
@@ -140,7 +151,7 @@ async fn with_authority(
     })?;
     tokio::select! {
         ended = agent.ended() => ended.map_err(|cause| roles::agent_failure(&cause)),
-        () = told => roles::stop_agent(agent).await,
+        () = &mut told => roles::stop_agent(agent).await,
     }
 }
 

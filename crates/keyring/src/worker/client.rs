@@ -109,6 +109,9 @@ impl Worker {
         let (told, why) = (Arc::clone(&closing), Arc::clone(&gone));
         // A thread that lives as long as the worker: a death signal comes when the thread that forked ends.
         let watch = move || {
+            // From its first moment on, the worker ends with its parent, and not when both are told to. If that can't be, it
+            // says so itself.
+            let _ = bonafide_secmem::defer_signals();
             let mut child = match command.spawn() {
                 Ok(child) => child,
                 Err(error) => {
