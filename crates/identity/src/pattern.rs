@@ -20,6 +20,8 @@ pub struct SpiffeIdPattern {
     fixed: Arc<str>,
     /// Whether `/**` follows.
     open: bool,
+    /// Whether a segment is `*`.
+    wild: bool,
 }
 
 impl SpiffeIdPattern {
@@ -48,12 +50,13 @@ impl SpiffeIdPattern {
                 _ => id::check_segment(segment)?,
             }
         }
-        Ok(Self { trust_domain, fixed: fixed.into(), open })
+        let wild = fixed.contains('*');
+        Ok(Self { trust_domain, fixed: fixed.into(), open, wild })
     }
 
     /// The pattern that matches every ID of `trust_domain` that has a path.
     pub fn all(trust_domain: &TrustDomain) -> Self {
-        Self { trust_domain: trust_domain.clone(), fixed: "".into(), open: true }
+        Self { trust_domain: trust_domain.clone(), fixed: "".into(), open: true, wild: false }
     }
 
     /// The pattern that matches `id` alone.
@@ -64,7 +67,12 @@ impl SpiffeIdPattern {
         if id.is_trust_domain() {
             return Err(IdError::PatternWithoutPath);
         }
-        Ok(Self { trust_domain: id.trust_domain().clone(), fixed: id.path().into(), open: false })
+        Ok(Self {
+            trust_domain: id.trust_domain().clone(),
+            fixed: id.path().into(),
+            open: false,
+            wild: false,
+        })
     }
 
     /// The trust domain of all IDs that the pattern matches.
@@ -72,10 +80,19 @@ impl SpiffeIdPattern {
         &self.trust_domain
     }
 
+    /// Whether `**` is the last segment.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// Whether `id` is in the set.
     pub fn matches(&self, id: &SpiffeId) -> bool {
         if id.trust_domain() != &self.trust_domain || id.is_trust_domain() {
             return false;
+        }
+        if !self.wild {
+            let rest = id.path().strip_prefix(&*self.fixed);
+            return rest.is_some_and(|rest| if self.open { rest.starts_with('/') } else { rest.is_empty() });
         }
         let mut segments = id.segments();
         let prefix_matches =
@@ -99,7 +116,8 @@ impl SpiffeIdPattern {
         prefix_covered && rest == self.open
     }
 
-    fn segments(&self) -> impl Iterator<Item = &str> {
+    /// The segments before a trailing `**`, in order; `*` is a wildcard.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.fixed.split('/').skip(1)
     }
 }

@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     form::{self, Form},
-    model::{Body, Document, Policy, RegoPolicy},
+    model::{Body, Document},
     read::VERSION,
     text::is_deceptive,
 };
@@ -84,18 +84,6 @@ impl Document {
     /// The digest of what it says.
     pub fn digest(&self) -> Digest {
         self.body.digest()
-    }
-}
-
-impl From<Policy> for Body {
-    fn from(policy: Policy) -> Self {
-        Self::Policy(policy)
-    }
-}
-
-impl From<RegoPolicy> for Body {
-    fn from(rego: RegoPolicy) -> Self {
-        Self::Rego(rego)
     }
 }
 

@@ -106,7 +106,7 @@ pub fn run(documents: &[Document], mutate: bool) -> Report {
             let is_missed = mutate.then(|| {
                 let mut mutant = alone.clone();
                 if let Body::Policy(policy) = &mut mutant.body {
-                    policy.rules.remove(number);
+                    std::sync::Arc::make_mut(policy).rules.remove(number);
                 }
                 self::failures(&mutant)
                     .iter()
@@ -130,7 +130,7 @@ pub fn run(documents: &[Document], mutate: bool) -> Report {
 fn enforced(document: &Document) -> Option<Document> {
     let mut alone = document.clone();
     let Body::Policy(policy) = &mut alone.body else { return None };
-    policy.mode = Mode::Enforce;
+    std::sync::Arc::make_mut(policy).mode = Mode::Enforce;
     Some(alone)
 }
 

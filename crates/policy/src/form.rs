@@ -30,8 +30,8 @@ impl Form {
         Self::Text(text.to_string())
     }
 
-    fn set(items: impl IntoIterator<Item = impl ToString>) -> Self {
-        let texts: BTreeSet<String> = items.into_iter().map(|item| item.to_string()).collect();
+    fn set<T: ToString>(items: &[T]) -> Self {
+        let texts: BTreeSet<String> = items.iter().map(ToString::to_string).collect();
         Self::Set(texts.into_iter().map(Self::Text).collect())
     }
 }
@@ -155,7 +155,7 @@ fn target(target: &Target) -> Map {
 
 fn when(when: &When) -> Form {
     let mut aad = Map::default();
-    for (name, bound) in &when.aad {
+    for (name, bound) in when.aad.iter() {
         aad.add(
             name.as_str(),
             match bound {

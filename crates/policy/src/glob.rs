@@ -168,7 +168,6 @@ impl KeyPattern {
 }
 
 /// Whether this is the full name of a key.
-#[expect(dead_code, reason = "decisions check the keys of requests with it")]
 pub(crate) fn is_key_name(text: &str) -> bool {
     text.len() <= MAX_KEY_NAME && text.split('/').all(is_key_segment)
 }

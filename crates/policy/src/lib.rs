@@ -21,6 +21,7 @@
 //! | text → documents, with the place of every fault | [`yaml`], [`read`](mod@read) |
 //! | values that can't be wrong | [`model`], [`words`], [`glob`], [`host`], [`network`] |
 //! | the bytes that are hashed and sealed to; printing | [`canonical`], [`print`](mod@print) |
+//! | policies compiled for a workload; the answer | [`snapshot`], [`decision`], [`explain`], [`live`] |
 //! | what a request says | [`request`], [`path`], [`scenario`] |
 //! | what can be said without a request | [`analysis`], [`check`], [`diff`](mod@diff) |
 //! | what documents' own tests say | [`coverage`] |
@@ -28,15 +29,19 @@
 //! There is no clock, no randomness and no I/O here: times and the seed of hashes are parameters.
 
 pub mod analysis;
+mod asked;
 pub mod canonical;
 pub mod check;
 pub mod coverage;
+pub mod decision;
 pub mod diff;
 pub mod duration;
+pub mod explain;
 mod form;
 pub mod glob;
 pub mod host;
 pub mod judge;
+pub mod live;
 pub mod model;
 pub mod network;
 pub mod path;
@@ -44,14 +49,21 @@ pub mod print;
 pub mod read;
 pub mod request;
 pub mod scenario;
+pub mod set;
+pub mod snapshot;
 pub mod text;
 pub mod words;
 pub mod yaml;
 
 pub use crate::{
+    asked::InputFault,
     canonical::Digest,
+    decision::{Decision, Determining, Reason, Would},
+    explain::{Explanation, NearMiss, Refusal},
+    live::Live,
     model::{Body, Document, Effect, Kind, Mode, Policy, RegoPolicy},
     read::{read, read_node},
     request::{AssertedProps, Caller, CertifiedLabels, Circumstances, Request, Thing},
     scenario::Scenario,
+    snapshot::Snapshot,
 };

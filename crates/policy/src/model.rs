@@ -1,10 +1,7 @@
 //! Policies as values that can't be wrong: what these types hold was checked when it was read, and lists are sorted and
 //! without repetitions wherever their order has no meaning.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bonafide_identity::{SpiffeIdPattern, TrustDomain, UnixTime};
 
@@ -12,6 +9,7 @@ use crate::{
     glob::{KeyPattern, PathPattern},
     host::HostPattern,
     network::Network,
+    set::{Map, Set},
     words::{Action, Algorithm, LabelKey, LabelValue, Name, PropName, PropValue, ServiceName},
     yaml::fault::Spot,
 };
@@ -29,7 +27,7 @@ pub struct Document {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// Rules.
-    Policy(Policy),
+    Policy(Arc<Policy>),
     /// A program.
     Rego(RegoPolicy),
 }
@@ -127,17 +125,17 @@ pub struct Rule {
     pub(crate) effect: Effect,
     pub(crate) who: Who,
     /// Any, if empty.
-    pub(crate) can: BTreeSet<Action>,
+    pub(crate) can: Set<Action>,
     pub(crate) on: Target,
     pub(crate) when: When,
-    pub(crate) except: Vec<Exception>,
+    pub(crate) except: Set<Exception>,
 }
 
 /// Callers. Fields that are empty ask nothing; all of them empty is `anyone`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Who {
-    pub(crate) ids: BTreeSet<SpiffeIdPattern>,
-    pub(crate) trust_domains: BTreeSet<TrustDomain>,
+    pub(crate) ids: Set<SpiffeIdPattern>,
+    pub(crate) trust_domains: Set<TrustDomain>,
     pub(crate) labels: LabelRequirements,
     pub(crate) props: PropRequirements,
 }
@@ -145,10 +143,10 @@ pub struct Who {
 /// What it is done to. Fields that are empty ask nothing; a field that the request does not have is not met.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
-    pub(crate) paths: BTreeSet<PathPattern>,
-    pub(crate) hosts: BTreeSet<HostPattern>,
-    pub(crate) keys: BTreeSet<KeyPattern>,
-    pub(crate) services: BTreeSet<ServiceName>,
+    pub(crate) paths: Set<PathPattern>,
+    pub(crate) hosts: Set<HostPattern>,
+    pub(crate) keys: Set<KeyPattern>,
+    pub(crate) services: Set<ServiceName>,
     pub(crate) props: PropRequirements,
 }
 
@@ -156,14 +154,14 @@ pub struct Target {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct When {
     /// Caller and callee have the same value of each.
-    pub(crate) same: BTreeSet<LabelKey>,
-    pub(crate) aad: BTreeMap<PropName, Bound>,
-    pub(crate) algorithms: BTreeSet<Algorithm>,
+    pub(crate) same: Set<LabelKey>,
+    pub(crate) aad: Map<PropName, Bound>,
+    pub(crate) algorithms: Set<Algorithm>,
     /// From this moment.
     pub(crate) from: Option<UnixTime>,
     /// Before this moment.
     pub(crate) until: Option<UnixTime>,
-    pub(crate) sources: BTreeSet<Network>,
+    pub(crate) sources: Set<Network>,
     pub(crate) props: PropRequirements,
 }
 
@@ -180,22 +178,22 @@ pub enum Bound {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Exception {
     pub(crate) who: Who,
-    pub(crate) can: BTreeSet<Action>,
+    pub(crate) can: Set<Action>,
     pub(crate) on: Target,
 }
 
 /// What must be true of labels that the authority certified.
-pub type LabelRequirements = BTreeMap<LabelKey, Requirement<LabelValue>>;
+pub type LabelRequirements = Map<LabelKey, Requirement<LabelValue>>;
 /// What must be true of properties that the guarded program asserts, and that nobody certified.
-pub type PropRequirements = BTreeMap<PropName, Requirement<PropValue>>;
+pub type PropRequirements = Map<PropName, Requirement<PropValue>>;
 
 /// What must be true of one label or property, as in selectors of Kubernetes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Requirement<V: Ord> {
     /// It is there, and is one of these.
-    In(BTreeSet<V>),
+    In(Set<V>),
     /// It is none of these, or is not there.
-    NotIn(BTreeSet<V>),
+    NotIn(Set<V>),
     /// It is there.
     Exists,
     /// It is not there.
@@ -218,7 +216,7 @@ impl Document {
     }
 
     /// Its rules; `None` if it is a program.
-    pub fn policy(&self) -> Option<&Policy> {
+    pub fn policy(&self) -> Option<&Arc<Policy>> {
         match &self.body {
             Body::Policy(policy) => Some(policy),
             Body::Rego(_) => None,

@@ -6,7 +6,7 @@ mod clause;
 mod list;
 mod test;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     model::{Body, Document, Effect, Kind, Mode, Places, Policy, RegoPolicy, Rule, Stale, WhenStale},
@@ -134,7 +134,7 @@ fn document(node: &Node, faults: &mut Vec<Fault>) -> Option<Document> {
     let policy = Policy { kind, name: name?, applies_to, mode, stale, cache_for, rules };
     let (tests, test_spots) = test::tests(&fields, &policy, faults).into_iter().unzip();
     let places = Places { name: spot, rules: rule_spots, tests: test_spots };
-    Some(Document { body: Body::Policy(policy), labels, tests, places })
+    Some(Document { body: Body::Policy(Arc::new(policy)), labels, tests, places })
 }
 
 fn kind(node: &Node, faults: &mut Vec<Fault>) -> Option<Kind> {

@@ -1,7 +1,5 @@
 //! The clauses of a rule.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use bonafide_identity::{IdError, SpiffeIdPattern, TrustDomain, UnixTime};
 
 use super::list::{many, map};
@@ -13,6 +11,7 @@ use crate::{
         Who,
     },
     network::Network,
+    set::{Map, Set},
     words::{Action, Algorithm, LabelKey, LabelValue, Name, PropName, PropValue, ServiceName, Unfit},
     yaml::{
         fault::{Fault, Spot},
@@ -97,12 +96,12 @@ pub(super) fn rule(
     })
 }
 
-fn actions(fields: &Fields<'_>, secret: bool, faults: &mut Vec<Fault>) -> BTreeSet<Action> {
+fn actions(fields: &Fields<'_>, secret: bool, faults: &mut Vec<Fault>) -> Set<Action> {
     let Some(node) = fields.get("can") else {
         // What is sealed can only be opened, and the exact bytes shall say so.
-        return if secret { Action::parse(UNSEAL).into_iter().collect() } else { BTreeSet::new() };
+        return if secret { Action::parse(UNSEAL).into_iter().collect() } else { Set::default() };
     };
-    let can: BTreeSet<Action> = many(Some(node), "can", faults, |text| {
+    let can: Set<Action> = many(Some(node), "can", faults, |text| {
         if text == "*" {
             let hint = "leave `can` out for any action";
             return Err(Unfit::new("policy.action", "`*` is no action", hint));
@@ -147,7 +146,7 @@ fn who(node: &Node, secret: bool, faults: &mut Vec<Fault>) -> Option<Who> {
     Some(who)
 }
 
-fn ids(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> BTreeSet<SpiffeIdPattern> {
+fn ids(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> Set<SpiffeIdPattern> {
     let unfit = |error: IdError| {
         let hint = match error {
             IdError::PatternWithoutPath => "write `trustDomain: …` for all of a trust domain, or add a path",
@@ -158,7 +157,7 @@ fn ids(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> BTreeSet<SpiffeIdPattern
     many(fields.get("id"), "id", faults, |text| SpiffeIdPattern::parse(text).map_err(unfit))
 }
 
-fn trust_domains(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> BTreeSet<TrustDomain> {
+fn trust_domains(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> Set<TrustDomain> {
     many(fields.get("trustDomain"), "trustDomain", faults, |text| {
         TrustDomain::parse(text.strip_prefix("spiffe://").unwrap_or(text))
             .map_err(|error| Unfit::new("policy.trust-domain", error.to_string(), error.hint()))
@@ -179,15 +178,17 @@ fn requirements<K: Ord, V: Ord>(
     faults: &mut Vec<Fault>,
     parse_key: impl Fn(&str) -> Result<K, Unfit>,
     parse_value: impl Fn(&str) -> Result<V, Unfit>,
-) -> BTreeMap<K, Requirement<V>> {
-    let mut all = BTreeMap::new();
-    let Some(pairs) = fields.get(name).and_then(|node| map(node, name, faults)) else { return all };
+) -> Map<K, Requirement<V>> {
+    let mut all = Vec::new();
+    let Some(pairs) = fields.get(name).and_then(|node| map(node, name, faults)) else {
+        return Map::default();
+    };
     for (key, node) in pairs {
         let requirement = requirement(node, &key.text, faults, &parse_value);
         match parse_key(&key.text) {
             Ok(key) => {
                 if let Some(requirement) = requirement {
-                    all.insert(key, requirement);
+                    all.push((key, requirement));
                 }
             }
             Err(unfit) => {
@@ -196,7 +197,7 @@ fn requirements<K: Ord, V: Ord>(
             }
         }
     }
-    all
+    all.into_iter().collect()
 }
 
 fn requirement<V: Ord>(
@@ -236,7 +237,7 @@ fn things(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> Target {
         hosts: many(fields.get("host"), "host", faults, HostPattern::parse),
         keys: many(fields.get("key"), "key", faults, KeyPattern::parse),
         services: many(fields.get("service"), "service", faults, ServiceName::parse),
-        props: PropRequirements::new(),
+        props: PropRequirements::default(),
     }
 }
 
@@ -263,15 +264,17 @@ fn when(node: &Node, faults: &mut Vec<Fault>) -> When {
     }
 }
 
-fn aad(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> BTreeMap<PropName, Bound> {
-    let mut all = BTreeMap::new();
-    let Some(pairs) = fields.get("aad").and_then(|node| map(node, "aad", faults)) else { return all };
+fn aad(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> Map<PropName, Bound> {
+    let mut all = Vec::new();
+    let Some(pairs) = fields.get("aad").and_then(|node| map(node, "aad", faults)) else {
+        return Map::default();
+    };
     for (key, node) in pairs {
         let bound = super::list::one(node, &key.text, faults, bound);
         match PropName::parse(&key.text) {
             Ok(key) => {
                 if let Some(bound) = bound {
-                    all.insert(key, bound);
+                    all.push((key, bound));
                 }
             }
             Err(unfit) => {
@@ -280,7 +283,7 @@ fn aad(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> BTreeMap<PropName, Bound
             }
         }
     }
-    all
+    all.into_iter().collect()
 }
 
 fn bound(text: &str) -> Result<Bound, Unfit> {
@@ -345,28 +348,27 @@ pub(super) fn moment(text: &str) -> Result<UnixTime, Unfit> {
     UnixTime::from_civil(year.into(), month, day, hour, minute, second).ok_or_else(unfit)
 }
 
-fn exceptions(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> Vec<Exception> {
-    let Some(node) = fields.get("except") else { return Vec::new() };
+fn exceptions(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> Set<Exception> {
+    let Some(node) = fields.get("except") else { return Set::default() };
     let items = match &node.value {
         Value::List(items) => items.as_slice(),
         Value::Map(_) => std::slice::from_ref(node),
         _ => {
             let help = "write `except: {path: …}`, or a list of such";
             wrong_type(node, "except", "fields, or a list", help, faults);
-            return Vec::new();
+            return Set::default();
         }
     };
     if items.len() > MAX_EXCEPTIONS {
         let message = format!("these are {} exceptions, more than {MAX_EXCEPTIONS}", items.len());
         faults.push(Fault::new("policy.long-list", node.spot, message, "use lists in one, or several rules"));
-        return Vec::new();
+        return Set::default();
     }
     if items.is_empty() {
         let help = "write what is excepted, or leave the field out";
         faults.push(Fault::new("policy.empty-list", node.spot, "`except` is empty", help));
     }
-    let read: BTreeSet<Exception> = items.iter().filter_map(|item| exception(item, faults)).collect();
-    read.into_iter().collect()
+    items.iter().filter_map(|item| exception(item, faults)).collect()
 }
 
 fn exception(node: &Node, faults: &mut Vec<Fault>) -> Option<Exception> {
@@ -382,7 +384,7 @@ fn exception(node: &Node, faults: &mut Vec<Fault>) -> Option<Exception> {
             ids: ids(&fields, faults),
             trust_domains: trust_domains(&fields, faults),
             labels: labels(&fields, "labels", faults),
-            props: PropRequirements::new(),
+            props: PropRequirements::default(),
         },
         can: many(fields.get("can"), "can", faults, Action::parse),
         on: things(&fields, faults),

@@ -11,5 +11,6 @@
 
 mod analysis;
 mod canonical;
+mod decide;
 mod generate;
 mod read;
