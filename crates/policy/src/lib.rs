@@ -24,7 +24,8 @@
 //! | policies compiled for a workload; the answer | [`snapshot`], [`decision`], [`explain`], [`live`] |
 //! | what a request says | [`request`], [`path`], [`scenario`] |
 //! | what can be said without a request | [`analysis`], [`check`], [`diff`](mod@diff) |
-//! | what documents' own tests say | [`coverage`] |
+//! | what documents' own tests say; what a draft would change of what was decided | [`coverage`], [`replay`] |
+//! | requests as JSON; programs in Rego, and policies as such | [`record`], [`rego`] |
 //!
 //! There is no clock, no randomness and no I/O here: times and the seed of hashes are parameters.
 
@@ -47,6 +48,9 @@ pub mod network;
 pub mod path;
 pub mod print;
 pub mod read;
+pub mod record;
+pub mod rego;
+pub mod replay;
 pub mod request;
 pub mod scenario;
 pub mod set;

@@ -277,3 +277,8 @@ fn rule(node: &Node, kind: Kind, faults: &mut Vec<Fault>) -> Option<(Rule, Spot)
     let rule = clause::rule(name, effect, body, kind, faults)?;
     Some((rule, spot))
 }
+
+/// A moment as documents write it: `2027-01-01` or `2027-01-01T08:30:00Z`.
+pub fn moment(text: &str) -> Option<bonafide_identity::UnixTime> {
+    clause::moment(text).ok()
+}

@@ -74,17 +74,17 @@ impl Domain {
     }
 
     /// Whether a value may be missing.
-    pub(super) fn may_be_absent(&self) -> bool {
+    pub fn may_be_absent(&self) -> bool {
         self.absent
     }
 
     /// Its texts, if they are finitely many.
-    pub(super) fn listed(&self) -> Option<&BTreeSet<Arc<str>>> {
+    pub fn listed(&self) -> Option<&BTreeSet<Arc<str>>> {
         (!self.inverted).then_some(&self.values)
     }
 
     /// The texts that it names, be they in it or not.
-    pub(super) fn named(&self) -> impl Iterator<Item = &str> {
+    pub fn named(&self) -> impl Iterator<Item = &str> {
         self.values.iter().map(|text| &**text)
     }
 }

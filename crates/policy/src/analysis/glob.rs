@@ -25,6 +25,11 @@ impl Glob {
         Self { fixed, open }
     }
 
+    /// The fixed segments, `None` being any one, and whether further ones may follow.
+    pub fn parts(&self) -> (&[Option<Arc<str>>], bool) {
+        (&self.fixed, self.open)
+    }
+
     /// Whether the list is in the set.
     pub fn matches(&self, segments: &[Arc<str>]) -> bool {
         let long_enough =

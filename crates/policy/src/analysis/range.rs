@@ -1,6 +1,9 @@
 //! Ranges of time and of addresses. Their boundaries are finitely many, so that a look just there decides.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// From a moment to before another, in seconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -35,6 +38,7 @@ pub(super) fn pick_moment(wanted: &[Span], avoided: &[Span], usual: i64) -> Opti
 pub struct Network {
     first: IpAddr,
     last: IpAddr,
+    length: u8,
 }
 
 impl Network {
@@ -44,19 +48,38 @@ impl Network {
             IpAddr::V4(address) => {
                 let rest = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
                 let first = (length <= 32).then_some(u32::from(address) & !rest)?;
-                Self { first: Ipv4Addr::from(first).into(), last: Ipv4Addr::from(first | rest).into() }
+                Self {
+                    first: Ipv4Addr::from(first).into(),
+                    last: Ipv4Addr::from(first | rest).into(),
+                    length,
+                }
             }
             IpAddr::V6(address) => {
                 let rest = u128::MAX.checked_shr(u32::from(length)).unwrap_or(0);
                 let first = (length <= 128).then_some(u128::from(address) & !rest)?;
-                Self { first: Ipv6Addr::from(first).into(), last: Ipv6Addr::from(first | rest).into() }
+                Self {
+                    first: Ipv6Addr::from(first).into(),
+                    last: Ipv6Addr::from(first | rest).into(),
+                    length,
+                }
             }
         })
+    }
+
+    /// Whether its addresses are of IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.first.is_ipv4()
     }
 
     /// Whether the address is in it.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.first.is_ipv4() == address.is_ipv4() && (self.first..=self.last).contains(&address)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.first, self.length)
     }
 }
 

@@ -6,11 +6,12 @@ use bonafide_identity::{SpiffeId, UnixTime};
 
 use super::atom::{Point, Trail, Variable};
 use crate::{
-    glob::path_segments,
+    glob::{is_key_name, path_segments},
     host::Host,
     path::{self, Scratch},
     request::{AssertedProps, Caller, CertifiedLabels, FactsFault},
     scenario::Scenario,
+    words,
 };
 
 /// The request at a point. `None` if no request can be there, because it would be longer than requests may be.
@@ -51,7 +52,7 @@ pub fn scenario(point: &Point) -> Option<Scenario> {
     all.on_props.props(&mut scenario.on_props)?;
     all.when_props.props(&mut scenario.when_props)?;
     all.aad.props(&mut scenario.aad)?;
-    scenario.path = segments(Trail::Path).map(|segments| encode(segments));
+    scenario.path = segments(Trail::Path).map(|segments| encode(segments.iter().map(|segment| &**segment)));
     scenario.host = host.map(|labels| labels.join("."));
     scenario.key = segments(Trail::Key).map(|segments| segments.join("/"));
     scenario.service = service;
@@ -61,8 +62,16 @@ pub fn scenario(point: &Point) -> Option<Scenario> {
     Some(scenario)
 }
 
-/// The point of a request. `None` if it is denied whatever rules say, because its path or host has no normal form.
+/// The point of a request. `None` if it is denied whatever rules say, because its path or host has no normal form, or a
+/// word is none.
 pub fn point(scenario: &Scenario) -> Option<Point> {
+    let is_fit = words::is_action(&scenario.can)
+        && scenario.algorithm.as_deref().is_none_or(words::is_action)
+        && scenario.service.as_deref().is_none_or(words::is_key)
+        && scenario.key.as_deref().is_none_or(is_key_name);
+    if !is_fit {
+        return None;
+    }
     let mut trails = BTreeMap::new();
     let id = scenario.who.id();
     let caller = std::iter::once(id.trust_domain().as_str()).chain(path_segments(id.path()));
@@ -111,8 +120,12 @@ pub fn point(scenario: &Scenario) -> Option<Point> {
     Some(Point { source, time: scenario.now.as_secs(), trails, values })
 }
 
-/// A path that is normalised to these segments.
-fn encode(segments: &[Arc<str>]) -> String {
+/// A path of a request whose normal form this is.
+pub fn encode_path(normal: &str) -> String {
+    encode(path_segments(normal))
+}
+
+fn encode<'a>(segments: impl Iterator<Item = &'a str>) -> String {
     let mut out = String::new();
     for segment in segments {
         out.push('/');

@@ -14,3 +14,4 @@ mod canonical;
 mod decide;
 mod generate;
 mod read;
+mod rego;
