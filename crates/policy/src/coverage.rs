@@ -3,12 +3,14 @@
 //!
 //! A test is about its own document alone, as if that were enforced: what other policies deny is their affair.
 
+use std::sync::Arc;
+
 use crate::{
     analysis::{
         witness,
         world::{Scope, World},
     },
-    judge::{Judge, Ruling},
+    judge::Judge,
     model::{Body, Document, Kind, Mode},
     yaml::fault::Spot,
 };
@@ -106,7 +108,7 @@ pub fn run(documents: &[Document], mutate: bool) -> Report {
             let is_missed = mutate.then(|| {
                 let mut mutant = alone.clone();
                 if let Body::Policy(policy) = &mut mutant.body {
-                    std::sync::Arc::make_mut(policy).rules.remove(number);
+                    Arc::make_mut(policy).rules.remove(number);
                 }
                 self::failures(&mutant)
                     .iter()
@@ -130,7 +132,7 @@ pub fn run(documents: &[Document], mutate: bool) -> Report {
 fn enforced(document: &Document) -> Option<Document> {
     let mut alone = document.clone();
     let Body::Policy(policy) = &mut alone.body else { return None };
-    std::sync::Arc::make_mut(policy).mode = Mode::Enforce;
+    Arc::make_mut(policy).mode = Mode::Enforce;
     Some(alone)
 }
 
@@ -146,13 +148,11 @@ fn failures(document: &Document) -> Vec<Option<String>> {
         let ruling = judge.judge(&test.scenario);
         let by = test.by.as_ref().map(|rule| format!("{}/{rule}", document.body.name()));
         let as_expected = ruling.effect == test.expect && (by.is_none() || by == ruling.by);
-        (!as_expected).then(|| {
-            let expected = Ruling { effect: test.expect, by: by.clone() };
-            match by {
-                Some(_) => format!("expected {expected}, got {ruling}"),
-                None => format!("expected {}, got {ruling}", test.expect),
-            }
-        })
+        let expected = match &test.by {
+            Some(rule) => format!("{} by `{rule}`", test.expect),
+            None => test.expect.to_string(),
+        };
+        (!as_expected).then(|| format!("expected {expected}, got {ruling}"))
     };
     document.tests.iter().map(failure).collect()
 }

@@ -1,18 +1,26 @@
 //! How some policies decide a request, for tests, witnesses and replays: by the engine that decides everywhere.
 
+use std::{cell::RefCell, fmt, sync::Arc};
+
 use crate::{
-    analysis::{
-        witness,
-        world::{Scope, World},
-    },
-    model::{Document, Effect},
+    analysis::world::Scope,
+    decision::Reason,
+    explain::Explanation,
+    model::{Document, Effect, Kind, Mode, Policy},
+    request::CertifiedLabels,
     scenario::Scenario,
+    snapshot::Snapshot,
 };
+
+/// Keeps hashes apart; nobody asks here who could want to be slow.
+const SEED: u64 = 0;
 
 /// Policies that decide together.
 #[derive(Debug)]
-pub struct Judge<'a> {
-    world: World<'a>,
+pub struct Judge {
+    policies: Vec<Arc<Policy>>,
+    /// For the workload that was asked last: most requests are to the same one.
+    last: RefCell<Option<Arc<Snapshot>>>,
 }
 
 /// A decision, and what made it.
@@ -22,36 +30,65 @@ pub struct Ruling {
     pub effect: Effect,
     /// `policy/rule`; `None` if no rule allows it, or the request is denied for itself.
     pub by: Option<String>,
+    /// Why, in one line.
+    pub why: String,
 }
 
-impl<'a> Judge<'a> {
-    /// Of the policies of this scope.
-    pub fn new(documents: &'a [Document], scope: Scope<'_>) -> Self {
-        let world = World::all(documents).into_iter().find(|world| world.scope == scope);
-        Self { world: world.unwrap_or(World { scope: Scope::Enforced, entries: Vec::new() }) }
+impl Judge {
+    /// Of the policies of this scope. Those in shadow mode decide as if they were enforced.
+    pub fn new(documents: &[Document], scope: Scope<'_>) -> Self {
+        let policies =
+            documents.iter().filter_map(Document::policy).filter(|policy| Scope::of(policy) == scope);
+        let policies = policies.map(|policy| {
+            let mut policy = Arc::clone(policy);
+            if policy.mode == Mode::Shadow {
+                Arc::make_mut(&mut policy).mode = Mode::Enforce;
+            }
+            policy
+        });
+        Self { policies: policies.collect(), last: RefCell::new(None) }
+    }
+
+    /// Of all policies but secrets', each in its mode.
+    pub fn of_all(documents: &[Document]) -> Self {
+        let policies = documents.iter().filter_map(Document::policy);
+        let policies = policies.filter(|policy| policy.kind != Kind::SecretPolicy).cloned();
+        Self { policies: policies.collect(), last: RefCell::new(None) }
     }
 
     /// The decision about a request.
     pub fn judge(&self, scenario: &Scenario) -> Ruling {
-        let Some(point) = witness::point(scenario) else { return Ruling { effect: Effect::Deny, by: None } };
-        let by = |effect| {
-            self.world.met(&point).find(|entry| entry.rule.effect == effect).map(|entry| entry.title())
+        let Some(snapshot) = self.snapshot(&scenario.callee) else {
+            // Two policies of one name: nobody can say which one it is that decides.
+            let why = "the policies can't be compiled together".to_owned();
+            return Ruling { effect: Effect::Deny, by: None, why };
         };
-        if let Some(by) = by(Effect::Deny) {
-            return Ruling { effect: Effect::Deny, by: Some(by) };
+        let decision = snapshot.decide(&scenario.request());
+        let by = match decision.reason {
+            Reason::Rule(rule) => Some(format!("{}/{}", rule.policy, rule.rule)),
+            _ => None,
+        };
+        Ruling { effect: decision.effect, by, why: decision.reason.to_string() }
+    }
+
+    /// Hands out why a request is decided as it is. `None` if two policies have one name.
+    pub fn explain<T>(&self, scenario: &Scenario, tell: impl FnOnce(Explanation<'_>) -> T) -> Option<T> {
+        let snapshot = self.snapshot(&scenario.callee)?;
+        Some(tell(snapshot.explain(&scenario.request())))
+    }
+
+    fn snapshot(&self, callee: &CertifiedLabels) -> Option<Arc<Snapshot>> {
+        let mut last = self.last.borrow_mut();
+        if let Some(snapshot) = last.as_ref().filter(|snapshot| snapshot.callee() == callee) {
+            return Some(Arc::clone(snapshot));
         }
-        match by(Effect::Allow) {
-            Some(by) => Ruling { effect: Effect::Allow, by: Some(by) },
-            None => Ruling { effect: Effect::Deny, by: None },
-        }
+        let snapshot = Snapshot::compile(self.policies.iter().cloned(), callee, 0, SEED).ok()?;
+        Some(Arc::clone(last.insert(Arc::new(snapshot))))
     }
 }
 
-impl std::fmt::Display for Ruling {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.by {
-            Some(by) => write!(f, "{} by `{by}`", self.effect),
-            None => write!(f, "{}, by no rule", self.effect),
-        }
+impl fmt::Display for Ruling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.effect, self.why)
     }
 }

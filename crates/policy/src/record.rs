@@ -27,6 +27,7 @@ use crate::{
         atom::{Point, Trail},
         witness,
     },
+    asked::{Asked, Room},
     glob::path_segments,
     read,
     request::{AssertedProps, Caller, CertifiedLabels, Request},
@@ -125,8 +126,8 @@ fn own(scenario: &Scenario, point: Option<&Point>) -> Value {
         let labels: Vec<&str> = labels.iter().rev().map(|label| &**label).collect();
         on.insert("host".to_owned(), labels.join(".").into());
     }
+    add(&mut on, "key", scenario.key.as_deref());
     if let Some(key) = segments(Trail::Key) {
-        on.insert("key".to_owned(), key.join("/").into());
         on.insert("key_segments".to_owned(), texts(key));
     }
     add(&mut on, "service", scenario.service.as_deref());
@@ -151,8 +152,10 @@ fn own(scenario: &Scenario, point: Option<&Point>) -> Value {
         "callee": {"labels": labels(&scenario.callee)},
         "when": when,
     });
-    if let (None, Some(fields)) = (point, own.as_object_mut()) {
-        fields.insert("fault".to_owned(), true.into());
+    let request = scenario.request();
+    let fault = Asked::new(&request, &scenario.callee, &mut Room::default()).err();
+    if let (Some(fault), Some(fields)) = (fault, own.as_object_mut()) {
+        fields.insert("fault".to_owned(), fault.code().into());
     }
     own
 }

@@ -48,11 +48,7 @@ impl<'a> World<'a> {
         let mut worlds: Vec<Self> = Vec::new();
         for (document, policy) in documents.iter().enumerate() {
             let Some(policy) = policy.policy() else { continue };
-            let scope = match (policy.kind, policy.mode) {
-                (Kind::SecretPolicy, _) => Scope::Secret(policy.name.as_str()),
-                (_, Mode::Enforce) => Scope::Enforced,
-                (_, Mode::Shadow) => Scope::Shadow,
-            };
+            let scope = Scope::of(policy);
             let entries = policy.rules.iter().enumerate().map(|(index, rule)| Entry {
                 document,
                 policy,
@@ -77,6 +73,17 @@ impl<'a> World<'a> {
     /// The rules that a point meets.
     pub fn met(&self, point: &Point) -> impl Iterator<Item = &Entry<'a>> {
         self.entries.iter().filter(|entry| entry.region.contains(point))
+    }
+}
+
+impl<'a> Scope<'a> {
+    /// Where a policy decides.
+    pub fn of(policy: &'a Policy) -> Self {
+        match (policy.kind, policy.mode) {
+            (Kind::SecretPolicy, _) => Self::Secret(policy.name.as_str()),
+            (_, Mode::Enforce) => Self::Enforced,
+            (_, Mode::Shadow) => Self::Shadow,
+        }
     }
 }
 

@@ -25,7 +25,10 @@ use regorus::{Engine, utils::limits::ExecutionTimerConfig};
 use serde_json::Value;
 
 use super::source;
-use crate::model::{Mode, RegoPolicy};
+use crate::{
+    decision::{Decision, Reason},
+    model::{Effect, Mode, RegoPolicy},
+};
 
 /// Time for one decision.
 const TIME: Duration = Duration::from_millis(20);
@@ -269,6 +272,80 @@ impl Program {
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Program").field("name", &self.name).field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+/// What rules and programs say together.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Answer {
+    /// The answer.
+    pub effect: Effect,
+    /// What determined it.
+    pub by: By,
+    /// What the answer would be by the first program in shadow mode that would change it, and the name of its policy.
+    pub would: Option<(Effect, String)>,
+}
+
+/// What determined an answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum By {
+    /// The rules, or that none allows it.
+    Rules,
+    /// A program.
+    Program {
+        /// The name of its policy.
+        policy: String,
+        /// Why, in its words.
+        reasons: Vec<String>,
+    },
+    /// A program that failed.
+    Fault {
+        /// The name of its policy.
+        policy: String,
+        /// What happened.
+        fault: RegoFault,
+    },
+}
+
+/// Asks the programs that apply to a workload, beside its snapshot. What rules deny is denied without them.
+pub fn merge<'p>(
+    decision: &Decision<'_>,
+    programs: impl IntoIterator<Item = &'p Program>,
+    input: &Value,
+) -> Answer {
+    let by_rules = Answer { effect: decision.effect, by: By::Rules, would: None };
+    if !decision.is_allowed() && decision.reason != Reason::NoRule {
+        return by_rules;
+    }
+    let mut answer = by_rules;
+    let mut shadows = Vec::new();
+    for program in programs {
+        let told = says(program, program.judge(input));
+        match (program.mode, told) {
+            (_, None) => {}
+            (Mode::Shadow, Some((effect, _))) => shadows.push((effect, program.name.clone())),
+            (Mode::Enforce, Some((Effect::Deny, by))) => {
+                return Answer { effect: Effect::Deny, by, would: None };
+            }
+            (Mode::Enforce, Some((Effect::Allow, by))) if answer.effect == Effect::Deny => {
+                answer = Answer { effect: Effect::Allow, by, would: None };
+            }
+            (Mode::Enforce, Some(_)) => {}
+        }
+    }
+    let deny = shadows.iter().find(|(effect, _)| *effect == Effect::Deny).cloned();
+    answer.would = deny.or_else(|| shadows.into_iter().next()).filter(|(effect, _)| *effect != answer.effect);
+    answer
+}
+
+/// The effect of what a program says, if it says anything.
+fn says(program: &Program, verdict: Result<Verdict, RegoFault>) -> Option<(Effect, By)> {
+    let policy = program.name.clone();
+    match verdict {
+        Err(fault) => Some((Effect::Deny, By::Fault { policy, fault })),
+        Ok(Verdict { deny: true, reasons, .. }) => Some((Effect::Deny, By::Program { policy, reasons })),
+        Ok(Verdict { allow: true, reasons, .. }) => Some((Effect::Allow, By::Program { policy, reasons })),
+        Ok(_) => None,
     }
 }
 

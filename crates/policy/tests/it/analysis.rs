@@ -120,7 +120,8 @@ fn confirm(documents: &[Document], finding: &Finding) {
 
 /// An edit: some documents of the one set, some of the other, some of both.
 fn edited(generator: &mut Generator) -> (Vec<Document>, Vec<Document>) {
-    let (all, other) = (documents(generator, 10), documents(generator, 4));
+    let (all, rules) = (documents(generator, 10), 1 + generator.below(4));
+    let other = read(&generator.documents(rules).replace("\nname: p", "\nname: q")).unwrap();
     let mut old: Vec<Document> = all.iter().filter(|_| !generator.one_in(4)).cloned().collect();
     let mut new: Vec<Document> = all.iter().filter(|_| !generator.one_in(4)).cloned().collect();
     if generator.one_in(2) {

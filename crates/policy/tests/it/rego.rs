@@ -1,13 +1,13 @@
 //! Policies as Rego, and Rego as policies.
 
 use bonafide_policy::{
-    Body, Effect,
+    Body, Caller, CertifiedLabels, Effect, Scenario, Snapshot,
     analysis::world::Scope,
     judge::Judge,
     read, record,
     rego::{
         export,
-        program::{Program, RegoFault, Verdict},
+        program::{By, Program, RegoFault, Verdict, merge},
     },
 };
 use serde_json::json;
@@ -132,6 +132,31 @@ fn everything_that_goes_wrong_denies() {
             (told, fault) => assert_eq!(*told, fault, "{rego}"),
         }
     }
+}
+
+#[test]
+fn programs_and_rules_merge_as_rules_do() {
+    let rules = "kind: Policy\nname: r\nrules:\n\
+                 - {name: may, allow: {who: anyone, can: [GET]}}\n- {name: may-not, deny: {who: anyone, can: [PUT]}}\n";
+    let documents = read(rules).unwrap();
+    let snapshot = Snapshot::compile(documents[0].policy().cloned(), &CertifiedLabels::none(), 1, 1).unwrap();
+    let says = |body: &str| program("data.a.x", &format!("package a\nx := {body}\n")).unwrap();
+    let (allows, denies) = (says("true"), says("{\"deny\": true, \"reasons\": [\"no\"]}"));
+    let (silent, broken) = (says("false"), says("7"));
+    let caller = Caller::new("spiffe://example.org/a".parse().unwrap(), CertifiedLabels::none());
+    let merged = |can: &str, programs: &[&Program]| {
+        let scenario = Scenario::new(caller.clone(), can);
+        let decision = snapshot.decide(&scenario.request());
+        let answer = merge(&decision, programs.iter().copied(), &record::of(&scenario));
+        (answer.effect, answer.by)
+    };
+    assert_eq!(merged("GET", &[&silent]), (Effect::Allow, By::Rules));
+    assert_eq!(merged("GET", &[&allows, &denies]).0, Effect::Deny);
+    assert!(matches!(merged("GET", &[&broken]), (Effect::Deny, By::Fault { .. })));
+    assert_eq!(merged("PUT", &[&allows]), (Effect::Deny, By::Rules));
+    assert_eq!(merged("POST", &[&silent]), (Effect::Deny, By::Rules));
+    assert!(matches!(merged("POST", &[&silent, &allows]), (Effect::Allow, By::Program { .. })));
+    assert_eq!(merged("POST", &[&denies, &allows]).0, Effect::Deny);
 }
 
 #[test]
