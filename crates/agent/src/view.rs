@@ -4,6 +4,8 @@
 //! left of it when a stream breaks is forgotten. The digest over all registrations goes back with every
 //! acknowledgement, so that the authority finds and repairs any divergence.
 
+mod policies;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -25,6 +27,8 @@ use bonafide_wire::{
 };
 use bytes::Bytes;
 
+pub(crate) use self::policies::Policies;
+use self::policies::StagedPolicies;
 use crate::convert;
 
 /// Most registrations that one node keeps.
@@ -46,6 +50,7 @@ pub(crate) struct View {
     index: SubsetIndex<RegistrationId>,
     bundle: Bytes,
     revocations: Arc<Revocations>,
+    policies: Arc<Policies>,
     staged: Option<Staged>,
 }
 
@@ -68,6 +73,7 @@ struct Staged {
     revocations_start: bool,
     unrevoked: Vec<types::Revocation>,
     revoked: Vec<types::Revocation>,
+    policies: StagedPolicies,
 }
 
 /// What an update has changed.
@@ -77,6 +83,7 @@ pub(crate) struct Changes {
     pub(crate) registrations: Vec<RegistrationId>,
     pub(crate) bundle: bool,
     pub(crate) revocations: bool,
+    pub(crate) policies: bool,
 }
 
 /// The authority does not keep to the protocol: begin again.
@@ -90,6 +97,8 @@ pub(crate) enum Violation {
     TooMany,
     #[error("an update revokes more than a trust domain can")]
     TooManyRevocations,
+    #[error("an update has more policies than a node can keep")]
+    TooManyPolicies,
     #[error("an update names no incarnation or no revision")]
     Nameless,
 }
@@ -98,6 +107,7 @@ impl View {
     pub(crate) fn new(trust_domain: TrustDomain) -> Self {
         Self {
             revocations: Arc::new(Revocations::new(trust_domain.clone())),
+            policies: Arc::default(),
             trust_domain,
             incarnation: Bytes::new(),
             revision: 0,
@@ -126,6 +136,11 @@ impl View {
     /// What the authority has revoked. The same `Arc` until it changes.
     pub(crate) fn revocations(&self) -> &Arc<Revocations> {
         &self.revocations
+    }
+
+    /// What guards the node's workloads. The same `Arc` until it changes.
+    pub(crate) fn policies(&self) -> &Arc<Policies> {
+        &self.policies
     }
 
     /// How many registrations the node may host.
@@ -181,6 +196,7 @@ impl View {
             set_digest: Bytes::copy_from_slice(&self.digest.bytes()),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             revocations_digest: Bytes::copy_from_slice(&self.revocations.digest()),
+            policies_digest: Bytes::copy_from_slice(&self.policies.digest()),
             ..Hello::default()
         }
     }
@@ -217,6 +233,10 @@ impl View {
             self.staged = None;
             return Err(Violation::TooManyRevocations);
         }
+        if !staged.policies.add(update.policies_start, update.policies, update.policies_removed) {
+            self.staged = None;
+            return Err(Violation::TooManyPolicies);
+        }
         let kept = if staged.snapshot { 0 } else { known };
         if kept.saturating_add(staged.upserts.len()) > MAX_REGISTRATIONS.saturating_mul(2)
             || staged.upserts.len() > MAX_REGISTRATIONS
@@ -252,8 +272,11 @@ impl View {
         }
         let same_revocations = bookmark.revocations_digest.is_empty()
             || self.revocations.digest().as_slice() == bookmark.revocations_digest.as_ref();
+        let same_policies = bookmark.policies_digest.is_empty()
+            || self.policies.digest().as_slice() == bookmark.policies_digest.as_ref();
         if self.is_ready()
             && same_revocations
+            && same_policies
             && self.digest.bytes().as_slice() == bookmark.set_digest.as_ref()
         {
             self.revision = bookmark.revision;
@@ -282,6 +305,9 @@ impl View {
             revocations_start: true,
             revoked: self.revocations.iter().map(|revocation| from_revocation(&revocation)).collect(),
             unrevoked: Vec::new(),
+            policies_start: true,
+            policies: self.policies.wires().map(|policy| (**policy).clone()).collect(),
+            policies_removed: Vec::new(),
         }
     }
 
@@ -300,6 +326,7 @@ impl View {
             revision: self.revision,
             set_digest: Bytes::copy_from_slice(&self.digest.bytes()),
             revocations_digest: Bytes::copy_from_slice(&self.revocations.digest()),
+            policies_digest: Bytes::copy_from_slice(&self.policies.digest()),
         }
     }
 
@@ -358,6 +385,13 @@ impl View {
             if set != *self.revocations {
                 self.revocations = Arc::new(set);
                 changes.revocations = true;
+            }
+        }
+        if !staged.policies.is_empty() {
+            let policies = self.policies.with(staged.policies);
+            if policies != *self.policies {
+                self.policies = Arc::new(policies);
+                changes.policies = true;
             }
         }
         self.incarnation = staged.incarnation;

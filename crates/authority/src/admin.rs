@@ -6,6 +6,7 @@ mod caller;
 mod insight;
 mod nodes;
 mod paging;
+mod policies;
 mod quota;
 mod registrations;
 mod revocations;

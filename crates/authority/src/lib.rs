@@ -21,6 +21,7 @@ mod journal;
 pub mod keys;
 mod lease;
 pub mod node;
+pub mod policy;
 pub mod presence;
 pub mod rates;
 pub mod records;

@@ -15,6 +15,7 @@ use crate::{
     convert::record as convert,
     generated::record::{self as proto, record::Kind},
     idempotency::hex,
+    policy::PolicyRecord,
     site::Site,
 };
 
@@ -23,7 +24,7 @@ pub use crate::generated::record::{
 };
 
 /// The version of records that this server writes and reads.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// One record, `settings`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +110,8 @@ pub enum Object {
     LedgerMark(Arc<str>, Arc<LedgerMark>),
     /// `lineage/<instance>`; the instance stands here.
     LineageOwner(InstanceId, Arc<LineageOwner>),
+    /// `policy/<name>`
+    Policy(Arc<PolicyRecord>),
     /// `registration/<id>`
     Registration(Arc<Registration>),
     /// `server/<name>`; the name stands here.
@@ -146,6 +149,9 @@ impl Mark {
 /// Of a [`LineageOwner`]: where some server can't read it, each renews what it has issued, and knows nothing of the others.
 pub(crate) const LINEAGE_OWNER: Mark = Mark { min_reader: 3, critical: true };
 
+/// Of a [`PolicyRecord`].
+pub(crate) const POLICY: Mark = Mark { min_reader: 4, critical: true };
+
 /// What a mutation does to one record.
 #[derive(Clone, Debug)]
 pub enum RecordChange {
@@ -166,6 +172,7 @@ impl Object {
             Self::Lease(name, _) => lease_key(name),
             Self::LedgerMark(server, _) => format!("{LEDGER}{server}"),
             Self::LineageOwner(instance, _) => format!("{LINEAGE}{instance}"),
+            Self::Policy(policy) => policy_key(&policy.name),
             Self::Registration(registration) => registration_key(&registration.id),
             Self::Server(name, _) => format!("{SERVER}{name}"),
             Self::Revocation(record) => revocation_key(&record.revocation.subject),
@@ -202,6 +209,7 @@ impl Object {
             Self::Lease(_, lease) => Kind::Lease((**lease).clone()),
             Self::LedgerMark(_, mark) => Kind::LedgerMark((**mark).clone()),
             Self::LineageOwner(_, owner) => Kind::LineageOwner((**owner).clone()),
+            Self::Policy(policy) => Kind::Policy(convert::from_policy(policy)),
             Self::Registration(registration) => Kind::Registration(convert::from_registration(registration)),
             Self::Server(_, server) => Kind::Server((**server).clone()),
             Self::Revocation(record) => Kind::Revocation(convert::from_revocation(record)),
@@ -229,6 +237,8 @@ impl Object {
             Self::SigningKey(key) if matches!(key.state(), State::Tainted | State::Revoked) => {
                 Mark { min_reader: 2, critical: true }
             }
+            // An older server would leave its agents without what guards their workloads.
+            Self::Policy(_) => POLICY,
             // An older server would renew what has moved elsewhere.
             Self::LineageOwner(..) => LINEAGE_OWNER,
             // All others decide who gets what: a server that can't read one must not go on.
@@ -265,6 +275,9 @@ impl Object {
                 .strip_prefix(LINEAGE)
                 .and_then(|instance| instance.parse().ok())
                 .map(|instance| Self::LineageOwner(instance, Arc::new(owner))),
+            Kind::Policy(policy) => {
+                convert::to_policy(policy, revision).map(|policy| Self::Policy(Arc::new(policy)))
+            }
             Kind::Registration(registration) => convert::to_registration(&registration, revision)
                 .map(|registration| Self::Registration(Arc::new(registration))),
             Kind::Server(server) => {
@@ -354,6 +367,12 @@ pub fn idempotency_key(key: &str) -> String {
 #[must_use]
 pub fn lease_key(name: &str) -> String {
     format!("{LEASE}{name}")
+}
+
+/// Key of a policy.
+#[must_use]
+pub fn policy_key(name: &str) -> String {
+    format!("policy/{name}")
 }
 
 /// Key of a registration.

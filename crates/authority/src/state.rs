@@ -25,6 +25,7 @@ pub(crate) use self::loading::Loaded;
 use self::registered::Registered;
 pub use self::{bundle::bundle_of, site::SiteState};
 use crate::journal::hex;
+use crate::policy::PolicyRecord;
 use crate::records::{
     self, Agent, Idempotency, JoinToken, Lease, LedgerMark, LineageOwner, Object, RecordError,
     RevocationRecord, Server, Settings, SigningKey, Succession,
@@ -54,6 +55,7 @@ pub struct State {
     leases: BTreeMap<Arc<str>, Arc<Lease>>,
     ledger_marks: BTreeMap<Arc<str>, Arc<LedgerMark>>,
     lineage_owners: HashMap<InstanceId, Arc<LineageOwner>>,
+    policies: BTreeMap<Arc<str>, Arc<PolicyRecord>>,
     servers: BTreeMap<Arc<str>, Arc<Server>>,
     successions: BTreeMap<Arc<str>, Arc<Succession>>,
     /// By the store's key.
@@ -102,6 +104,7 @@ impl State {
             leases: BTreeMap::new(),
             ledger_marks: BTreeMap::new(),
             lineage_owners: HashMap::new(),
+            policies: BTreeMap::new(),
             servers: BTreeMap::new(),
             successions: BTreeMap::new(),
             expiries: BTreeSet::new(),
@@ -197,6 +200,32 @@ impl State {
     #[must_use]
     pub fn digest_of(&self, agent: &Agent) -> SetDigest {
         self.site(&agent.site).map(|site| site.digest_for(&agent.id)).unwrap_or_default()
+    }
+
+    /// The policies that may guard a workload which an agent may host, by name.
+    #[must_use]
+    pub fn policies_of(&self, agent: &Agent) -> Vec<Arc<PolicyRecord>> {
+        let mut found: Vec<_> =
+            self.policies.values().filter(|policy| policy.is_for_site(&agent.site)).cloned().collect();
+        if found.iter().all(|policy| policy.body.applies_to().is_empty()) {
+            return found;
+        }
+        let hosted: BTreeSet<BTreeMap<String, String>> =
+            self.registrations_of(agent).map(|registration| registration.labels.clone()).collect();
+        found.retain(|policy| hosted.iter().any(|labels| policy.guards(labels)));
+        found
+    }
+
+    /// A policy, by its name.
+    #[must_use]
+    pub fn policy(&self, name: &str) -> Option<&Arc<PolicyRecord>> {
+        self.policies.get(name)
+    }
+
+    /// Policies in the order of their names, those after `after`.
+    pub fn policies_after(&self, after: &str) -> impl Iterator<Item = &Arc<PolicyRecord>> {
+        use std::ops::Bound;
+        self.policies.range::<str, _>((Bound::Excluded(after), Bound::Unbounded)).map(|(_, policy)| policy)
     }
 
     /// Join tokens, by ID.
@@ -454,6 +483,9 @@ impl State {
             Object::LineageOwner(instance, owner) => {
                 self.lineage_owners.insert(instance, owner);
             }
+            Object::Policy(policy) => {
+                self.policies.insert(Arc::clone(&policy.name), policy);
+            }
             Object::Registration(registration) => {
                 if let Some(registered) = registered {
                     let parent = registration.parent.as_ref();
@@ -519,6 +551,7 @@ impl State {
                 self.leave_site(&registration.site.clone(), |site| site.remove_registration(&registration));
                 Some(Object::Registration(registration))
             }
+            "policy" => self.policies.remove(name).map(Object::Policy),
             "server" => self.servers.remove_entry(name).map(|(name, server)| Object::Server(name, server)),
             "incarnation" => self
                 .successions

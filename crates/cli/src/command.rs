@@ -11,6 +11,7 @@ pub mod explain;
 pub mod inspect;
 pub mod join;
 pub mod log;
+pub mod policies;
 pub mod revoke;
 pub mod simulate;
 pub mod site;

@@ -14,7 +14,11 @@ pub mod source;
 pub mod unified;
 
 use bonafide_policy::yaml::tree;
-use bonafide_wire::admin::{self, resource::Resource as Wire};
+use bonafide_policy::yaml::tree::{Node, Value};
+use bonafide_wire::{
+    admin::{self, ResourceKind, resource::Resource as Wire},
+    types,
+};
 
 use self::{
     fault::{Fault, Spot},
@@ -44,6 +48,7 @@ pub fn title(wire: &Wire) -> String {
             format!("Rule/{}", registration.id)
         }
         Wire::Registration(registration) => format!("Entry/{}", registration.id),
+        Wire::Policy(policy) => format!("Policy/{}", policy.name),
     }
 }
 
@@ -58,11 +63,17 @@ pub fn read(sources: &[Source]) -> Result<Vec<Resource>, Vec<Fault>> {
     for (index, source) in sources.iter().enumerate() {
         let mut here = Vec::new();
         for node in tree::parse(&source.text, &mut here) {
-            let Some((wire, spot)) = document::read(&node, &mut here) else { continue };
+            let found = if is_policy(&node) {
+                read_policy(&node, &source.text, &mut here)
+            } else {
+                document::read(&node, &mut here)
+            };
+            let Some((wire, spot)) = found else { continue };
             let key = match &wire {
-                Wire::Site(site) => (true, site.name.clone()),
+                Wire::Site(site) => (ResourceKind::Site, site.name.clone()),
                 // Entries and rules share their names.
-                Wire::Registration(registration) => (false, registration.id.clone()),
+                Wire::Registration(registration) => (ResourceKind::Registration, registration.id.clone()),
+                Wire::Policy(policy) => (ResourceKind::Policy, policy.name.clone()),
             };
             if let Some((title, place)) = seen.get(&key) {
                 here.push(Fault::new(
@@ -88,6 +99,41 @@ pub fn read(sources: &[Source]) -> Result<Vec<Resource>, Vec<Fault>> {
         faults.push(Fault { source: resource.source, ..fault });
     }
     if faults.is_empty() { Ok(resources) } else { Err(faults) }
+}
+
+fn is_policy(node: &Node) -> bool {
+    let Value::Map(fields) = &node.value else { return false };
+    fields.iter().any(|(key, value)| {
+        let kind = match &value.value {
+            Value::Text { text, .. } => text.as_str(),
+            _ => "",
+        };
+        key.text == "kind" && bonafide_policy::read::KINDS.contains(&kind)
+    })
+}
+
+/// A policy goes to the authority as it stands in the file, with its comments and tests.
+fn read_policy(node: &Node, text: &str, faults: &mut Vec<Fault>) -> Option<(Wire, Spot)> {
+    let document = bonafide_policy::read_node(node, faults)?;
+    let spot = document.places().name;
+    let name = document.body().name().as_str().to_owned();
+    let source = document_text(text, spot.line);
+    Some((Wire::Policy(types::Policy { name, source, ..types::Policy::default() }), spot))
+}
+
+/// The lines of the document that has this line (the first is 1).
+fn document_text(text: &str, line: usize) -> String {
+    let is_marker = |line: &&str| {
+        ["---", "..."].iter().any(|marker| {
+            line.strip_prefix(marker).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t']))
+        })
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let (before, after) = lines.split_at_checked(line.saturating_sub(1)).unwrap_or((&lines, &[]));
+    let begin = before.iter().rposition(|line| is_marker(line)).map_or(0, |marker| marker + 1);
+    let own = before.iter().skip(begin).chain(after.iter().take_while(|line| !is_marker(line)));
+    let own = own.copied().collect::<Vec<_>>().join("\n");
+    format!("{}\n", own.trim_matches('\n').trim_end())
 }
 
 /// For the authority.

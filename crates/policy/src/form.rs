@@ -98,6 +98,12 @@ pub(crate) fn document(document: &Document) -> Vec<(String, Form)> {
     if labels != Form::Map(Vec::new()) {
         fields.insert(2, ("labels".to_owned(), labels));
     }
+    if !document.sites.is_empty() {
+        let sites = document.sites.iter().map(|site| Form::text(site)).collect();
+        let after =
+            1 + fields.iter().position(|(name, _)| matches!(name.as_str(), "name" | "labels")).unwrap_or(0);
+        fields.insert(after, ("sites".to_owned(), Form::Set(sites)));
+    }
     if !document.tests.is_empty() {
         let kind = document.body.kind();
         let tests = document.tests.iter().map(|own| test(own, kind)).collect();

@@ -19,6 +19,7 @@ use crate::{
 pub struct Document {
     pub(crate) body: Body,
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) sites: BTreeSet<Name>,
     pub(crate) tests: Vec<Test>,
     pub(crate) places: Places,
 }
@@ -226,6 +227,12 @@ impl Document {
     /// By which operators find and prune what they manage; nothing is decided by them.
     pub fn labels(&self) -> &BTreeMap<String, String> {
         &self.labels
+    }
+
+    /// The sites whose agents are to have it; empty: all. Which workloads it guards there is another question, see
+    /// [`Body::applies_to`].
+    pub fn sites(&self) -> &BTreeSet<Name> {
+        &self.sites
     }
 
     /// Its own examples.

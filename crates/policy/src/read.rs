@@ -27,11 +27,11 @@ pub const VERSION: u32 = 1;
 
 /// Every kind that is read here.
 pub const KINDS: [&str; 4] = ["Policy", "Guardrail", "SecretPolicy", "RegoPolicy"];
-const POLICY: [&str; 9] =
-    ["kind", "version", "name", "labels", "appliesTo", "mode", "stale", "rules", "tests"];
+const POLICY: [&str; 10] =
+    ["kind", "version", "name", "labels", "sites", "appliesTo", "mode", "stale", "rules", "tests"];
 const SECRET: [&str; 7] = ["kind", "version", "name", "labels", "cacheFor", "rules", "tests"];
-const REGO: [&str; 9] =
-    ["kind", "version", "name", "labels", "appliesTo", "mode", "stale", "entrypoint", "rego"];
+const REGO: [&str; 10] =
+    ["kind", "version", "name", "labels", "sites", "appliesTo", "mode", "stale", "entrypoint", "rego"];
 const RULE: [&str; 3] = ["name", "allow", "deny"];
 /// What people bring from elsewhere.
 const POLICY_HABITS: [(&str, &str); 9] = [
@@ -114,6 +114,7 @@ fn document(node: &Node, faults: &mut Vec<Fault>) -> Option<Document> {
     let spot = name.map_or(node.spot, |name| name.spot);
     let name = name.and_then(|name| list::one(name, "name", faults, Name::parse));
     let labels = fields.pairs("labels", faults);
+    let sites = list::many(fields.get("sites"), "sites", faults, Name::parse);
     let applies_to = clause::labels(&fields, "appliesTo", faults);
     let mode = mode(&fields, faults);
     let stale = stale(&fields, faults);
@@ -125,7 +126,7 @@ fn document(node: &Node, faults: &mut Vec<Fault>) -> Option<Document> {
         let body =
             Body::Rego(RegoPolicy { name: name?, applies_to, mode, stale, entrypoint: entrypoint?, rego });
         let places = Places { name: spot, rules: Vec::new(), tests: Vec::new() };
-        return Some(Document { body, labels, tests: Vec::new(), places });
+        return Some(Document { body, labels, sites, tests: Vec::new(), places });
     }
     let cache_for = Some(fields.duration("cacheFor", faults)).filter(|seconds| *seconds > 0);
     let mut rules = rules(&fields, kind, faults);
@@ -134,7 +135,7 @@ fn document(node: &Node, faults: &mut Vec<Fault>) -> Option<Document> {
     let policy = Policy { kind, name: name?, applies_to, mode, stale, cache_for, rules };
     let (tests, test_spots) = test::tests(&fields, &policy, faults).into_iter().unzip();
     let places = Places { name: spot, rules: rule_spots, tests: test_spots };
-    Some(Document { body: Body::Policy(Arc::new(policy)), labels, tests, places })
+    Some(Document { body: Body::Policy(Arc::new(policy)), labels, sites, tests, places })
 }
 
 fn kind(node: &Node, faults: &mut Vec<Fault>) -> Option<Kind> {

@@ -363,6 +363,7 @@ impl VirtualAgent {
             revision: self.revision,
             set_digest: Bytes::copy_from_slice(&self.digest.bytes()),
             revocations_digest: Bytes::new(),
+            policies_digest: Bytes::new(),
         };
         tell(say, agent_message::Kind::Acknowledge(acknowledge)).await
     }

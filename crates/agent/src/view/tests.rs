@@ -15,7 +15,7 @@ fn view() -> View {
     let first = Update { snapshot_start: true, upserts: vec![web(3)], bundle, ..update(5) };
     let (acknowledge, changes) = view.update(first).unwrap().unwrap();
     assert_eq!(acknowledge.revision, 5);
-    assert_eq!(changes, Changes { registrations: vec!["web".into()], bundle: true, revocations: false });
+    assert_eq!(changes, Changes { registrations: vec!["web".into()], bundle: true, ..Changes::default() });
     view
 }
 
@@ -70,7 +70,9 @@ fn a_bookmark_is_answered_with_the_digest_that_is_there() {
     let digest = Bytes::copy_from_slice(&view.digest.bytes());
     let good = Bookmark { revision: 8, set_digest: digest.clone(), ..Bookmark::default() };
     let revocations_digest = Bytes::copy_from_slice(&view.revocations().digest());
-    let expected = Acknowledge { revision: 8, set_digest: digest.clone(), revocations_digest };
+    let policies_digest = Bytes::copy_from_slice(&view.policies().digest());
+    let expected =
+        Acknowledge { revision: 8, set_digest: digest.clone(), revocations_digest, policies_digest };
     assert_eq!(view.bookmark(&good).unwrap(), expected);
     let other = Bookmark { revision: 9, set_digest: Bytes::from_static(&[0; 32]), ..Bookmark::default() };
     assert_eq!(view.bookmark(&other).unwrap().set_digest, digest);

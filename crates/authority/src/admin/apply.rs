@@ -22,7 +22,12 @@ use bonafide_wire::{
 
 use self::plan::{Item, Outcome, Plan, Record, Request};
 use super::{Admin, Caller, idempotency};
-use crate::{convert::wire, refusal::Refusal, state::State};
+use crate::{
+    convert::wire,
+    policy::{PolicyRecord, read_one},
+    refusal::Refusal,
+    state::State,
+};
 
 /// Resources of one apply; with what they entail, they fit one commit.
 const MAX_RESOURCES: usize = 4000;
@@ -97,6 +102,10 @@ impl Admin {
 }
 
 impl Key {
+    fn policy(name: &str) -> Self {
+        Self { kind: ResourceKind::Policy, name: name.to_owned() }
+    }
+
     fn site(name: &str) -> Self {
         Self { kind: ResourceKind::Site, name: name.to_owned() }
     }
@@ -120,6 +129,11 @@ fn items(
                 Some(Described::Site(site)) => {
                     let item = wire::to_site(site, state.trust_domain(), now).map(Arc::new).map(Item::Site);
                     (Key::site(&bounded(&site.name)), item)
+                }
+                Some(Described::Policy(policy)) => {
+                    let item = PolicyRecord::of_source(&policy.source, now);
+                    let name = item.as_ref().map_or(policy.name.as_str(), |policy| &policy.name);
+                    (Key::policy(&bounded(name)), item.map(Arc::new).map(Item::Policy))
                 }
                 Some(Described::Registration(registration)) => {
                     // There is no ID to draw: to apply the same again must not make another one.
@@ -178,6 +192,10 @@ fn prune_candidates(
         .filter_map(|resource| match &resource.resource {
             Some(Described::Site(site)) => Some(Key::site(&site.name)),
             Some(Described::Registration(registration)) => Some(Key::registration(&registration.id)),
+            Some(Described::Policy(policy)) => {
+                let name = read_one(&policy.source).map(|document| document.body().name().to_string());
+                Some(Key::policy(&name.unwrap_or_else(|_| policy.name.clone())))
+            }
             None => None,
         })
         .collect();
@@ -192,7 +210,13 @@ fn prune_candidates(
         .filter(|_| rights.everything().is_ok())
         .filter(|site| plan::has_labels(&site.management_labels, &labels))
         .map(|site| Key::site(&site.name));
+    let policies = state
+        .policies_after("")
+        .filter(|policy| rights.of_policy(policy).is_ok())
+        .filter(|policy| plan::has_labels(&policy.management_labels, &labels))
+        .map(|policy| Key::policy(&policy.name));
     let found: Vec<Key> = registrations
+        .chain(policies)
         .chain(sites)
         .filter(|key| !described.contains(key))
         .take(MAX_RESOURCES + 1 - request.resources.len().min(MAX_RESOURCES))
@@ -231,6 +255,7 @@ fn applied(outcome: &Outcome, with_records: bool) -> Applied {
 fn to_resource(record: &Record) -> Resource {
     let resource = match record {
         Record::Site(site) => Described::Site(wire::from_site(site)),
+        Record::Policy(policy) => Described::Policy(policy.to_wire()),
         Record::Registration(registration) => {
             let wire: types::Registration = wire::from_registration(registration);
             Described::Registration(wire)

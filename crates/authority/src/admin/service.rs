@@ -5,10 +5,11 @@ use bonafide_wire::admin::{
     ChangeAuthorityResponse, CreateJoinTokenRequest, CreateJoinTokenResponse, DeleteRequest, ExplainRequest,
     ExplainResponse, GetBundleRequest, GetBundleResponse, ListAgentsRequest, ListAgentsResponse,
     ListAuthoritiesRequest, ListAuthoritiesResponse, ListJoinTokensRequest, ListJoinTokensResponse,
-    ListRegistrationsRequest, ListRegistrationsResponse, ListRevocationsRequest, ListRevocationsResponse,
-    ListSitesRequest, ListSitesResponse, PrepareAuthorityRequest, PutRegistrationRequest,
-    PutRegistrationResponse, PutSiteRequest, PutSiteResponse, RevokeRequest, RevokeResponse, StatusRequest,
-    UnrevokeRequest, WaitRequest, WaitResponse, WriteResponse, admin_server,
+    ListPoliciesRequest, ListPoliciesResponse, ListRegistrationsRequest, ListRegistrationsResponse,
+    ListRevocationsRequest, ListRevocationsResponse, ListSitesRequest, ListSitesResponse,
+    PrepareAuthorityRequest, PutRegistrationRequest, PutRegistrationResponse, PutSiteRequest,
+    PutSiteResponse, RevokeRequest, RevokeResponse, StatusRequest, UnrevokeRequest, WaitRequest,
+    WaitResponse, WriteResponse, admin_server,
 };
 use tonic::service::Interceptor;
 use tonic::{Request, Response, Status};
@@ -80,4 +81,6 @@ calls! {
     revoke => revoke(RevokeRequest) -> RevokeResponse: writes;
     unrevoke => unrevoke(UnrevokeRequest) -> WriteResponse: writes;
     list_revocations => list_revocations(ListRevocationsRequest) -> ListRevocationsResponse;
+    list_policies => list_policies(ListPoliciesRequest) -> ListPoliciesResponse;
+    delete_policy => delete_policy(DeleteRequest) -> WriteResponse: writes;
 }

@@ -1,6 +1,6 @@
 //! Between the store's records and the typed forms. `None`: the record is damaged.
 
-use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
 
 use bonafide_attest::{
     SelectorSet,
@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::{
     generated::record as proto,
+    policy::{PolicyRecord, read_one},
     records::{Agent, Ban, JoinToken, RevocationRecord},
     scope::{LabelPattern, Scope},
     site::Site,
@@ -62,6 +63,32 @@ pub(crate) fn to_registration(record: &proto::Registration, revision: u64) -> Op
         revision,
         created_at: UnixTime::from_secs(record.created_at),
         management_labels: record.management_labels.clone(),
+    })
+}
+
+pub(crate) fn from_policy(policy: &PolicyRecord) -> proto::Policy {
+    proto::Policy {
+        name: policy.name.to_string(),
+        source: policy.source.clone(),
+        document: policy.document.clone(),
+        sites: policy.sites.iter().cloned().collect(),
+        created_at: policy.created_at.as_secs(),
+        management_labels: policy.management_labels.clone(),
+    }
+}
+
+pub(crate) fn to_policy(record: proto::Policy, revision: u64) -> Option<PolicyRecord> {
+    // What was checked when it was written, and is authentic since.
+    let body = read_one(std::str::from_utf8(&record.document).ok()?).ok()?;
+    Some(PolicyRecord {
+        name: record.name.into(),
+        source: record.source,
+        document: record.document,
+        body: Arc::new(body.body().clone()),
+        sites: record.sites.into_iter().collect(),
+        revision,
+        created_at: UnixTime::from_secs(record.created_at),
+        management_labels: record.management_labels,
     })
 }
 

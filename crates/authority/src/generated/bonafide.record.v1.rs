@@ -13,7 +13,10 @@ pub struct Envelope {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
-    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22")]
+    #[prost(
+        oneof = "record::Kind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20, 21, 22"
+    )]
     pub kind: ::core::option::Option<record::Kind>,
 }
 /// Nested message and enum types in `Record`.
@@ -40,6 +43,8 @@ pub mod record {
         LedgerMark(super::LedgerMark),
         #[prost(message, tag = "10")]
         Revocation(super::Revocation),
+        #[prost(message, tag = "11")]
+        Policy(super::Policy),
         #[prost(message, tag = "20")]
         Server(super::Server),
         #[prost(message, tag = "21")]
@@ -324,6 +329,28 @@ pub mod signing_key {
             }
         }
     }
+}
+/// A policy, guardrail or Rego policy. Agents get its canonical bytes, which any server makes of the source.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Policy {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// As its author wrote it: one YAML document.
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+    /// Canonical bytes of the source.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub document: ::prost::bytes::Bytes,
+    /// Sites whose agents get it. Empty: all.
+    #[prost(string, repeated, tag = "4")]
+    pub sites: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(int64, tag = "5")]
+    pub created_at: i64,
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub management_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Idempotency {

@@ -270,6 +270,7 @@ impl AgentView for View<'_> {
             digest: self.state.digest_of(self.agent),
             bundle: self.feed.document(self.state.bundle()),
             revocations: Arc::clone(self.state.revocations()),
+            policies: self.state.policies_of(self.agent),
         }
     }
 
@@ -284,7 +285,13 @@ impl AgentView for View<'_> {
         if self.concern.revision() <= since && since <= rings.revision {
             let revision = rings.revision;
             let revocations = rings.revocations.since(revision);
-            return Some(Changes { revision, registrations: Vec::new(), bundle: None, revocations });
+            return Some(Changes {
+                revision,
+                registrations: Vec::new(),
+                bundle: None,
+                revocations,
+                policies: None,
+            });
         }
         let ring = rings.sites.get(&self.agent.site);
         if since < ring.map_or(rings.floor, |ring| ring.floor) {
@@ -300,7 +307,9 @@ impl AgentView for View<'_> {
         let revocations = rings.revocations.since(since);
         drop(rings);
         let bundle = bundle.map(|bundle| self.feed.document(&bundle));
-        Some(Changes { revision, registrations, bundle, revocations })
+        // The state may be ahead of the rings, and never behind them.
+        let policies = Some(self.feed.registry.state().policies_of(self.agent));
+        Some(Changes { revision, registrations, bundle, revocations, policies })
     }
 }
 
@@ -331,6 +340,8 @@ impl Rings {
                 // Banned, perhaps.
                 Object::Agent(agent) => self.wake(&agent.site, &agent.id, revision),
                 Object::Site(site) => _ = sites.insert(site.name.as_ref()),
+                Object::Policy(policy) if policy.sites.is_empty() => return self.wake_all(revision),
+                Object::Policy(policy) => sites.extend(policy.sites.iter().map(String::as_str)),
                 // Who is vouched for by a key that is not trusted any more must go.
                 Object::SigningKey(_) | Object::Revocation(_) => return self.wake_all(revision),
                 _ => {}

@@ -16,6 +16,7 @@ use bonafide_wire::types::Registration;
 use bytes::Bytes;
 use prost::Message;
 
+use super::policies::{self, Wanted};
 use super::revoked::{Delta, RevocationChanges, Told};
 
 /// Largest part of a snapshot or delta, in bytes of registrations.
@@ -46,6 +47,8 @@ pub(crate) struct Head {
     pub(crate) bundle: Bytes,
     /// Of the whole trust domain.
     pub(crate) revocations: Arc<Revocations>,
+    /// That may guard a workload of the agent's node.
+    pub(crate) policies: Wanted,
 }
 
 /// What has changed up to a revision, which may lie a little behind [`AgentView::head`].
@@ -56,6 +59,8 @@ pub(crate) struct Changes {
     /// The bundle document, if it has changed.
     pub(crate) bundle: Option<Bytes>,
     pub(crate) revocations: RevocationChanges,
+    /// As in [`Head`], unless nothing has changed that concerns the agent.
+    pub(crate) policies: Option<Wanted>,
 }
 
 /// One change, as one agent sees it.
@@ -75,6 +80,7 @@ pub(crate) struct Session {
     told: u64,
     digest: SetDigest,
     revocations: Told,
+    policies: policies::Told,
     awaiting: VecDeque<Awaited>,
     acknowledged: u64,
     repairs: u32,
@@ -86,6 +92,14 @@ struct Awaited {
     revision: u64,
     digest: [u8; 32],
     revocations: [u8; 32],
+    policies: [u8; 32],
+}
+
+/// What goes with registrations, and is told apart from them.
+#[derive(Debug)]
+struct Beside {
+    revoked: Delta,
+    policies: policies::Delta,
 }
 
 /// The agent does not keep to the protocol.
@@ -99,23 +113,32 @@ pub(crate) enum Violation {
     Diverged,
 }
 
+impl Beside {
+    fn is_empty(&self) -> bool {
+        self.revoked.is_empty() && self.policies.is_empty()
+    }
+}
+
 impl Session {
     /// Begins with what the agent says that it has.
     pub(crate) fn begin(hello: &Hello, view: &impl AgentView) -> (Self, Vec<Kind>) {
         let head = view.head();
         let (revocations, revoked) = Told::begin(&hello.revocations_digest, &head.revocations);
+        let (policies, guarded) = policies::Told::begin(&hello.policies_digest, &head.policies);
+        let beside = Beside { revoked, policies: guarded };
         let mut session = Self {
             incarnation: head.incarnation,
             told: head.revision,
             digest: head.digest,
             revocations,
+            policies,
             awaiting: VecDeque::new(),
             acknowledged: 0,
             repairs: 0,
         };
         let messages = match session.missing(hello, view) {
-            Some(changes) => session.delta(&changes, Some(head.bundle), revoked),
-            None => session.snapshot(view.hosted(), head.bundle, revoked),
+            Some(changes) => session.delta(&changes, Some(head.bundle), beside),
+            None => session.snapshot(view.hosted(), head.bundle, beside),
         };
         (session, messages)
     }
@@ -136,13 +159,15 @@ impl Session {
             }
         }
         let revoked = self.revocations.advance(changes.revocations);
-        if changes.registrations.is_empty() && changes.bundle.is_none() && revoked.is_empty() {
+        let policies = changes.policies.map(|wanted| self.policies.advance(&wanted)).unwrap_or_default();
+        let beside = Beside { revoked, policies };
+        if changes.registrations.is_empty() && changes.bundle.is_none() && beside.is_empty() {
             if self.awaiting.is_empty() {
                 self.acknowledged = self.told;
             }
             return Vec::new();
         }
-        self.delta(&changes.registrations, changes.bundle, revoked)
+        self.delta(&changes.registrations, changes.bundle, beside)
     }
 
     /// The agent has applied what it was told.
@@ -167,6 +192,7 @@ impl Session {
         let differs = |awaited: Awaited| {
             acknowledge.set_digest != awaited.digest.as_slice()
                 || !self.revocations.agrees(&acknowledge.revocations_digest, &awaited.revocations)
+                || !self.policies.agrees(&acknowledge.policies_digest, &awaited.policies)
         };
         if reached.is_some_and(differs) {
             self.repairs += 1;
@@ -183,11 +209,12 @@ impl Session {
 
     /// "Nothing else has changed": finds any divergence.
     pub(crate) fn bookmark(&mut self) -> Kind {
-        let Awaited { revision, digest, revocations } = self.expect_acknowledgement();
+        let Awaited { revision, digest, revocations, policies } = self.expect_acknowledgement();
         Kind::Bookmark(Bookmark {
             revision,
             set_digest: Bytes::copy_from_slice(&digest),
             revocations_digest: Bytes::copy_from_slice(&revocations),
+            policies_digest: Bytes::copy_from_slice(&policies),
         })
     }
 
@@ -234,18 +261,19 @@ impl Session {
         self.digest = head.digest;
         self.awaiting.clear();
         let revoked = self.revocations.repair(&head.revocations);
-        self.snapshot(view.hosted(), head.bundle, revoked)
+        let policies = self.policies.repair(&head.policies);
+        self.snapshot(view.hosted(), head.bundle, Beside { revoked, policies })
     }
 
-    fn snapshot(&mut self, hosted: Vec<Registration>, bundle: Bytes, revoked: Delta) -> Vec<Kind> {
-        let mut messages = self.parts(hosted, Vec::new(), Some(bundle), revoked);
+    fn snapshot(&mut self, hosted: Vec<Registration>, bundle: Bytes, beside: Beside) -> Vec<Kind> {
+        let mut messages = self.parts(hosted, Vec::new(), Some(bundle), beside);
         if let Some(Kind::Update(first)) = messages.first_mut() {
             first.snapshot_start = true;
         }
         messages
     }
 
-    fn delta(&mut self, changes: &[AgentChange], bundle: Option<Bytes>, revoked: Delta) -> Vec<Kind> {
+    fn delta(&mut self, changes: &[AgentChange], bundle: Option<Bytes>, beside: Beside) -> Vec<Kind> {
         let mut upserts = Vec::new();
         let mut removals = Vec::new();
         let mut seen = BTreeSet::new();
@@ -256,7 +284,7 @@ impl Session {
                 None => removals.push(change.id.to_string()),
             }
         }
-        self.parts(upserts, removals, bundle, revoked)
+        self.parts(upserts, removals, bundle, beside)
     }
 
     /// Cuts one change of state into messages; only the last one names the revision.
@@ -265,7 +293,7 @@ impl Session {
         upserts: Vec<Registration>,
         removals: Vec<String>,
         bundle: Option<Bytes>,
-        revoked: Delta,
+        Beside { revoked, policies }: Beside,
     ) -> Vec<Kind> {
         let mut parts = vec![Update { bundle: bundle.unwrap_or_default(), ..Update::default() }];
         let mut size = 0;
@@ -296,6 +324,14 @@ impl Session {
                 ..Update::default()
             }));
         }
+        if !policies.is_empty() {
+            parts.extend(policies.parts(MAX_PART).into_iter().map(|part| Update {
+                policies_start: part.start,
+                policies: part.policies,
+                policies_removed: part.removed,
+                ..Update::default()
+            }));
+        }
         self.expect_acknowledgement();
         let last = parts.len() - 1;
         for (index, part) in parts.iter_mut().enumerate() {
@@ -311,6 +347,7 @@ impl Session {
             revision: self.told,
             digest: self.digest.bytes(),
             revocations: self.revocations.digest(),
+            policies: self.policies.digest(),
         };
         if self.awaiting.len() >= MAX_AWAITING {
             self.awaiting.pop_front();

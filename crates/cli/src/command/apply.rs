@@ -14,7 +14,7 @@ use bonafide_wire::{
     types::registration::Kind,
 };
 
-use super::{entry, site};
+use super::{entry, policies, site};
 use crate::{
     Console, Failure,
     admin::{self, Client, WaitArgs, idempotency_key},
@@ -103,6 +103,9 @@ pub enum ExportKind {
     /// Identities made of what is attested.
     #[value(alias = "rules")]
     Rule,
+    /// Who can do what on which thing, when.
+    #[value(alias = "policies")]
+    Policy,
 }
 
 /// Resources, where they came from, and what the authority says of them.
@@ -115,7 +118,7 @@ struct Planned {
     titles: BTreeMap<(i32, String), String>,
 }
 
-/// Makes sites, entries and rules as the files say.
+/// Makes sites, entries, rules and policies as the files say.
 ///
 /// # Errors
 /// Faults of the files, what the authority refuses, and sockets that do not answer.
@@ -216,6 +219,13 @@ pub async fn export(arguments: ExportArgs, console: &Console) -> Result<(), Fail
             wanted(kind) && lives && labelled(&own.management_labels)
         });
         resources.extend(found.map(Wire::Registration));
+    }
+    if wanted(ExportKind::Policy) {
+        let found = policies::all(&mut client).await?.into_iter();
+        let of_site =
+            |sites: &[String]| arguments.site.as_ref().is_none_or(|only| sites.iter().any(|own| own == only));
+        let found = found.filter(|policy| of_site(&policy.sites) && labelled(&policy.management_labels));
+        resources.extend(found.map(Wire::Policy));
     }
     console.write(print::documents(&resources)?.as_bytes())
 }
@@ -373,6 +383,7 @@ fn revision(result: &Applied) -> u64 {
     match result.before.as_ref().and_then(|before| before.resource.as_ref()) {
         Some(Wire::Site(site)) => site.revision,
         Some(Wire::Registration(registration)) => registration.revision,
+        Some(Wire::Policy(policy)) => policy.revision,
         None => 0,
     }
 }

@@ -89,6 +89,7 @@ struct RegistrationSpec {
 /// When a value has no form in YAML.
 pub fn document(wire: &Wire) -> Result<String, Failure> {
     match wire {
+        Wire::Policy(policy) => Ok(policy.source.clone()),
         Wire::Site(site) => text(&Document {
             kind: "Site",
             name: site.name.clone(),

@@ -75,6 +75,7 @@ pub(crate) fn title(result: &Applied) -> String {
     match (record, result.kind()) {
         (Some(wire), _) => resource::title(wire),
         (None, ResourceKind::Site) => format!("Site/{}", result.name),
+        (None, ResourceKind::Policy) => format!("Policy/{}", result.name),
         // Whether entry or rule is known only where the record is told.
         (None, _) => result.name.clone(),
     }

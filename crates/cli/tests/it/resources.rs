@@ -326,6 +326,7 @@ fn in_trust_domain(wire: Wire, trust_domain: &str) -> Wire {
         Wire::Registration(own) => {
             Wire::Registration(Registration { spiffe_id: real(&own.spiffe_id), ..own })
         }
+        Wire::Policy(policy) => Wire::Policy(policy),
     }
 }
 

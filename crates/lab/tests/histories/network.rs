@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bonafide_authority::simulation::Server;
+use bonafide_crypto::digest::SetDigest;
 use bonafide_identity::{VerifiedX509Svid, time::UnixTime, x509};
 use bonafide_wire::node::{
     Acknowledge, AuthorityMessage, Banned, agent_message::Kind as Said, authority_message::Kind as Told,
@@ -344,7 +345,8 @@ impl World {
                 if revision > 0 {
                     let revocations_digest = self.nodes[number].agent.revocations().digest().to_vec().into();
                     let set_digest = digest.to_vec().into();
-                    let forged = Acknowledge { revision, set_digest, revocations_digest };
+                    let policies_digest = SetDigest::default().bytes().to_vec().into();
+                    let forged = Acknowledge { revision, set_digest, revocations_digest, policies_digest };
                     forgeries.push(Said::Acknowledge(forged));
                     continue;
                 }

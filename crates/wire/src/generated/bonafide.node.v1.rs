@@ -108,6 +108,9 @@ pub struct Hello {
     /// been rolled back.
     #[prost(bytes = "bytes", repeated, tag = "7")]
     pub checkpoints: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Digest of the policies that the agent has. Empty: it knows none of that, and is sent none.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub policies_digest: ::prost::bytes::Bytes,
 }
 /// The agent has applied everything up to `revision`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -119,6 +122,8 @@ pub struct Acknowledge {
     /// As in `Hello`.
     #[prost(bytes = "bytes", tag = "3")]
     pub revocations_digest: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub policies_digest: ::prost::bytes::Bytes,
 }
 /// First SVID of an instance.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -298,6 +303,15 @@ pub struct Update {
     /// Taken back, or over. Only their subjects count.
     #[prost(message, repeated, tag = "10")]
     pub unrevoked: ::prost::alloc::vec::Vec<super::super::types::v1::Revocation>,
+    /// Forget all policies first. Independent of `snapshot_start`.
+    #[prost(bool, tag = "11")]
+    pub policies_start: bool,
+    /// Those that workloads of this node may be guarded by.
+    #[prost(message, repeated, tag = "12")]
+    pub policies: ::prost::alloc::vec::Vec<super::super::types::v1::Policy>,
+    /// Names of those that are gone, or not for this node any more.
+    #[prost(string, repeated, tag = "13")]
+    pub policies_removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Nothing else has changed up to `revision`; the digest finds any divergence.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -308,6 +322,8 @@ pub struct Bookmark {
     pub set_digest: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "3")]
     pub revocations_digest: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub policies_digest: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct X509Issued {

@@ -202,3 +202,31 @@ pub mod revocation {
         AuthorityKey(::prost::bytes::Bytes),
     }
 }
+/// A policy, guardrail or Rego policy.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Policy {
+    /// `\[a-z0-9-\]{1,64}`; also of the document.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Canonical bytes (`bonafide-policy::canonical`).
+    #[prost(bytes = "bytes", tag = "2")]
+    pub document: ::prost::bytes::Bytes,
+    /// Sites whose agents get it, as the source says. Empty: all of them.
+    #[prost(string, repeated, tag = "3")]
+    pub sites: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Set by the authority: the log revision of the last change.
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
+    /// Unix seconds, set by the authority.
+    #[prost(int64, tag = "5")]
+    pub created_at: i64,
+    /// As those of a registration.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub management_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// As its author wrote it, with comments and tests: one YAML document. Never told to agents.
+    #[prost(string, tag = "7")]
+    pub source: ::prost::alloc::string::String,
+}

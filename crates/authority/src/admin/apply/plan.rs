@@ -12,9 +12,11 @@ use super::Key;
 use crate::{
     admin::{
         Rights,
+        policies::check_count as check_policy_count,
         registrations::{taken, unknown_site},
         sites::{self, check_count, deletion},
     },
+    policy::PolicyRecord,
     records::{self, Object, RecordChange},
     refusal::Refusal,
     scope,
@@ -41,6 +43,7 @@ pub(super) struct Request {
 pub(super) enum Record {
     Site(Arc<Site>),
     Registration(Arc<Registration>),
+    Policy(Arc<PolicyRecord>),
 }
 
 /// As it was described.
@@ -83,13 +86,14 @@ impl Plan {
                     *slot = Some(match item {
                         Ok(Record::Site(site)) => planner.site(key, site),
                         Ok(Record::Registration(registration)) => planner.registration(key, registration),
+                        Ok(Record::Policy(policy)) => planner.policy(key, policy),
                         Err(refusal) => Outcome::refused(key, refusal.clone()),
                     });
                 }
             }
         }
         let mut outcomes: Vec<Outcome> = outcomes.into_iter().flatten().collect();
-        let pruned: Vec<Outcome> = [ResourceKind::Registration, ResourceKind::Site]
+        let pruned: Vec<Outcome> = [ResourceKind::Policy, ResourceKind::Registration, ResourceKind::Site]
             .into_iter()
             .flat_map(|kind| request.pruned.iter().filter(move |key| key.kind == kind))
             .filter_map(|key| planner.deletion(key, &outcomes))
@@ -197,10 +201,41 @@ impl Planner<'_> {
         outcome.unless(checked)
     }
 
+    fn policy(&self, key: &Key, wanted: &Arc<PolicyRecord>) -> Outcome {
+        let before = self.state.policy(&wanted.name);
+        if let Err(refusal) =
+            before.into_iter().chain([wanted]).try_for_each(|one| self.rights.of_policy(one))
+        {
+            return Outcome::refused(key, refusal);
+        }
+        let created_at = before.map_or(wanted.created_at, |before| before.created_at);
+        let outcome = Outcome {
+            key: key.clone(),
+            action: if before.is_some() { Action::Changed } else { Action::Created },
+            before: before.cloned().map(Record::Policy),
+            after: Some(Record::Policy(Arc::new(PolicyRecord { created_at, ..(**wanted).clone() }))),
+            refusal: None,
+            warnings: Vec::new(),
+        };
+        if before.is_some_and(|before| before.says_the_same_as(wanted)) {
+            return Outcome { action: Action::Unchanged, ..outcome };
+        }
+        let checked = match before {
+            None => check_policy_count(self.state.policies_after("").count() + 1),
+            Some(_) => Ok(()),
+        };
+        let revision = before.map_or(0, |before| before.revision);
+        outcome.unless(checked.and_then(|()| self.compared(key, revision)))
+    }
+
     /// `None`: it has gone by itself, or has other labels by now.
     fn deletion(&self, key: &Key, outcomes: &[Outcome]) -> Option<Outcome> {
         let prune = &self.request.prune;
-        let (before, revision, checked) = if key.kind == ResourceKind::Site {
+        let (before, revision, checked) = if key.kind == ResourceKind::Policy {
+            let policy = self.state.policy(&key.name)?;
+            let policy = Some(policy).filter(|policy| has_labels(&policy.management_labels, prune))?;
+            (Record::Policy(Arc::clone(policy)), policy.revision, self.rights.of_policy(policy))
+        } else if key.kind == ResourceKind::Site {
             let site = self.state.site(&key.name)?;
             let record = site.site().filter(|site| has_labels(&site.management_labels, prune))?;
             let checked = self.rights.everything().and_then(|()| self.is_empty(site, key, outcomes));
@@ -323,6 +358,12 @@ fn changes(outcomes: &[Outcome], state: &State) -> Vec<RecordChange> {
                 if let Some(own) = state.site(&site.name) {
                     gone.extend(deletion(state, own, &site.name));
                 }
+            }
+            (Action::Created | Action::Changed, _, Some(Record::Policy(policy))) => {
+                registrations.push(RecordChange::Put(Object::Policy(policy.clone())));
+            }
+            (Action::Deleted, Some(Record::Policy(policy)), _) => {
+                registrations.push(RecordChange::Remove(records::policy_key(&policy.name)));
             }
             (Action::Deleted, Some(Record::Registration(registration)), _) => {
                 registrations.push(RecordChange::Remove(records::registration_key(&registration.id)));

@@ -6,6 +6,7 @@ use bonafide_wire::apply_revocations;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::PolicyRecord;
 use crate::records::{Object, RevocationRecord};
 use crate::stream::revoked::RevocationRing;
 
@@ -21,6 +22,7 @@ struct Log {
     padding: usize,
     revocations: Arc<Revocations>,
     revoked: RevocationRing,
+    policies: BTreeMap<String, u64>,
 }
 
 fn no_revocations() -> Revocations {
@@ -40,6 +42,7 @@ impl Default for Log {
             padding: 0,
             revoked: RevocationRing::at(&revocations, 0),
             revocations,
+            policies: BTreeMap::new(),
         }
     }
 }
@@ -88,6 +91,24 @@ impl Log {
         self.revoked.seal();
     }
 
+    /// Puts a policy, or removes it.
+    fn guard(&mut self, name: &str) {
+        self.revision += 1;
+        if self.policies.remove(name).is_none() {
+            self.policies.insert(name.to_owned(), self.revision);
+        }
+    }
+
+    fn wanted(&self) -> Wanted {
+        let policy = |(name, revision): (&String, &u64)| {
+            let source =
+                format!("{{kind: Policy, name: p{name}, rules: [{{name: a, allow: {{who: anyone}}}}]}}");
+            let record = PolicyRecord::of_source(&source, UnixTime::from_secs(1)).unwrap();
+            Arc::new(PolicyRecord { revision: *revision, ..record })
+        };
+        self.policies.iter().map(policy).collect()
+    }
+
     fn bundle(&self) -> Bytes {
         Bytes::from(format!("bundle {}", self.bundle_revision))
     }
@@ -114,6 +135,7 @@ impl AgentView for Log {
             digest,
             bundle: self.bundle(),
             revocations: Arc::clone(&self.revocations),
+            policies: self.wanted(),
         }
     }
     fn hosted(&self) -> Vec<Registration> {
@@ -126,6 +148,7 @@ impl AgentView for Log {
             registrations: later.map(|(_, change)| change.clone()).collect(),
             bundle: (self.bundle_revision > since).then(|| self.bundle()),
             revocations: self.revoked.since(since),
+            policies: Some(self.wanted()),
         })
     }
 }
@@ -139,6 +162,7 @@ struct Agent {
     bundle: Bytes,
     snapshots: usize,
     revocations: Revocations,
+    policies: BTreeMap<String, u64>,
 }
 
 impl Default for Agent {
@@ -150,11 +174,20 @@ impl Default for Agent {
             bundle: Bytes::new(),
             snapshots: 0,
             revocations: no_revocations(),
+            policies: BTreeMap::new(),
         }
     }
 }
 
 impl Agent {
+    fn policies_digest(&self) -> Bytes {
+        let mut digest = SetDigest::default();
+        for (name, revision) in &self.policies {
+            digest.insert(&digest_item(&format!("p{name}"), *revision));
+        }
+        Bytes::copy_from_slice(&digest.bytes())
+    }
+
     fn digest(&self) -> Bytes {
         let mut digest = SetDigest::default();
         for (id, revision) in &self.registrations {
@@ -170,6 +203,7 @@ impl Agent {
             set_digest: self.digest(),
             agent_version: String::new(),
             revocations_digest: Bytes::copy_from_slice(&self.revocations.digest()),
+            policies_digest: self.policies_digest(),
             ..Hello::default()
         }
     }
@@ -192,6 +226,15 @@ impl Agent {
                 }
                 let applied = apply_revocations(&mut self.revocations, &update.revoked, &update.unrevoked);
                 assert_eq!(applied.1, 0);
+                if update.policies_start {
+                    self.policies.clear();
+                }
+                for name in &update.policies_removed {
+                    self.policies.remove(name.trim_start_matches('p'));
+                }
+                for policy in &update.policies {
+                    self.policies.insert(policy.name.trim_start_matches('p').to_owned(), policy.revision);
+                }
                 if !update.bundle.is_empty() {
                     self.bundle = update.bundle.clone();
                 }
@@ -209,6 +252,7 @@ impl Agent {
             revision: self.revision,
             set_digest: self.digest(),
             revocations_digest: Bytes::copy_from_slice(&self.revocations.digest()),
+            policies_digest: self.policies_digest(),
         })
     }
 }
@@ -229,6 +273,8 @@ enum Step {
     Remove(u8),
     /// Revokes, or takes that back.
     Toggle(u8),
+    /// Puts a policy, or removes it.
+    Guard(u8),
     Rotate,
     Advance,
     Bookmark,
@@ -243,6 +289,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..6_u8).prop_map(Step::Put),
         3 => (0..6_u8).prop_map(Step::Remove),
         4 => (0..6_u8).prop_map(Step::Toggle),
+        4 => (0..6_u8).prop_map(Step::Guard),
         1 => Just(Step::Rotate),
         4 => Just(Step::Advance),
         1 => Just(Step::Bookmark),
@@ -264,6 +311,7 @@ proptest! {
                 Step::Put(id) => log.put(&id.to_string()),
                 Step::Remove(id) => log.remove(&id.to_string()),
                 Step::Toggle(instance) => log.toggle(instance),
+                Step::Guard(policy) => log.guard(&policy.to_string()),
                 Step::Rotate => {
                     log.revision += 1;
                     log.bundle_revision = log.revision;
@@ -286,6 +334,7 @@ proptest! {
                     agent.registrations.pop_first();
                     let lost = agent.revocations.iter().next().map(|revocation| revocation.subject);
                     lost.map(|subject| agent.revocations.remove(&subject));
+                    agent.policies.pop_first();
                     // Each stream repairs only so often.
                     let (next, messages) = Session::begin(&agent.hello(), &log);
                     session = next;
@@ -308,6 +357,7 @@ proptest! {
         settle(&mut session, &mut agent, &log, vec![bookmark]);
         prop_assert_eq!(&agent.registrations, &log.registrations);
         prop_assert_eq!(&agent.revocations, &*log.revocations);
+        prop_assert_eq!(&agent.policies, &log.policies);
         prop_assert_eq!(agent.bundle, log.bundle());
         prop_assert_eq!(session.acknowledged(), log.revision);
     }
@@ -432,6 +482,7 @@ fn revocations_are_pushed_with_nothing_else_and_a_liar_is_found_out() {
         revision: log.revision,
         set_digest: agent.digest(),
         revocations_digest: Bytes::copy_from_slice(&agent.revocations.digest()),
+        policies_digest: agent.policies_digest(),
     };
     let repair = session.acknowledge(&lie, &log).unwrap();
     assert!(session.acknowledged() < log.revision, "a wait for this revision must not end");
