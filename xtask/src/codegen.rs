@@ -31,6 +31,7 @@ const SETS: &[Set] = &[
             "bonafide/node/v1/node.proto",
             "bonafide/agent/v1/agent.proto",
             "bonafide/admin/v1/admin.proto",
+            "envoy/service/auth/v3/external_auth.proto",
         ],
         out: "crates/wire/src/generated",
         services: Services::With("crate::codec::MessageCodec"),

@@ -11,8 +11,8 @@ use bonafide_net::{
     unix::{BindError, Caller, Limits, Listener},
 };
 use bonafide_wire::{
-    agent::agent_server::AgentServer, types::Problem,
-    workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+    agent::agent_server::AgentServer, external_auth::authorization_server::AuthorizationServer,
+    types::Problem, workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{net::UnixStream, sync::watch, task::JoinHandle};
@@ -20,7 +20,7 @@ use tonic::service::Routes;
 
 use crate::{
     addresses::Addresses,
-    api::{Api, MAX_REQUEST, OwnService, WorkloadService, json_routes},
+    api::{Api, ExtAuthzService, MAX_REQUEST, OwnService, WorkloadService, json_routes},
     attestor::{
         Attestation, Attestor, container::ContainerAttestor, systemd::SystemdAttestor, unix::UnixAttestor,
     },
@@ -182,7 +182,7 @@ impl Agent {
         let listener = Listener::bind(&config.socket, SOCKET_MODE, None)?.with_limits(limits);
 
         let engine = engine(&config, &clock, &random, storage, trust_domain, evidence, saved.as_ref())?;
-        let serving = serve(&engine, &config, evidence, listener);
+        let serving = serve(&engine, &config, evidence, &*random, listener);
         let timers = tokio::spawn(Arc::clone(&engine).run_timers());
         let (ended_sender, ended) = watch::channel(None);
         let line_keeper = Line { engine: Arc::clone(&engine), config, way, clock, random };
@@ -288,6 +288,7 @@ pub(crate) fn serve(
     engine: &Arc<Engine>,
     config: &AgentConfig,
     evidence: Evidence,
+    random: &dyn Random,
     listener: Listener,
 ) -> JoinHandle<io::Result<()>> {
     let attestors: Vec<Box<dyn Attestor>> = vec![
@@ -297,11 +298,14 @@ pub(crate) fn serve(
     ];
     let attestation = Attestation::new(attestors, config.limits.attestations);
     let looks = Arc::clone(attestation.looks());
-    let api = Api::new(Arc::clone(engine), attestation, config, evidence);
+    let api = Api::new(Arc::clone(engine), attestation, config, evidence, random);
     let workload =
         SpiffeWorkloadApiServer::new(WorkloadService(api.clone())).max_decoding_message_size(MAX_REQUEST);
     let own = AgentServer::new(OwnService(api.clone())).max_decoding_message_size(MAX_REQUEST);
-    let router = Routes::new(workload).add_service(own).prepare().into_axum_router().merge(json_routes(api));
+    let checks =
+        AuthorizationServer::new(ExtAuthzService(api.clone())).max_decoding_message_size(MAX_REQUEST);
+    let routes = Routes::new(workload).add_service(own).add_service(checks);
+    let router = routes.prepare().into_axum_router().merge(json_routes(api));
     let shutdown = engine.shutdown().clone();
     tokio::spawn(async move {
         listener

@@ -6,28 +6,37 @@ use std::{
     time::Duration,
 };
 
+use bonafide_crypto::random::Random;
 use bonafide_identity::SpiffeId;
 use tonic::Request;
 
 use crate::{
     attestor::{Attestation, Attested},
-    config::AgentConfig,
+    config::{AgentConfig, DecisionsConfig},
     core::LaunchKey,
+    decisions::Decisions,
     engine::Engine,
+    guard::Guards,
     peer::Peer,
     process::Evidence,
     refusal::Refusal,
 };
 
+mod authorize;
+mod authzen;
+mod ext_authz;
 mod feed;
 mod json;
 mod jwts;
+mod opa;
 mod own;
+mod policies;
 mod revocations;
 #[cfg(test)]
 mod tests;
 mod workload;
 
+pub(crate) use ext_authz::ExtAuthzService;
 pub(crate) use json::routes as json_routes;
 pub(crate) use own::OwnService;
 pub(crate) use workload::WorkloadService;
@@ -47,6 +56,8 @@ struct Shared {
     attestation: Attestation,
     streams: Streams,
     jwts: jwts::Cache,
+    guards: Guards,
+    decisions: Decisions,
     allow_unauthenticated_verifiers: bool,
     evidence: Evidence,
 }
@@ -65,12 +76,19 @@ impl Api {
         attestation: Attestation,
         config: &AgentConfig,
         evidence: Evidence,
+        random: &dyn Random,
     ) -> Self {
+        let guards = Guards::new(engine.trust_domain().clone(), u64::from_ne_bytes(random.array()));
+        let DecisionsConfig { keep, allowed_one_in } = config.decisions;
+        let name: [u8; 6] = random.array();
+        let name = name.iter().map(|byte| format!("{byte:02x}")).collect();
         Self(Arc::new(Shared {
             engine,
             attestation,
             streams: Streams { limit: config.limits.streams_per_process, open: Mutex::default() },
             jwts: jwts::Cache::new(config.limits.jwts),
+            guards,
+            decisions: Decisions::new(keep, allowed_one_in, name),
             allow_unauthenticated_verifiers: config.allow_unauthenticated_verifiers,
             evidence,
         }))

@@ -39,8 +39,27 @@ pub struct AgentConfig {
     pub containers: ContainerConfig,
     /// What SVIDs the agent asks for.
     pub svid: SvidConfig,
+    /// What is kept of decisions.
+    pub decisions: DecisionsConfig,
     /// Bounds.
     pub limits: AgentLimits,
+}
+
+/// The decision log.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DecisionsConfig {
+    /// So many of the newest.
+    pub keep: usize,
+    /// Of so many that were allowed, one is kept; all that were denied are, and all that a policy in shadow mode would have
+    /// decided otherwise.
+    pub allowed_one_in: u64,
+}
+
+impl Default for DecisionsConfig {
+    fn default() -> Self {
+        Self { keep: 4096, allowed_one_in: 1 }
+    }
 }
 
 /// What SVIDs an agent asks for.
@@ -90,6 +109,7 @@ impl Default for AgentConfig {
             allow_unauthenticated_verifiers: false,
             containers: ContainerConfig::default(),
             svid: SvidConfig::default(),
+            decisions: DecisionsConfig::default(),
             limits: AgentLimits::default(),
         }
     }

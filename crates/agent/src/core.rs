@@ -95,6 +95,8 @@ pub(crate) enum Effect {
     SaveView,
     /// What a launch may hold has changed.
     Launch(LaunchKey),
+    /// Policies have changed.
+    Policies,
     /// Registrations have changed.
     Registrations,
     /// The bundle has changed.
@@ -306,6 +308,9 @@ impl Core {
         }
         if !changes.registrations.is_empty() {
             self.effects.push(Effect::Registrations);
+        }
+        if changes.policies {
+            self.effects.push(Effect::Policies);
         }
         if changes.bundle {
             self.effects.push(Effect::Trust);

@@ -56,6 +56,7 @@ pub(crate) struct Engine {
     trust: Trust,
     published: watch::Sender<Arc<Published>>,
     registrations: watch::Sender<u64>,
+    policies: watch::Sender<u64>,
     rescheduled: Notify,
     tickets: AtomicU64,
     shutdown: Shutdown,
@@ -123,6 +124,7 @@ impl Engine {
             trust: Trust::default(),
             published: watch::Sender::default(),
             registrations: watch::Sender::new(0),
+            policies: watch::Sender::new(0),
             rescheduled: Notify::new(),
             tickets: AtomicU64::new(0),
             shutdown,
@@ -167,6 +169,11 @@ impl Engine {
     /// Changes whenever some registration does.
     pub(crate) fn registrations(&self) -> watch::Receiver<u64> {
         self.registrations.subscribe()
+    }
+
+    /// Changes whenever some policy does.
+    pub(crate) fn policies(&self) -> watch::Receiver<u64> {
+        self.policies.subscribe()
     }
 
     /// Changes whenever what this launch may hold does.
@@ -429,6 +436,10 @@ impl Engine {
                 {
                     watch.abort();
                 }
+                Ok(())
+            }
+            Effect::Policies => {
+                self.policies.send_modify(|count| *count += 1);
                 Ok(())
             }
             Effect::Registrations => {

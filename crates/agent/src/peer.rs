@@ -13,8 +13,10 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
+use tokio::sync::OnceCell;
+
 use crate::{
-    attestor::Looks,
+    attestor::{Attestation, Attested, Looks},
     process::{Evidence, Glimpse, Image, Process, ProcessError},
     refusal::Refusal,
 };
@@ -29,6 +31,8 @@ struct Inner {
     gid: u32,
     process: Result<Pinned, Refusal>,
     looks: Arc<Looks>,
+    /// What was attested for this connection.
+    attested: OnceCell<Attested>,
 }
 
 #[derive(Debug)]
@@ -49,7 +53,8 @@ impl Peer {
     /// On a kernel that gives no pidfd of a peer, the process that has its number now is pinned.
     pub fn at_accept(caller: &Caller, looks: &Arc<Looks>) -> Self {
         let process = pin(caller, looks).map_err(Refusal::from);
-        Self(Arc::new(Inner { uid: caller.uid, gid: caller.gid, process, looks: Arc::clone(looks) }))
+        let (uid, gid, looks) = (caller.uid, caller.gid, Arc::clone(looks));
+        Self(Arc::new(Inner { uid, gid, process, looks, attested: OnceCell::new() }))
     }
 
     /// User when it connected.
@@ -97,6 +102,16 @@ impl Peer {
             Err(refusal) if refusal.code() == "workload.starting" => Err(Refusal::workload_changed()),
             Err(refusal) => Err(refusal),
         }
+    }
+
+    /// What was attested of the process when that was first asked on this connection. For whatever hands out nothing that is
+    /// only for the program which connected.
+    ///
+    /// # Errors
+    ///
+    /// As [`Attestation::attest`].
+    pub(crate) async fn attested(&self, attestation: &Attestation) -> Result<&Attested, Refusal> {
+        self.0.attested.get_or_try_init(|| attestation.attest(self)).await
     }
 
     fn pinned(&self) -> Result<&Pinned, Refusal> {

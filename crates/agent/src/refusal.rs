@@ -149,6 +149,21 @@ impl Refusal {
         Self::new(Code::InvalidArgument, code, message, "correct the request")
     }
 
+    /// Nothing decides, so everything is denied.
+    pub(crate) fn undecided(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::PermissionDenied, code, message, "")
+    }
+
+    /// The same with what to do.
+    pub(crate) fn with_hint(self, hint: &'static str) -> Self {
+        Self { hint: hint.into(), ..self }
+    }
+
+    /// One line.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The caller may not ask about that process.
     pub(crate) fn not_yours() -> Self {
         let message = "only root and the user of a process may ask about it";

@@ -325,6 +325,7 @@ impl SimulatedAgent {
                 Effect::Banned(_) => self.disk = Disk::default(),
                 Effect::Trust => self.disk.bundle = self.core.view.bundle().clone(),
                 Effect::Launch(_)
+                | Effect::Policies
                 | Effect::Registrations
                 | Effect::Revocations
                 | Effect::Silent

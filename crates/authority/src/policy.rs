@@ -9,11 +9,7 @@ use std::{
 };
 
 use bonafide_identity::time::UnixTime;
-use bonafide_policy::{
-    Body, Document, Kind,
-    model::Requirement,
-    words::{LabelKey, LabelValue},
-};
+use bonafide_policy::{Body, CertifiedLabels, Document, Kind};
 use bonafide_wire::types;
 use bytes::Bytes;
 
@@ -96,10 +92,7 @@ impl PolicyRecord {
 
     /// Whether it guards a workload with these certified labels.
     pub(crate) fn guards(&self, labels: &BTreeMap<String, String>) -> bool {
-        let met = |(key, requirement): (&LabelKey, &Requirement<LabelValue>)| {
-            requirement.is_met(labels.get(key.as_str()).map(String::as_str))
-        };
-        self.body.applies_to().iter().all(met)
+        CertifiedLabels::new(labels).is_ok_and(|callee| self.body.applies_to_callee(&callee))
     }
 
     /// For admins.

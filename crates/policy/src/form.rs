@@ -99,7 +99,7 @@ pub(crate) fn document(document: &Document) -> Vec<(String, Form)> {
         fields.insert(2, ("labels".to_owned(), labels));
     }
     if !document.sites.is_empty() {
-        let sites = document.sites.iter().map(|site| Form::text(site)).collect();
+        let sites = document.sites.iter().map(Form::text).collect();
         let after =
             1 + fields.iter().position(|(name, _)| matches!(name.as_str(), "name" | "labels")).unwrap_or(0);
         fields.insert(after, ("sites".to_owned(), Form::Set(sites)));

@@ -1,7 +1,11 @@
 //! Policies as values that can't be wrong: what these types hold was checked when it was read, and lists are sorted and
 //! without repetitions wherever their order has no meaning.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use bonafide_identity::{SpiffeIdPattern, TrustDomain, UnixTime};
 
@@ -322,6 +326,17 @@ impl Policy {
     /// The rules, by name.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// Whether a rule looks at labels that were certified of the caller.
+    pub fn looks_at_labels(&self) -> bool {
+        let bound = |bound: &Bound| matches!(bound, Bound::CallersLabel(_));
+        self.rules.iter().any(|rule| {
+            !rule.who.labels.is_empty()
+                || !rule.when.same.is_empty()
+                || rule.when.aad.iter().any(|(_, value)| bound(value))
+                || rule.except.iter().any(|except| !except.who.labels.is_empty())
+        })
     }
 
     /// Whether a rule looks at properties that the guarded program asserts, and that nobody certified.

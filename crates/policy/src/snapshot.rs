@@ -256,6 +256,13 @@ impl Policy {
     }
 }
 
+impl Body {
+    /// Whether it applies to a workload with these labels.
+    pub fn applies_to_callee(&self, callee: &CertifiedLabels) -> bool {
+        self.applies_to().iter().all(|(key, wanted)| wanted.is_met(callee.get(key.as_str())))
+    }
+}
+
 impl Kind {
     /// Guardrails come first.
     fn rank(self) -> u8 {

@@ -8,21 +8,24 @@
 
 use axum::{
     Extension, Router,
-    extract::rejection::JsonRejection,
+    extract::{
+        Query,
+        rejection::{JsonRejection, QueryRejection},
+    },
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use bonafide_identity::{Revocation, Revocations, revocation::Subject, time::UnixTime};
 use bonafide_wire::{
-    agent::{AgentStatus, Explanation, Identity, NearMiss},
+    agent::{AgentStatus, AuthorizeRequest, Decision, Explanation, Identity, ListDecisionsRequest, NearMiss},
     types,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::Api;
+use super::{Api, authzen, opa, opa::Input};
 use crate::{peer::Peer, refusal::Refusal};
 
 /// The routes below `/v1`.
@@ -32,8 +35,39 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/revocations", get(revocations))
         .route("/v1/explain", post(explain))
+        .route("/v1/decisions", get(decisions))
         .layer(axum::extract::DefaultBodyLimit::max(4096))
+        .merge(decided())
         .layer(Extension(api))
+}
+
+/// What asks for decisions.
+fn decided() -> Router {
+    Router::new()
+        .route("/v1/authorize", post(authorize))
+        .merge(authzen::routes())
+        .merge(opa::routes())
+        .layer(axum::extract::DefaultBodyLimit::max(super::MAX_REQUEST))
+}
+
+/// Questions, with the names of their fields.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthorizeBody {
+    questions: Vec<Input>,
+    #[serde(default)]
+    explain: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct DecisionsQuery {
+    policy: String,
+    rule: String,
+    caller: String,
+    denied_only: bool,
+    would_only: bool,
+    limit: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,6 +116,53 @@ async fn explain(
     Ok(axum::Json(explanation(&api.explain(peer, body.pid).await?)).into_response())
 }
 
+async fn authorize(
+    Extension(api): Extension<Api>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    body: Result<axum::Json<AuthorizeBody>, JsonRejection>,
+) -> Result<Response, Refused> {
+    check_header(&headers)?;
+    let axum::Json(body) = body.map_err(|error| Refusal::invalid("request.json", error.body_text()))?;
+    let questions = body.questions.into_iter().map(Input::question).collect::<Result<_, _>>()?;
+    let answer = api.authorize(peer, &AuthorizeRequest { questions, explain: body.explain }).await?;
+    let decisions: Value = answer.decisions.iter().map(decision).collect();
+    Ok(axum::Json(json!({ "decisions": decisions })).into_response())
+}
+
+async fn decisions(
+    Extension(api): Extension<Api>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    query: Result<Query<DecisionsQuery>, QueryRejection>,
+) -> Result<Response, Refused> {
+    check_header(&headers)?;
+    peer.check_unchanged().await?;
+    let Query(query) = query.map_err(|error| Refusal::invalid("request.query", error.body_text()))?;
+    let DecisionsQuery { policy, rule, caller, denied_only, would_only, limit } = query;
+    let request = ListDecisionsRequest { policy, rule, caller, denied_only, would_only, limit };
+    let answer = api.decisions(&peer, &request);
+    let events: Vec<Value> =
+        answer.events.iter().filter_map(|event| serde_json::from_str(event).ok()).collect();
+    Ok(axum::Json(json!({ "events": events, "dropped": answer.dropped })).into_response())
+}
+
+/// A decision, with the names of its fields.
+pub(super) fn decision(decision: &Decision) -> Value {
+    json!({
+        "allowed": decision.allowed,
+        "code": decision.code,
+        "reason": decision.reason,
+        "policy": decision.policy,
+        "rule": decision.rule,
+        "digest": decision.digest,
+        "revision": decision.revision,
+        "id": decision.id,
+        "would": decision.would,
+        "nearMisses": decision.near_misses,
+    })
+}
+
 fn check_header(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut values = headers.get_all("workload.spiffe.io").iter();
     match (values.next(), values.next()) {
@@ -90,7 +171,7 @@ fn check_header(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-struct Refused(Refusal);
+pub(super) struct Refused(Refusal);
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bonafide_wire::agent::{
-    AgentStatus, ExplainRequest, Explanation, Identity, NearMiss, PeerEvidence, StatusRequest,
+    AgentStatus, AuthorizeRequest, AuthorizeResponse, ExplainRequest, Explanation, Identity,
+    ListDecisionsRequest, ListDecisionsResponse, NearMiss, PeerEvidence, StatusRequest, WatchPoliciesRequest,
     WatchRevocationsRequest, WhoAmIRequest, agent_server::Agent,
 };
 use tonic::{Request, Response, Status};
@@ -29,6 +30,32 @@ pub(crate) struct OwnService(pub(crate) Api);
 #[tonic::async_trait]
 impl Agent for OwnService {
     type WatchRevocationsStream = super::revocations::Stream;
+    type WatchPoliciesStream = super::policies::Stream;
+
+    async fn authorize(
+        &self,
+        request: Request<AuthorizeRequest>,
+    ) -> Result<Response<AuthorizeResponse>, Status> {
+        let peer = peer_of(&request)?;
+        Ok(Response::new(self.0.authorize(peer, request.get_ref()).await?))
+    }
+
+    async fn watch_policies(
+        &self,
+        request: Request<WatchPoliciesRequest>,
+    ) -> Result<Response<Self::WatchPoliciesStream>, Status> {
+        let peer = peer_of(&request)?;
+        Ok(Response::new(self.0.watch_policies(peer).await?))
+    }
+
+    async fn list_decisions(
+        &self,
+        request: Request<ListDecisionsRequest>,
+    ) -> Result<Response<ListDecisionsResponse>, Status> {
+        let peer = peer_of(&request)?;
+        peer.check_unchanged().await?;
+        Ok(Response::new(self.0.decisions(&peer, request.get_ref())))
+    }
 
     async fn watch_revocations(
         &self,

@@ -176,7 +176,7 @@ impl Bench {
         let engine = Engine::new(core, shared, storage, trust_domain, Shutdown::new());
         let socket = directory.path().join("agent.sock");
         let listener = Listener::bind(&socket, 0o777, None).unwrap();
-        drop(crate::agent::serve(&engine, &config, Evidence::Pidfd, listener));
+        drop(crate::agent::serve(&engine, &config, Evidence::Pidfd, &SystemRandom, listener));
         tokio::spawn(Arc::clone(&engine).run_timers());
         tokio::spawn(link::run(Arc::clone(&engine), Arc::new(server.clone()), Arc::new(SystemRandom)));
         let bench = Self { server, engine, clock, socket, directory };

@@ -112,6 +112,11 @@ impl Core {
         Hello { witnesses: true, checkpoints: self.witness.notes(), ..self.view.hello() }
     }
 
+    /// When the authority has said something last.
+    pub(crate) fn heard_at(&self) -> Option<UnixTime> {
+        self.conversation.heard_at
+    }
+
     /// Whether the authority has confirmed on the present stream that the agent is up to date.
     pub(crate) fn is_synced(&self) -> bool {
         self.conversation.synced

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bonafide_attest::registration::digest_item;
 use bonafide_crypto::digest::SetDigest;
-use bonafide_policy::Body;
+use bonafide_policy::{Body, CertifiedLabels};
 use bonafide_wire::types;
 
 /// Most policies that one node keeps.
@@ -46,8 +46,17 @@ impl Policies {
         self.rows.iter().find(|(_, row)| row.body.is_none()).map(|(name, _)| &**name)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.rows.len()
+    /// Those that apply to a program with these labels, or may.
+    pub(crate) fn for_labels(
+        &self,
+        labels: &BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &Arc<types::Policy>> {
+        let callee = CertifiedLabels::new(labels).ok();
+        let applies = move |row: &&Row| match (&row.body, &callee) {
+            (Some(body), Some(callee)) => body.applies_to_callee(callee),
+            _ => true,
+        };
+        self.rows.values().filter(applies).map(|row| &row.wire)
     }
 
     /// As the authority has sent them.

@@ -10,6 +10,7 @@
 
 mod authorities;
 mod certificate;
+mod policy;
 mod restart;
 mod rotation;
 mod world;

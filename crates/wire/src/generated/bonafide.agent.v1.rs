@@ -122,6 +122,154 @@ pub struct RevocationsUpdate {
     #[prost(bytes = "bytes", tag = "6")]
     pub digest: ::prost::bytes::Bytes,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthorizeRequest {
+    /// At most 256; answered in this order.
+    #[prost(message, repeated, tag = "1")]
+    pub questions: ::prost::alloc::vec::Vec<Question>,
+    /// Of each denied one, why rules that nearly met it did not.
+    #[prost(bool, tag = "2")]
+    pub explain: bool,
+}
+/// Who wants to do what to which thing. What is said here of the caller and the thing is the asking program's word; only
+/// what a certificate says of labels is believed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Question {
+    /// The caller's X509-SVID as TLS has shown it: DER, leaf first. Verified again.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub chain: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Without a chain. Nothing is certified of such a caller: where a policy looks at labels it is denied.
+    #[prost(string, tag = "2")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub action: ::prost::alloc::string::String,
+    /// What a field does not have is empty.
+    #[prost(string, tag = "4")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub algorithm: ::prost::alloc::string::String,
+    /// IP address of the caller.
+    #[prost(string, tag = "9")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(btree_map = "string, string", tag = "10")]
+    pub caller_props: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(btree_map = "string, string", tag = "11")]
+    pub props: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// The context that is bound to a ciphertext.
+    #[prost(btree_map = "string, string", tag = "12")]
+    pub aad: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// What else the asking program says of the circumstances.
+    #[prost(btree_map = "string, string", tag = "13")]
+    pub context: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthorizeResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub decisions: ::prost::alloc::vec::Vec<Decision>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Decision {
+    #[prost(bool, tag = "1")]
+    pub allowed: bool,
+    /// Why: `policy.rule`, `policy.no-rule`, ...
+    #[prost(string, tag = "2")]
+    pub code: ::prost::alloc::string::String,
+    /// In words.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// The rule that decided, if one did.
+    #[prost(string, tag = "4")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub rule: ::prost::alloc::string::String,
+    /// Of the policy's canonical bytes: `sha256:` and hexadecimal.
+    #[prost(string, tag = "6")]
+    pub digest: ::prost::alloc::string::String,
+    /// Log revision of the policies that were asked.
+    #[prost(uint64, tag = "7")]
+    pub revision: u64,
+    /// Names this decision in the decision log.
+    #[prost(string, tag = "8")]
+    pub id: ::prost::alloc::string::String,
+    /// What policies in shadow mode would have made of it: `policy/rule`; empty if it would be the same.
+    #[prost(string, tag = "9")]
+    pub would: ::prost::alloc::string::String,
+    /// With `explain`: sentences such as `readers: can: GET required, got POST`.
+    #[prost(string, repeated, tag = "10")]
+    pub near_misses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchPoliciesRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PoliciesUpdate {
+    /// Forget everything first. In the first message of every stream.
+    #[prost(bool, tag = "1")]
+    pub start: bool,
+    /// More parts of this change follow: apply it with the last one.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+    #[prost(message, repeated, tag = "3")]
+    pub policies: ::prost::alloc::vec::Vec<super::super::types::v1::Policy>,
+    #[prost(string, repeated, tag = "4")]
+    pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Certified labels of the program itself.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Log revision up to which this is known, and when that was known last (Unix seconds).
+    #[prost(uint64, tag = "6")]
+    pub revision: u64,
+    #[prost(int64, tag = "7")]
+    pub current_at: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListDecisionsRequest {
+    /// Empty or zero: any.
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub rule: ::prost::alloc::string::String,
+    /// SPIFFE ID of the caller.
+    #[prost(string, tag = "3")]
+    pub caller: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub denied_only: bool,
+    /// Only those that a policy in shadow mode would have decided otherwise.
+    #[prost(bool, tag = "5")]
+    pub would_only: bool,
+    /// At most 1000; 0: 100.
+    #[prost(uint32, tag = "6")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListDecisionsResponse {
+    /// JSON objects in the shape of OPA's decision log.
+    #[prost(string, repeated, tag = "1")]
+    pub events: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Decisions that were not kept, since the agent has started.
+    #[prost(uint64, tag = "2")]
+    pub dropped: u64,
+}
 /// Generated client implementations.
 pub mod agent_client {
     #![allow(
@@ -293,6 +441,81 @@ pub mod agent_client {
                 .insert(GrpcMethod::new("bonafide.agent.v1.Agent", "WatchRevocations"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// May these callers do these things? Asked by the program that guards them, by the policies that apply to it.
+        pub async fn authorize(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AuthorizeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AuthorizeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.agent.v1.Agent/Authorize",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.agent.v1.Agent", "Authorize"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The policies that apply to the calling program, for one that decides by itself: all of them first, then each change.
+        pub async fn watch_policies(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchPoliciesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::PoliciesUpdate>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.agent.v1.Agent/WatchPolicies",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.agent.v1.Agent", "WatchPolicies"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The latest decisions, newest first: of the whole node for root, and of programs of his own for anybody else.
+        pub async fn list_decisions(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListDecisionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDecisionsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.agent.v1.Agent/ListDecisions",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.agent.v1.Agent", "ListDecisions"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -335,6 +558,36 @@ pub mod agent_server {
             request: tonic::Request<super::WatchRevocationsRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::WatchRevocationsStream>,
+            tonic::Status,
+        >;
+        /// May these callers do these things? Asked by the program that guards them, by the policies that apply to it.
+        async fn authorize(
+            &self,
+            request: tonic::Request<super::AuthorizeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AuthorizeResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the WatchPolicies method.
+        type WatchPoliciesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::PoliciesUpdate, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The policies that apply to the calling program, for one that decides by itself: all of them first, then each change.
+        async fn watch_policies(
+            &self,
+            request: tonic::Request<super::WatchPoliciesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchPoliciesStream>,
+            tonic::Status,
+        >;
+        /// The latest decisions, newest first: of the whole node for root, and of programs of his own for anybody else.
+        async fn list_decisions(
+            &self,
+            request: tonic::Request<super::ListDecisionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDecisionsResponse>,
             tonic::Status,
         >;
     }
@@ -586,6 +839,140 @@ pub mod agent_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.agent.v1.Agent/Authorize" => {
+                    #[allow(non_camel_case_types)]
+                    struct AuthorizeSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::AuthorizeRequest>
+                    for AuthorizeSvc<T> {
+                        type Response = super::AuthorizeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AuthorizeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::authorize(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AuthorizeSvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.agent.v1.Agent/WatchPolicies" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchPoliciesSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::WatchPoliciesRequest>
+                    for WatchPoliciesSvc<T> {
+                        type Response = super::PoliciesUpdate;
+                        type ResponseStream = T::WatchPoliciesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchPoliciesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::watch_policies(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchPoliciesSvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.agent.v1.Agent/ListDecisions" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListDecisionsSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::ListDecisionsRequest>
+                    for ListDecisionsSvc<T> {
+                        type Response = super::ListDecisionsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListDecisionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::list_decisions(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListDecisionsSvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

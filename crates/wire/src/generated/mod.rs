@@ -5,6 +5,11 @@ pub mod workload {
     include!("_.rs");
 }
 
+/// Envoy's external authorization, version 3.
+pub mod external_auth {
+    include!("envoy.service.auth.v3.rs");
+}
+
 mod bonafide {
     pub mod types {
         pub mod v1 {

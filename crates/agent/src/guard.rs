@@ -1,0 +1,313 @@
+//! Decides for programs that guard something on this node, by the policies that apply to each.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bonafide_crypto::digest::sha256;
+use bonafide_identity::{Certificate, SpiffeId, TrustDomain, time::UnixTime, x509};
+use bonafide_policy::{
+    AssertedProps, Body, Caller, CertifiedLabels, Circumstances, Request, Snapshot, Thing, model::Mode,
+};
+use bonafide_wire::agent::Question;
+use bytes::Bytes;
+
+use crate::{engine::Published, refusal::Refusal, view::Policies};
+
+/// Snapshots that are kept, one for each set of labels of guarded programs.
+const MAX_GUARDS: usize = 256;
+/// Certificates of callers that are remembered as verified.
+const MAX_CALLERS: usize = 4096;
+/// Certificates of a chain, and bytes of each.
+const MAX_CHAIN: usize = 8;
+const MAX_CERTIFICATE: usize = 16 * 1024;
+
+/// Certified labels of a program.
+pub(crate) type Labels = BTreeMap<String, String>;
+
+/// What decides for the programs of this node.
+#[derive(Debug)]
+pub(crate) struct Guards {
+    /// Whose labels count.
+    trust_domain: TrustDomain,
+    /// Keeps callers from choosing requests that are slow to decide.
+    seed: u64,
+    compiled: Mutex<Compiled>,
+    callers: Mutex<Callers>,
+}
+
+/// All that is decided by for programs with the same labels.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pub(crate) snapshot: Snapshot,
+    /// Why everything is denied, whatever the snapshot says.
+    pub(crate) closed: Option<Refusal>,
+    /// Whether an answer may depend on what was certified of the caller.
+    looks_at_labels: bool,
+}
+
+/// A question that can be asked of a snapshot.
+#[derive(Debug)]
+pub(crate) struct Asked<'a> {
+    question: &'a Question,
+    pub(crate) caller: Arc<Caller>,
+    /// Whether the caller's labels are known.
+    certified: bool,
+    source: Option<IpAddr>,
+    caller_props: AssertedProps,
+    props: AssertedProps,
+    aad: AssertedProps,
+    context: AssertedProps,
+}
+
+#[derive(Debug, Default)]
+struct Compiled {
+    of: Arc<Policies>,
+    guards: HashMap<Labels, Arc<Guard>>,
+}
+
+#[derive(Debug, Default)]
+struct Callers {
+    /// What they were verified against.
+    by: Arc<Published>,
+    known: HashMap<[u8; 32], (Arc<Caller>, UnixTime)>,
+}
+
+impl Guards {
+    pub(crate) fn new(trust_domain: TrustDomain, seed: u64) -> Self {
+        Self { trust_domain, seed, compiled: Mutex::default(), callers: Mutex::default() }
+    }
+
+    /// What decides for programs with these labels.
+    pub(crate) fn of(&self, policies: &Arc<Policies>, revision: u64, labels: &Labels) -> Arc<Guard> {
+        let mut compiled = lock(&self.compiled);
+        if !Arc::ptr_eq(&compiled.of, policies) {
+            *compiled = Compiled { of: Arc::clone(policies), guards: HashMap::new() };
+        }
+        if let Some(guard) = compiled.guards.get(labels) {
+            return Arc::clone(guard);
+        }
+        let guard = Arc::new(Guard::compile(policies, revision, labels, self.seed));
+        if compiled.guards.len() >= MAX_GUARDS {
+            compiled.guards.clear();
+        }
+        compiled.guards.insert(labels.clone(), Arc::clone(&guard));
+        guard
+    }
+
+    /// Who the caller of a question is.
+    ///
+    /// # Errors
+    /// A chain that is not of a workload of ours or of a trust domain that we trust, or revoked; no ID at all.
+    pub(crate) fn ask<'a>(
+        &self,
+        question: &'a Question,
+        trusted: &Arc<Published>,
+        now: UnixTime,
+    ) -> Result<Asked<'a>, Refusal> {
+        let (caller, certified) = match (question.chain.as_slice(), question.spiffe_id.as_str()) {
+            ([], id) => {
+                let id: SpiffeId = id.parse().map_err(|error| {
+                    Refusal::invalid("request.spiffe-id", format!("`spiffe_id`: {error}"))
+                })?;
+                (Arc::new(Caller::new(id, CertifiedLabels::none())), false)
+            }
+            (chain, id) => {
+                let caller = self.verified(chain, trusted, now)?;
+                if !id.is_empty() && id != caller.id().as_str() {
+                    let message = "the chain is of another workload than `spiffe_id` says";
+                    return Err(Refusal::invalid("request.spiffe-id", message));
+                }
+                (caller, true)
+            }
+        };
+        self.asked(question, caller, certified)
+    }
+
+    fn asked<'a>(
+        &self,
+        question: &'a Question,
+        caller: Arc<Caller>,
+        certified: bool,
+    ) -> Result<Asked<'a>, Refusal> {
+        let source = match question.source.as_str() {
+            "" => None,
+            text => Some(
+                text.parse().map_err(|_| Refusal::invalid("request.source", "`source` is no IP address"))?,
+            ),
+        };
+        Ok(Asked {
+            question,
+            caller,
+            certified,
+            source,
+            caller_props: props(&question.caller_props)?,
+            props: props(&question.props)?,
+            aad: props(&question.aad)?,
+            context: props(&question.context)?,
+        })
+    }
+
+    /// The same for a proxy, which has verified its peer itself and shows only the leaf. What it says of the peer is its
+    /// word, as is what it does with the answer.
+    ///
+    /// # Errors
+    /// A leaf that is not of this peer, has expired or is revoked.
+    pub(crate) fn ask_for_proxy<'a>(
+        &self,
+        question: &'a Question,
+        leaf: &[u8],
+        trusted: &Arc<Published>,
+        now: UnixTime,
+    ) -> Result<Asked<'a>, Refusal> {
+        let leaf = Certificate::from_der(leaf).map_err(|error| unverified(&error))?;
+        let id = leaf.spiffe_id().filter(|id| id.as_str() == question.spiffe_id);
+        let id = id.ok_or_else(|| unverified(&"it is of another workload than the proxy says"))?;
+        if now < leaf.not_before() || leaf.not_after() <= now {
+            return Err(unverified(&"it has expired, or is not valid yet"));
+        }
+        let instance = leaf.attributes().and_then(|attributes| attributes.instance);
+        let revoked = trusted.revocations.as_ref();
+        if let Some(by) = revoked.and_then(|set| set.of_token(id, instance, Some(leaf.not_before()))) {
+            return Err(unverified(&format!("the {by} is revoked")));
+        }
+        let own = leaf.attributes().filter(|_| id.trust_domain() == &self.trust_domain);
+        let labels = own.map_or_else(|| Ok(CertifiedLabels::none()), CertifiedLabels::of);
+        let labels = labels.map_err(|error| unverified(&error))?;
+        self.asked(question, Arc::new(Caller::new(id.clone(), labels)), true)
+    }
+
+    fn verified(
+        &self,
+        chain: &[Bytes],
+        trusted: &Arc<Published>,
+        now: UnixTime,
+    ) -> Result<Arc<Caller>, Refusal> {
+        let fits = chain.len() <= MAX_CHAIN && chain.iter().all(|der| der.len() <= MAX_CERTIFICATE);
+        if !fits {
+            return Err(Refusal::invalid("request.chain", "`chain` is longer than any X509-SVID's"));
+        }
+        let digest = sha256(&chain.concat());
+        let mut callers = lock(&self.callers);
+        if !Arc::ptr_eq(&callers.by, trusted) {
+            *callers = Callers { by: Arc::clone(trusted), known: HashMap::new() };
+        }
+        if let Some((caller, not_after)) = callers.known.get(&digest)
+            && *not_after > now
+        {
+            return Ok(Arc::clone(caller));
+        }
+        drop(callers);
+        let shown: Vec<&[u8]> = chain.iter().map(|der| &**der).collect();
+        let svid = x509::verify(&shown, &trusted.bundles, now).map_err(|error| unverified(&error))?;
+        // What another authority certifies is for its own trust domain.
+        let own = svid.attributes().filter(|_| svid.id().trust_domain() == &self.trust_domain);
+        let labels = match own {
+            Some(attributes) => CertifiedLabels::of(attributes).map_err(|error| unverified(&error))?,
+            None => CertifiedLabels::none(),
+        };
+        let caller = Arc::new(Caller::new(svid.id().clone(), labels));
+        let mut callers = lock(&self.callers);
+        if Arc::ptr_eq(&callers.by, trusted) {
+            if callers.known.len() >= MAX_CALLERS {
+                callers.known.clear();
+            }
+            callers.known.insert(digest, (Arc::clone(&caller), svid.not_after()));
+        }
+        Ok(caller)
+    }
+}
+
+impl Guard {
+    fn compile(policies: &Policies, revision: u64, labels: &Labels, seed: u64) -> Self {
+        let callee = CertifiedLabels::new(labels.iter());
+        let mut closed = callee.as_ref().err().map(|fault| {
+            Refusal::undecided(
+                fault.code(),
+                format!("the labels of the guarded program are of no use: {fault}"),
+            )
+        });
+        let callee = callee.unwrap_or_default();
+        if let Some(name) = policies.not_understood() {
+            let message = format!("this agent does not understand the policy `{name}`");
+            closed = Some(Refusal::undecided("policy.not-understood", message));
+        }
+        let mut rules = Vec::new();
+        for body in policies.bodies() {
+            match &**body {
+                Body::Policy(policy) => rules.push(Arc::clone(policy)),
+                Body::Rego(rego) if rego.mode() == Mode::Enforce && body.applies_to_callee(&callee) => {
+                    let message = format!("this agent runs no Rego, which `{}` needs", rego.name());
+                    closed = Some(Refusal::undecided("policy.no-rego", message));
+                }
+                Body::Rego(_) => {}
+            }
+        }
+        let looks_at_labels =
+            rules.iter().any(|policy| policy.applies_to_callee(&callee) && policy.looks_at_labels());
+        let none = || Snapshot::compile([], &CertifiedLabels::none(), revision, seed);
+        let (snapshot, closed) = match Snapshot::compile(rules, &callee, revision, seed) {
+            Ok(snapshot) => (Some(snapshot), closed),
+            Err(fault) => (none().ok(), Some(Refusal::undecided(fault.code(), fault.to_string()))),
+        };
+        #[expect(clippy::expect_used, reason = "no policies at all can be compiled")]
+        let snapshot = snapshot.expect("a snapshot");
+        Self { snapshot, closed, looks_at_labels }
+    }
+
+    /// Why the question can't be answered by policies; it is denied then.
+    pub(crate) fn check(&self, asked: &Asked<'_>) -> Result<(), Refusal> {
+        if let Some(refusal) = &self.closed {
+            return Err(refusal.clone());
+        }
+        if self.looks_at_labels && !asked.certified {
+            return Err(Refusal::undecided(
+                "policy.labels-unknown",
+                "policies look at labels, and nothing shows which ones the caller has".to_owned(),
+            )
+            .with_hint("show the caller's X509-SVID in place of its ID"));
+        }
+        Ok(())
+    }
+}
+
+impl Asked<'_> {
+    pub(crate) fn request(&self, now: UnixTime, current_at: UnixTime) -> Request<'_> {
+        let question = self.question;
+        let some = |text| Some(text).filter(|text: &&str| !text.is_empty());
+        Request {
+            who: &self.caller,
+            who_props: &self.caller_props,
+            can: &question.action,
+            on: Thing {
+                path: some(&question.path),
+                host: some(&question.host),
+                key: some(&question.key),
+                service: some(&question.service),
+                props: &self.props,
+            },
+            when: Circumstances {
+                aad: &self.aad,
+                algorithm: some(&question.algorithm),
+                source: self.source,
+                props: &self.context,
+            },
+            now,
+            current_at,
+        }
+    }
+}
+
+fn props(props: &BTreeMap<String, String>) -> Result<AssertedProps, Refusal> {
+    AssertedProps::new(props).map_err(|fault| Refusal::invalid(fault.code(), fault.to_string()))
+}
+
+fn unverified(error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::undecided("policy.caller-unverified", format!("the caller's X509-SVID is not valid: {error}"))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
