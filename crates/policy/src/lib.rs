@@ -23,6 +23,7 @@
 //! | the bytes that are hashed and sealed to; printing | [`canonical`], [`print`](mod@print) |
 //! | policies compiled for a workload; the answer | [`snapshot`], [`decision`], [`explain`], [`live`] |
 //! | what a request says | [`request`], [`path`], [`scenario`] |
+//! | policies for another engine | [`cedar`] |
 //! | what can be said without a request | [`analysis`], [`check`], [`diff`](mod@diff) |
 //! | what documents' own tests say; what a draft would change of what was decided | [`coverage`], [`replay`] |
 //! | requests as JSON; programs in Rego, and policies as such | [`record`], [`rego`] |
@@ -32,6 +33,7 @@
 pub mod analysis;
 mod asked;
 pub mod canonical;
+pub mod cedar;
 pub mod check;
 pub mod coverage;
 pub mod decision;

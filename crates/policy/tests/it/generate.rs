@@ -202,11 +202,12 @@ impl Generator {
 
     fn when(&mut self) -> String {
         let mut fields = Vec::new();
-        match self.below(6) {
+        match self.below(7) {
             0 => fields.push(format!("same: {}", self.pick(&["env", "[env, region]", "[region]"]))),
-            1 => {
+            1 | 6 => {
                 let mut pairs = Vec::new();
-                for (key, values) in AAD.into_iter().take(1 + self.below(2)) {
+                let both = self.one_in(4);
+                for (key, values) in AAD.into_iter().take(1 + usize::from(both)) {
                     let template = self.pick(&["{who.labels.env}", "{who.labels.region}"]);
                     let value = if self.one_in(2) { self.pick(values) } else { template };
                     pairs.push(format!("{key}: \"{value}\""));
@@ -299,7 +300,11 @@ impl Generator {
             scenario.host = Some(self.host());
         }
         scenario.on_props = self.props(&PROPS);
-        scenario.aad = self.props(&AAD);
+        scenario.aad = if self.one_in(4) { AssertedProps::default() } else { self.props(&AAD) };
+        if let (true, Some(value)) = (self.one_in(4), scenario.who.labels().get("region")) {
+            let value = String::from_utf8(value.to_vec()).unwrap();
+            scenario.aad = AssertedProps::new([("tenant", value.as_str())]).unwrap();
+        }
         scenario.algorithm = self.one_in(2).then(|| self.pick(&ALGORITHMS).to_owned());
         scenario.source = self.one_in(2).then(|| self.pick(&ADDRESSES).parse().unwrap());
         scenario.when_props = self.props(&PROPS);

@@ -13,5 +13,6 @@ mod analysis;
 mod canonical;
 mod decide;
 mod generate;
+mod oracle;
 mod read;
 mod rego;

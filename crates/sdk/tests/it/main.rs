@@ -11,7 +11,6 @@
 mod fake_agent;
 mod foreign_clients;
 mod grpc;
-mod guard;
 mod jwt_source;
 mod tls;
 mod x509_source;
