@@ -130,7 +130,7 @@ fn document_text(text: &str, line: usize) -> String {
     };
     let lines: Vec<&str> = text.lines().collect();
     let (before, after) = lines.split_at_checked(line.saturating_sub(1)).unwrap_or((&lines, &[]));
-    let begin = before.iter().rposition(|line| is_marker(line)).map_or(0, |marker| marker + 1);
+    let begin = before.iter().rposition(is_marker).map_or(0, |marker| marker + 1);
     let own = before.iter().skip(begin).chain(after.iter().take_while(|line| !is_marker(line)));
     let own = own.copied().collect::<Vec<_>>().join("\n");
     format!("{}\n", own.trim_matches('\n').trim_end())

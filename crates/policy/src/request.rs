@@ -259,7 +259,22 @@ impl<'a> Request<'a> {
     }
 }
 
-impl Thing<'_> {
+impl<'a> Thing<'a> {
+    /// A path, as of a call over HTTP or gRPC.
+    pub const fn path(path: &'a str) -> Self {
+        Self { path: Some(path), ..Self::nothing() }
+    }
+
+    /// A key, by its name.
+    pub const fn key(key: &'a str) -> Self {
+        Self { key: Some(key), ..Self::nothing() }
+    }
+
+    /// A service, by its name.
+    pub const fn service(service: &'a str) -> Self {
+        Self { service: Some(service), ..Self::nothing() }
+    }
+
     /// Nothing.
     pub const fn nothing() -> Self {
         Self { path: None, host: None, key: None, service: None, props: AssertedProps::none() }

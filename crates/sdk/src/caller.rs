@@ -7,11 +7,18 @@ use tonic::{Request, Status};
 #[derive(Clone, Debug)]
 pub struct Caller {
     svid: Arc<VerifiedX509Svid>,
+    /// The same for policies, once somebody has asked.
+    #[cfg(feature = "policy")]
+    pub(crate) subject: Arc<std::sync::OnceLock<crate::guard::Subject>>,
 }
 
 impl Caller {
     pub(crate) fn new(svid: Arc<VerifiedX509Svid>) -> Self {
-        Self { svid }
+        Self {
+            svid,
+            #[cfg(feature = "policy")]
+            subject: Arc::default(),
+        }
     }
 
     /// Who sent a request that came in by [`crate::grpc::Incoming`].

@@ -28,6 +28,7 @@
 //! - [`grpc`] and [`tls`]: servers and clients. A rotation changes new handshakes; open connections live on.
 //! - What the authority has revoked is refused at each handshake, and open connections to it end, at most seconds later.
 //!   That takes an agent of Bonafide; with another one the lifetime of an SVID is the bound.
+//! - [`Guard`]: may this caller do this to that? Decided in this process, by policies that come and change by themselves.
 //! - [`Authorizer`]: who may be at the other end. [`Caller`]: who is.
 
 mod backoff;
@@ -35,6 +36,8 @@ mod caller;
 mod endpoint;
 mod error;
 pub mod grpc;
+#[cfg(feature = "policy")]
+pub mod guard;
 mod jwt_source;
 mod messages;
 mod revocations;
@@ -54,5 +57,7 @@ pub use bonafide_tls::{Authorizer, NotAuthorized, TlsError};
 pub use caller::Caller;
 pub use endpoint::{DEFAULT_ENDPOINT, ENDPOINT_VARIABLE, Endpoint};
 pub use error::Error;
+#[cfg(feature = "policy")]
+pub use guard::{Denied, Guard, On};
 pub use jwt_source::JwtSource;
 pub use x509_source::{Options, Pick, Updates, X509Source};

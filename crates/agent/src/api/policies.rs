@@ -119,6 +119,7 @@ impl Api {
             part.labels = guarded.labels().clone();
             part.revision = revision;
             part.current_at = heard_at.as_secs();
+            part.trust_domain = self.engine().trust_domain().to_string();
         }
         told.begun = true;
         told.revisions = wanted.iter().map(|policy| (policy.name.clone(), policy.revision)).collect();

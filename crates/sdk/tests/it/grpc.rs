@@ -1,7 +1,8 @@
 use bonafide_sdk::{Authorizer, Caller, Error, X509Source, grpc};
 use bonafide_wire::agent::{
-    AgentStatus, ExplainRequest, Explanation, RevocationsUpdate, StatusRequest, WatchRevocationsRequest,
-    WhoAmIRequest,
+    AgentStatus, AuthorizeRequest, AuthorizeResponse, ExplainRequest, Explanation, ListDecisionsRequest,
+    ListDecisionsResponse, PoliciesUpdate, RevocationsUpdate, StatusRequest, WatchPoliciesRequest,
+    WatchRevocationsRequest, WhoAmIRequest,
     agent_client::AgentClient,
     agent_server::{Agent, AgentServer},
 };
@@ -15,6 +16,25 @@ struct Mirror;
 #[tonic::async_trait]
 impl Agent for Mirror {
     type WatchRevocationsStream = tonic::codegen::BoxStream<RevocationsUpdate>;
+    type WatchPoliciesStream = tonic::codegen::BoxStream<PoliciesUpdate>;
+
+    async fn authorize(&self, _: Request<AuthorizeRequest>) -> Result<Response<AuthorizeResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn watch_policies(
+        &self,
+        _: Request<WatchPoliciesRequest>,
+    ) -> Result<Response<Self::WatchPoliciesStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn list_decisions(
+        &self,
+        _: Request<ListDecisionsRequest>,
+    ) -> Result<Response<ListDecisionsResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
 
     async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Result<Response<Explanation>, Status> {
         let caller = Caller::of(&request)?;

@@ -11,6 +11,7 @@
 mod fake_agent;
 mod foreign_clients;
 mod grpc;
+mod guard;
 mod jwt_source;
 mod tls;
 mod x509_source;

@@ -241,6 +241,9 @@ pub struct PoliciesUpdate {
     pub revision: u64,
     #[prost(int64, tag = "7")]
     pub current_at: i64,
+    /// Whose labels count.
+    #[prost(string, tag = "8")]
+    pub trust_domain: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListDecisionsRequest {
