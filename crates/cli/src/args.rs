@@ -156,6 +156,23 @@ pub enum Command {
     },
     /// An actor of the demo
     #[command(hide = true)]
+    DemoGuardedServer {
+        /// Its only caller
+        #[arg(long)]
+        client: SpiffeId,
+    },
+    /// An actor of the demo
+    #[command(hide = true)]
+    DemoAskingClient {
+        /// Its only server
+        #[arg(long)]
+        server: SpiffeId,
+        /// `address:port`
+        #[arg(long)]
+        address: String,
+    },
+    /// An actor of the demo
+    #[command(hide = true)]
     DemoLaunch,
     /// Print a completion script for a shell
     Completion {

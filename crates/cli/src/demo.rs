@@ -3,6 +3,7 @@
 mod actor;
 mod event;
 mod narrator;
+mod permission;
 pub mod role;
 mod stage;
 
@@ -112,6 +113,7 @@ async fn play(stage: &mut Stage, narrator: &mut Narrator<'_>, console: &Console)
     identities_rotate(stage, narrator, &mut server, &mut client).await?;
     server.dismiss().await;
     client.dismiss().await;
+    permission::permission_is_asked_for(stage, narrator, &cast).await?;
     launches_differ(stage, narrator, &cast, "Two launches of one entry").await?;
     stranger_is_refused(stage, narrator, console, &cast).await?;
     authority_stops(stage, narrator).await?;
@@ -296,7 +298,7 @@ async fn identities_rotate(
                 other.seen.insert(serial);
             }
             Event::Conversation(counters) => conversation = counters,
-            Event::Listening { .. } | Event::Refused { .. } => {}
+            Event::Decided { .. } | Event::Listening { .. } | Event::Refused { .. } => {}
         }
         if conversation.failures > 0 {
             return Err(observation_failed(format!("a request failed: {}", conversation.last_failure)));

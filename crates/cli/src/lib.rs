@@ -167,6 +167,12 @@ async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
         Command::DemoClient { server, address } => {
             demo::role::play(Part::Client { server, address }, console).await
         }
+        Command::DemoGuardedServer { client } => {
+            demo::role::play(Part::GuardedServer { client }, console).await
+        }
+        Command::DemoAskingClient { server, address } => {
+            demo::role::play(Part::AskingClient { server, address }, console).await
+        }
         Command::DemoLaunch => demo::role::play(Part::Launch, console).await,
         Command::Authority(command) => command::authority::run(command, console).await,
         Command::Completion { shell } => complete::<Cli>(shell, "bonafide", console),

@@ -60,6 +60,8 @@ pub struct Allowed {
     pub by: String,
     /// Log revision of the policies that were asked.
     pub revision: u64,
+    /// What policies in shadow mode would have done, if that is something else: `deny policy/rule`.
+    pub would: Option<String>,
 }
 
 /// It was denied. As text it is for operators; [`Denied::code`] is what a caller may know.
@@ -201,12 +203,20 @@ impl Guard {
         }
         match decision.reason {
             Reason::Rule(rule) if decision.is_allowed() => {
-                Ok(Allowed { by: format!("{}/{}", rule.policy, rule.rule), revision: decision.revision })
+                let by = format!("{}/{}", rule.policy, rule.rule);
+                let would = decision
+                    .would
+                    .map(|would| format!("{} {}/{}", would.effect, would.rule.policy, would.rule.rule));
+                Ok(Allowed { by, revision: decision.revision, would })
             }
             reason => {
-                let near = snapshot.explain(&request).near_misses;
-                let near_misses = near.iter().map(ToString::to_string).collect();
                 let denied = denied(reason.code(), reason.to_string());
+                // Where a rule denies, nothing else is missing.
+                let near = match reason {
+                    Reason::NoRule => snapshot.explain(&request).near_misses,
+                    _ => Vec::new(),
+                };
+                let near_misses = near.iter().map(ToString::to_string).collect();
                 Err(Denied { near_misses, ..denied })
             }
         }
@@ -222,6 +232,11 @@ impl Denied {
     /// A stable name for why; nothing of the rules.
     pub fn code(&self) -> &'static str {
         self.code
+    }
+
+    /// Why, in words. For operators.
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 
     /// Rules that nearly allowed it, and what was missing. For operators.

@@ -22,6 +22,17 @@ pub(super) enum Event {
     },
     /// How the conversation went so far.
     Conversation(Conversation),
+    /// The server has decided otherwise than before, or for another reason.
+    Decided {
+        /// Action and path.
+        asked: String,
+        /// Whether the request was served.
+        allowed: bool,
+        /// In words, for operators.
+        why: String,
+        /// What policies in shadow mode would have done; empty: the same.
+        would: String,
+    },
     /// The agent refused it.
     Refused {
         /// Stable code.

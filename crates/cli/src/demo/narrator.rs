@@ -81,6 +81,18 @@ impl<'a> Narrator<'a> {
         self.console.write(indented.as_bytes())
     }
 
+    /// Shows text, indented, as part of the scene.
+    ///
+    /// # Errors
+    /// When standard output cannot be written.
+    pub(super) fn quote_text(&mut self, text: &str) -> Result<(), Failure> {
+        if self.is_silent() {
+            return Ok(());
+        }
+        let indented: String = text.lines().map(|line| format!("     {line}\n")).collect();
+        self.console.write(indented.as_bytes())
+    }
+
     /// The end: how many observations there were, or the one that failed.
     ///
     /// # Errors

@@ -1,10 +1,10 @@
 //! The actors of the demo, seen from inside: ordinary workloads that know nothing but the socket of their agent.
 
-use std::{io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use bonafide_identity::{Certificate, SpiffeId};
 use bonafide_sdk::{
-    Authorizer, Caller, Error, Options, Updates, X509Source, X509Svid,
+    Authorizer, Caller, Error, Guard, On, Options, Updates, X509Source, X509Svid,
     tls::{self, TlsListener},
 };
 use tokio::{
@@ -35,6 +35,18 @@ pub enum Part {
     },
     /// Talks to one server, all the time.
     Client {
+        /// The only server that it talks to.
+        server: SpiffeId,
+        /// `address:port`.
+        address: String,
+    },
+    /// Answers one client as policies let it.
+    GuardedServer {
+        /// The only caller that it talks to.
+        client: SpiffeId,
+    },
+    /// Asks one server for things, all the time.
+    AskingClient {
         /// The only server that it talks to.
         server: SpiffeId,
         /// `address:port`.
@@ -73,7 +85,69 @@ async fn perform(part: Part, console: &Console) -> Result<(), Failure> {
     match part {
         Part::Server { client } => serve(&mut teller, client).await,
         Part::Client { server, address } => converse(&mut teller, server, &address).await,
+        Part::GuardedServer { client } => guard(&mut teller, client).await,
+        Part::AskingClient { server, address } => ask(&mut teller, server, &address).await,
         Part::Launch => Ok(()),
+    }
+}
+
+/// Answers lines of action and path, and tells of each decision that is new.
+async fn guard(teller: &mut Teller<'_>, client: SpiffeId) -> Result<(), Failure> {
+    let guard = Guard::connect().await.map_err(|error| failure(&error))?;
+    let listener = TlsListener::bind("127.0.0.1:0", teller.source, Authorizer::id(client)).await;
+    let mut listener = listener.map_err(|error| failure(&error))?;
+    tell(teller.console, &Event::Listening { address: listener.local_addr().to_string() })?;
+    loop {
+        let (stream, caller) = listener.accept().await.map_err(|error| failure(&error))?;
+        let mut stream = BufReader::new(stream);
+        let mut told = BTreeMap::new();
+        let mut line = String::new();
+        while (&mut stream).take(MAX_LINE).read_line(&mut line).await.is_ok_and(|read| read > 0) {
+            let asked = std::mem::take(&mut line).trim_end().to_owned();
+            let Some((action, path)) = asked.split_once(' ') else { break };
+            let (allowed, why, would) = match guard.authorize(&caller, action, On::path(path)) {
+                Ok(allowed) => {
+                    (true, format!("allowed by {}", allowed.by), allowed.would.unwrap_or_default())
+                }
+                Err(denied) => {
+                    let near = denied.near_misses().join("; ");
+                    let reason = denied.reason();
+                    let why = if near.is_empty() { reason.to_owned() } else { format!("{reason} ({near})") };
+                    (false, why, String::new())
+                }
+            };
+            let answer: &[u8] = if allowed { b"yes\n" } else { b"no\n" };
+            let decided = Event::Decided { asked: asked.clone(), allowed, why, would };
+            if told.get(&asked) != Some(&decided) {
+                tell(teller.console, &decided)?;
+                told.insert(asked, decided);
+            }
+            if stream.write_all(answer).await.is_err() || stream.flush().await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+async fn ask(teller: &mut Teller<'_>, server: SpiffeId, address: &str) -> Result<(), Failure> {
+    let (stream, _) = tls::connect(address, teller.source, Authorizer::id(server))
+        .await
+        .map_err(|error| failure(&error))?;
+    let mut stream = BufReader::new(stream);
+    let mut ticks = tokio::time::interval(PACE);
+    loop {
+        for asked in ["GET /orders/7\n", "POST /orders/7\n"] {
+            ticks.tick().await;
+            let mut answer = String::new();
+            let asked = async {
+                stream.write_all(asked.as_bytes()).await?;
+                stream.flush().await?;
+                (&mut stream).take(MAX_LINE).read_line(&mut answer).await
+            };
+            asked
+                .await
+                .map_err(|cause| Failure::of("demo.conversation", cause, "see what the server says"))?;
+        }
     }
 }
 
