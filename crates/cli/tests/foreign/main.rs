@@ -13,6 +13,7 @@
 )]
 
 mod clients;
+mod envoy;
 mod fixture;
 mod lint;
 #[path = "../support/pair.rs"]
