@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use bonafide_identity::TrustDomain;
-use bonafide_ledger::{Hash, SignedCheckpoint, VerifierKey, verify_consistency};
+use bonafide_ledger::{Discontinuity, Hash, SignedCheckpoint, VerifierKey};
 use bonafide_wire::{node::Checkpoint, types::Problem};
 use bytes::Bytes;
 
@@ -153,32 +153,27 @@ fn continues(
 ) -> Result<(), Contradiction> {
     let (before, next) = (before.checkpoint(), next.checkpoint());
     let origin = || next.origin.clone();
-    let (was, is) = (&before.bindings, &next.bindings);
-    if is.life < was.life || (is.life == was.life && next.size < before.size) {
-        return Err(Contradiction::Shrunk { origin: origin(), now: next.size, seen: before.size });
-    }
-    if is.life == was.life {
-        let forked = || Contradiction::Forked { origin: origin(), seen: before.size };
-        let proof: Vec<Hash> = proof
-            .iter()
-            .map(|hash| Hash::try_from(&**hash))
-            .collect::<Result<_, _>>()
-            .map_err(|_| forked())?;
-        verify_consistency((before.size, &before.root), (next.size, &next.root), &proof)
-            .map_err(|_| forked())?;
-    } else {
+    // A proof that is none proves nothing.
+    let proof: Vec<Hash> =
+        proof.iter().map(|hash| Hash::try_from(&**hash)).collect::<Result<_, _>>().unwrap_or_default();
+    next.continues(before, &proof).map_err(|discontinuity| match discontinuity {
+        Discontinuity::Shrunk { now, seen } => Contradiction::Shrunk { origin: origin(), now, seen },
+        Discontinuity::Forked { seen } => Contradiction::Forked { origin: origin(), seen },
+        Discontinuity::StoreBehind { now, seen } => {
+            Contradiction::StoreBehind { origin: origin(), now, seen }
+        }
+    })?;
+    if next.bindings.life != before.bindings.life {
         tracing::warn!(
             origin = origin(),
             "the authority's operator has accepted that its ledger lost entries"
         );
     }
-    if is.incarnation != was.incarnation {
+    if next.bindings.incarnation != before.bindings.incarnation {
         tracing::warn!(
             origin = origin(),
             "the authority's operator has accepted that its store was restored"
         );
-    } else if is.revision < was.revision || (is.revision == was.revision && is.set_digest != was.set_digest) {
-        return Err(Contradiction::StoreBehind { origin: origin(), now: is.revision, seen: was.revision });
     }
     Ok(())
 }

@@ -41,6 +41,8 @@ pub struct LedgerStatus {
     pub witnessed_size: u64,
     /// Agents that have cosigned that.
     pub witnesses: usize,
+    /// Other servers that have cosigned the ledger, and how many of its entries.
+    pub peers: Vec<(String, u64)>,
     /// Unless there is none.
     pub replica: Option<ReplicaStatus>,
 }

@@ -72,7 +72,7 @@ pub(crate) struct NodeShared {
     pub(crate) places: Places,
     pub(crate) witnesses: Arc<Witnesses>,
     /// What to do when an agent proves that this server is behind.
-    pub(crate) rolled_back: RolledBack,
+    pub(crate) rolled_back: Arc<RolledBack>,
     pub(crate) shutdown: Shutdown,
     /// Of streams and attestations.
     pub(crate) tasks: TaskTracker,

@@ -20,7 +20,8 @@ use crate::{
 };
 
 pub use crate::generated::record::{
-    Idempotency, Lease, LedgerMark, LineageOwner, Server, SigningKey, Succession, lineage_owner, signing_key,
+    Idempotency, Lease, LedgerMark, LedgerWitness, LineageOwner, Server, SigningKey, Succession, ledger_mark,
+    lineage_owner, signing_key,
 };
 
 /// The version of records that this server writes and reads.
@@ -108,6 +109,8 @@ pub enum Object {
     Lease(Arc<str>, Arc<Lease>),
     /// `ledger/<server>`; the server stands here.
     LedgerMark(Arc<str>, Arc<LedgerMark>),
+    /// `witness/<server>/<witness>`; both names stand here, with the slash.
+    LedgerWitness(Arc<str>, Arc<LedgerWitness>),
     /// `lineage/<instance>`; the instance stands here.
     LineageOwner(InstanceId, Arc<LineageOwner>),
     /// `policy/<name>`
@@ -171,6 +174,7 @@ impl Object {
             Self::JoinToken(token) => token_key(&token.id),
             Self::Lease(name, _) => lease_key(name),
             Self::LedgerMark(server, _) => format!("{LEDGER}{server}"),
+            Self::LedgerWitness(names, _) => format!("{WITNESS}{names}"),
             Self::LineageOwner(instance, _) => format!("{LINEAGE}{instance}"),
             Self::Policy(policy) => policy_key(&policy.name),
             Self::Registration(registration) => registration_key(&registration.id),
@@ -208,6 +212,7 @@ impl Object {
             Self::JoinToken(token) => Kind::JoinToken(convert::from_token(token)),
             Self::Lease(_, lease) => Kind::Lease((**lease).clone()),
             Self::LedgerMark(_, mark) => Kind::LedgerMark((**mark).clone()),
+            Self::LedgerWitness(_, witness) => Kind::LedgerWitness((**witness).clone()),
             Self::LineageOwner(_, owner) => Kind::LineageOwner((**owner).clone()),
             Self::Policy(policy) => Kind::Policy(convert::from_policy(policy)),
             Self::Registration(registration) => Kind::Registration(convert::from_registration(registration)),
@@ -233,6 +238,8 @@ impl Object {
         match self {
             // Nothing is given to anybody because of them: a server without them loses nothing that it had.
             Self::Server(..) | Self::Succession(..) => Mark { min_reader: 2, critical: false },
+            // A server that can't read it is no witness.
+            Self::LedgerWitness(..) => Mark { min_reader: 4, critical: false },
             // An older server would go on publishing what was revoked.
             Self::SigningKey(key) if matches!(key.state(), State::Tainted | State::Revoked) => {
                 Mark { min_reader: 2, critical: true }
@@ -270,6 +277,9 @@ impl Object {
             }
             Kind::LedgerMark(mark) => {
                 key.strip_prefix(LEDGER).map(|server| Self::LedgerMark(server.into(), Arc::new(mark)))
+            }
+            Kind::LedgerWitness(witness) => {
+                key.strip_prefix(WITNESS).map(|names| Self::LedgerWitness(names.into(), Arc::new(witness)))
             }
             Kind::LineageOwner(owner) => key
                 .strip_prefix(LINEAGE)
@@ -350,6 +360,7 @@ const LINEAGE: &str = "lineage/";
 const SERVER: &str = "server/";
 const INCARNATION: &str = "incarnation/";
 const REVOCATION: &str = "revocation/";
+const WITNESS: &str = "witness/";
 
 /// Key of an agent's record.
 #[must_use]

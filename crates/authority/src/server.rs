@@ -48,7 +48,7 @@ use crate::rates::Rates;
 use crate::refusal::Refusal;
 use crate::stream::feed::Feed;
 use crate::stream::places::Places;
-use crate::witnesses::{RolledBack, Witnesses};
+use crate::witnesses::{Peers, RolledBack, Witnesses};
 
 mod error;
 
@@ -179,6 +179,7 @@ async fn assemble(
     let Opened { keys: OpenKeys { live, worker, .. }, store, registry, seal } = opened;
     let vault = Vault::new(live, config.keys.clone(), Arc::clone(&random));
     let ledger_key = vault.ledger_key(&registry, &config.server, &*clock).await?;
+    let peers_signer = Arc::clone(&ledger_key);
     let directory = config.data_dir.join("ledger");
     let origin = format!("{}/bonafide/authority/{}", config.trust_domain, config.server);
     let ledger =
@@ -271,6 +272,18 @@ async fn assemble(
     let replication = config.ledger.replica.clone();
     let replication = replication.map(|directory| Replication::start(directory, &ledger)).transpose();
     let replication = replication.map_err(|cause| StartError::io("the thread of the replica", cause))?;
+    let (failed, failure) = watch::channel(None);
+    let (data_dir, stopped, stopper) = (config.data_dir.clone(), failed.clone(), shutdown.clone());
+    let rolled_back = move |behind, proof: &SignedCheckpoint| {
+        let broken = checkpoints::rolled_back(&data_dir, behind, proof);
+        let refusal = Refusal::new(tonic::Code::FailedPrecondition, broken.code, &broken.why);
+        stop_for(broken.clone(), &stopped, &stopper);
+        refusal.hint(broken.hint)
+    };
+    let rolled_back = Arc::new(RolledBack::new(rolled_back));
+    let peers = config.data_dir.join(checkpoints::PEERS);
+    let peers = Peers::open(&peers, &ledger, peers_signer, &config.server, &registry.state())
+        .map_err(|cause| StartError::io(&format!("`{}`", peers.display()), cause))?;
     let checkpoints = Checkpoints {
         feed: Arc::clone(&feed),
         ledger: Arc::clone(&ledger),
@@ -282,17 +295,11 @@ async fn assemble(
         data_dir: config.data_dir.clone(),
         life,
         replication,
+        peers: Arc::new(peers),
+        rolled_back: Arc::clone(&rolled_back),
     };
     tasks.spawn(checkpoints.clone().run(shutdown.clone()));
 
-    let (failed, failure) = watch::channel(None);
-    let (data_dir, stopped, stopper) = (config.data_dir.clone(), failed.clone(), shutdown.clone());
-    let rolled_back = move |behind, proof: &SignedCheckpoint| {
-        let broken = checkpoints::rolled_back(&data_dir, behind, proof);
-        let refusal = Refusal::new(tonic::Code::FailedPrecondition, broken.code, &broken.why);
-        stop_for(broken.clone(), &stopped, &stopper);
-        refusal.hint(broken.hint)
-    };
     let node = NodeService(Arc::new(NodeShared {
         registry: registry.clone(),
         feed,
@@ -310,7 +317,7 @@ async fn assemble(
         sources: Rates::new(),
         places: Places::default(),
         witnesses,
-        rolled_back: RolledBack::new(rolled_back),
+        rolled_back,
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     }));
@@ -336,8 +343,9 @@ async fn assemble(
     let ledger_status = move || {
         let (witnessed_size, witnesses) =
             seen.upgrade().map(|witnesses| witnesses.witnessed()).unwrap_or_default();
+        let peers = seen.upgrade().map(|witnesses| witnesses.peers()).unwrap_or_default();
         let replica = copies.as_ref().map(Replication::status);
-        LedgerStatus { size: sized.size(), witnessed_size, witnesses, replica }
+        LedgerStatus { size: sized.size(), witnessed_size, witnesses, peers, replica }
     };
     let judged_by = Arc::clone(&clock);
     let site_of_instance = move |instance| {
@@ -432,10 +440,12 @@ impl Running {
     pub async fn wait(&mut self) -> Result<(), StartError> {
         self.tasks.wait().await;
         if let Some(Open { store, ledger, checkpoints }) = self.open.take() {
-            // Ours, that of `checkpoints` and that of its witnesses: then nobody appends any more, and the last checkpoint
+            // Ours, that of `checkpoints`, of its witnesses and of its peers: then nobody appends any more, and the last checkpoint
             // is of everything.
-            boot::quiet(&ledger, 3).await;
-            checkpoints.finish().await;
+            boot::quiet(&ledger, 4).await;
+            // One that is behind changes the store no more: each change would make that look newer.
+            let ended_well = self.failure.borrow().is_none();
+            checkpoints.finish(ended_well).await;
             boot::close(store).await;
             boot::close(ledger).await;
         }

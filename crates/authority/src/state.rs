@@ -27,7 +27,7 @@ pub use self::{bundle::bundle_of, site::SiteState};
 use crate::journal::hex;
 use crate::policy::PolicyRecord;
 use crate::records::{
-    self, Agent, Idempotency, JoinToken, Lease, LedgerMark, LineageOwner, Object, RecordError,
+    self, Agent, Idempotency, JoinToken, Lease, LedgerMark, LedgerWitness, LineageOwner, Object, RecordError,
     RevocationRecord, Server, Settings, SigningKey, Succession,
 };
 use crate::site::Site;
@@ -54,6 +54,8 @@ pub struct State {
     idempotency: BTreeMap<Arc<str>, Arc<Idempotency>>,
     leases: BTreeMap<Arc<str>, Arc<Lease>>,
     ledger_marks: BTreeMap<Arc<str>, Arc<LedgerMark>>,
+    /// By the names of server and witness.
+    ledger_witnesses: BTreeMap<Arc<str>, Arc<LedgerWitness>>,
     lineage_owners: HashMap<InstanceId, Arc<LineageOwner>>,
     policies: BTreeMap<Arc<str>, Arc<PolicyRecord>>,
     servers: BTreeMap<Arc<str>, Arc<Server>>,
@@ -103,6 +105,7 @@ impl State {
             idempotency: BTreeMap::new(),
             leases: BTreeMap::new(),
             ledger_marks: BTreeMap::new(),
+            ledger_witnesses: BTreeMap::new(),
             lineage_owners: HashMap::new(),
             policies: BTreeMap::new(),
             servers: BTreeMap::new(),
@@ -337,6 +340,25 @@ impl State {
         self.ledger_marks.get(server)
     }
 
+    /// The marks of all servers, by their names.
+    pub fn ledger_marks(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<LedgerMark>)> {
+        self.ledger_marks.iter()
+    }
+
+    /// What a server has seen of another one's ledger: `<server>/<witness>`.
+    #[must_use]
+    pub fn ledger_witness(&self, names: &str) -> Option<&Arc<LedgerWitness>> {
+        self.ledger_witnesses.get(names)
+    }
+
+    /// Who has seen what of a server's ledger.
+    pub fn ledger_witnesses(&self, server: &str) -> impl Iterator<Item = (&str, &Arc<LedgerWitness>)> {
+        self.ledger_witnesses.iter().filter_map(move |(names, witness)| {
+            let (of, by) = names.split_once('/')?;
+            (of == server).then_some((by, witness))
+        })
+    }
+
     /// Who renews an instance; none if it has never moved, or so long ago that nothing is valid of before.
     #[must_use]
     pub fn lineage_owner(&self, instance: InstanceId) -> Option<&Arc<LineageOwner>> {
@@ -480,6 +502,9 @@ impl State {
             Object::LedgerMark(server, mark) => {
                 self.ledger_marks.insert(server, mark);
             }
+            Object::LedgerWitness(names, witness) => {
+                self.ledger_witnesses.insert(names, witness);
+            }
             Object::LineageOwner(instance, owner) => {
                 self.lineage_owners.insert(instance, owner);
             }
@@ -542,6 +567,10 @@ impl State {
             "ledger" => {
                 self.ledger_marks.remove_entry(name).map(|(server, mark)| Object::LedgerMark(server, mark))
             }
+            "witness" => self
+                .ledger_witnesses
+                .remove_entry(name)
+                .map(|(names, witness)| Object::LedgerWitness(names, witness)),
             "lineage" => self
                 .lineage_owners
                 .remove_entry(&name.parse().ok()?)

@@ -1,4 +1,4 @@
-//! Agents as witnesses of this server's ledger, and of the store behind it.
+//! Agents, and the other servers ([`peers`]), as witnesses of this server's ledger, and of the store behind it.
 //!
 //! Agents keep the highest checkpoint of each server, and show them at connect. They are signed by the servers' own ledger
 //! keys, so no agent can make one up; and a server that is behind one of them was put back to an older state, together with
@@ -9,6 +9,7 @@
 //! enough.
 
 mod cosigned;
+mod peers;
 mod proof;
 
 use std::collections::{BTreeMap, HashSet};
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use self::cosigned::Cosigned;
+pub(crate) use self::peers::{Peers, held_by_others, mark};
 pub(crate) use self::proof::{Behind, keep, kept, ledger_behind, store_behind};
 use crate::records::signing_key;
 use crate::refusal::Refusal;
@@ -53,6 +55,8 @@ pub(crate) struct Witnesses {
     good: Mutex<HashSet<[u8; 32]>>,
     seats: Mutex<Seats>,
     cosigned: Mutex<Cosigned>,
+    /// Other servers that have cosigned, and what size of the log.
+    peers: Mutex<BTreeMap<Arc<str>, u64>>,
 }
 
 /// The streams that may be asked.
@@ -130,6 +134,7 @@ impl Witnesses {
             good: Mutex::default(),
             seats: Mutex::default(),
             cosigned: Mutex::default(),
+            peers: Mutex::default(),
         }
     }
 
@@ -182,6 +187,38 @@ impl Witnesses {
             }
         }
         Ok(shown)
+    }
+
+    /// Judges what other servers hold of this one's ledger, and notes whose cosignatures are good.
+    ///
+    /// # Errors
+    /// As [`Self::shown`].
+    pub(crate) async fn heard(self: &Arc<Self>, server: &str) -> Result<(), (Behind, SignedCheckpoint)> {
+        let state = self.registry.state();
+        let held = held_by_others(&state, &self.ledger, server);
+        for (by, checkpoint, witness) in &held {
+            let size = checkpoint.checkpoint().size;
+            if self.lock_peers().get(by).is_some_and(|known| *known == size) {
+                continue;
+            }
+            let origin = format!("{}{by}", self.prefix);
+            let ledgers = state.signing_keys().filter(|key| key.r#use() == signing_key::Use::Ledger);
+            let key = ledgers.filter(|key| *key.server == **by).find_map(|key| {
+                let key = PublicKey::from_spki_der(&key.public_key).ok()?;
+                Cosignature::verify(&witness.cosignature, checkpoint, &origin, &key).ok()
+            });
+            if key.is_some() {
+                self.lock_peers().insert(Arc::clone(by), size);
+            }
+        }
+        drop(state);
+        let notes: Vec<Bytes> = held.iter().map(|(_, _, witness)| witness.note.clone()).collect();
+        self.shown(&notes).await.map(drop)
+    }
+
+    /// Other servers that have cosigned this one's ledger, and what size of it.
+    pub(crate) fn peers(&self) -> Vec<(String, u64)> {
+        self.lock_peers().iter().map(|(by, size)| (by.to_string(), *size)).collect()
     }
 
     /// Whether the store itself, not just what this server has read of it, is behind.
@@ -238,6 +275,10 @@ impl Witnesses {
         {
             tracing::error!(path = %file.display(), "what agents have witnessed can't be written: {error}");
         }
+    }
+
+    fn lock_peers(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, u64>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_good(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {

@@ -20,6 +20,7 @@
 //! publish a checkpoint often enough, and have others keep it.
 
 mod checkpoint;
+mod continuity;
 mod cosignature;
 mod error;
 mod ledger;
@@ -34,6 +35,7 @@ mod writer;
 
 pub use self::{
     checkpoint::{Bindings, Checkpoint, SignedCheckpoint, VerifierKey},
+    continuity::Discontinuity,
     cosignature::Cosignature,
     error::LedgerError,
     ledger::{Ledger, LedgerConfig},

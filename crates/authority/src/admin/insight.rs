@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 use bonafide_attest::{Selector, SelectorSet, registration::Registration};
 use bonafide_identity::{SpiffeId, reserved};
 use bonafide_wire::admin::{
-    AuthorityStatus, ExplainRequest, ExplainResponse, GetBundleRequest, GetBundleResponse, LedgerReplica,
-    NearMiss, Outcome, StatusRequest, WaitRequest, WaitResponse,
+    AuthorityStatus, ExplainRequest, ExplainResponse, GetBundleRequest, GetBundleResponse, LedgerPeer,
+    LedgerReplica, NearMiss, Outcome, StatusRequest, WaitRequest, WaitResponse,
 };
 
 use super::{Admin, Caller, Rights};
@@ -48,6 +48,7 @@ impl Admin {
             ledger_size: ledger.size,
             witnessed_size: ledger.witnessed_size,
             witnesses: count(ledger.witnesses),
+            peers: ledger.peers.into_iter().map(|(server, size)| LedgerPeer { server, size }).collect(),
             replica: ledger.replica.map(|replica| LedgerReplica {
                 size: replica.size,
                 problem: replica.problem.unwrap_or_default(),

@@ -15,7 +15,7 @@ pub struct Envelope {
 pub struct Record {
     #[prost(
         oneof = "record::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20, 21, 22"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20, 21, 22, 23"
     )]
     pub kind: ::core::option::Option<record::Kind>,
 }
@@ -51,6 +51,8 @@ pub mod record {
         Succession(super::Succession),
         #[prost(message, tag = "22")]
         LineageOwner(super::LineageOwner),
+        #[prost(message, tag = "23")]
+        LedgerWitness(super::LedgerWitness),
     }
 }
 /// One record, `settings`.
@@ -375,7 +377,7 @@ pub struct Lease {
     pub expires_at: i64,
 }
 /// How far a server's ledger had come: the ledger must still begin with that.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LedgerMark {
     #[prost(uint64, tag = "1")]
     pub size: u64,
@@ -385,6 +387,33 @@ pub struct LedgerMark {
     /// Which life of the ledger: see `bonafide-ledger::Bindings`.
     #[prost(uint64, tag = "3")]
     pub life: u64,
+    /// The checkpoint of that size, signed: for the other servers. Empty if an older server wrote it.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub note: ::prost::bytes::Bytes,
+    /// From the sizes that other servers hold, as they have said, to this one.
+    #[prost(message, repeated, tag = "5")]
+    pub proofs: ::prost::alloc::vec::Vec<ledger_mark::Proof>,
+}
+/// Nested message and enum types in `LedgerMark`.
+pub mod ledger_mark {
+    /// That the tree of so many entries is the beginning of the mark's, RFC 6962.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Proof {
+        #[prost(uint64, tag = "1")]
+        pub from: u64,
+        #[prost(bytes = "bytes", repeated, tag = "2")]
+        pub hashes: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    }
+}
+/// The highest checkpoint of a server's ledger that another server has seen. `witness/<server>/<witness>`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerWitness {
+    /// The checkpoint, signed by the ledger's server.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub note: ::prost::bytes::Bytes,
+    /// The witness' cosignature, made with the key of its own ledger: a line of the note.
+    #[prost(string, tag = "2")]
+    pub cosignature: ::prost::alloc::string::String,
 }
 /// A server of the trust domain, and which records it can read. `server/<name>`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

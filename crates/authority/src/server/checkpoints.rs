@@ -1,8 +1,8 @@
 //! Ledger and store vouch for each other: every checkpoint of the ledger names the store's revision, and the store
 //! keeps marks of how far the ledger had come. At start neither may be older than the other one says.
 //!
-//! What two files can't tell is that both were replaced by older ones of the same moment: agents, who have witnessed
-//! checkpoints, can ([`Witnesses`]). And a server that was killed
+//! What two files can't tell is that both were replaced by older ones of the same moment: agents and other servers, who
+//! have witnessed checkpoints, can ([`Witnesses`], [`Peers`]). And a server that was killed
 //! has not said everything: up to [`EVERY`] of the store, and up to [`MARK_EVERY`] of the ledger, have no witness yet.
 
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use bonafide_crypto::random::Random;
 use bonafide_identity::InstanceId;
 use bonafide_identity::time::{Clock, UnixTime};
-use bonafide_ledger::{Bindings, Checkpoint, Ledger, SignedCheckpoint};
+use bonafide_ledger::{Bindings, Checkpoint, Ledger, LedgerError, SignedCheckpoint};
 use bonafide_net::drain::Shutdown;
 use bonafide_store::Incarnation;
 use bytes::Bytes;
@@ -31,7 +31,7 @@ use crate::refusal::Refusal;
 use crate::registry::Registry;
 use crate::state::State;
 use crate::stream::feed::Feed;
-use crate::witnesses::{self, Behind, Witnesses};
+use crate::witnesses::{self, Behind, Peers, RolledBack, Witnesses};
 
 /// How often a checkpoint is published when there is something new.
 const EVERY: Duration = Duration::from_secs(1);
@@ -41,6 +41,8 @@ const MARK_EVERY: Duration = Duration::from_secs(60);
 const WITNESS_EVERY: Duration = Duration::from_secs(60);
 /// Proofs that this server, or the store, was rolled back. In the data directory.
 const PROOFS: &str = "rolled-back";
+/// The highest checkpoints of the other servers. In the data directory.
+pub(super) const PEERS: &str = "peers";
 /// The highest checkpoint that agents have cosigned. In the data directory.
 const COSIGNED: &str = "ledger.cosigned";
 /// How long a replica may take to say how far it has come, when a server starts.
@@ -62,6 +64,9 @@ pub(super) struct Checkpoints {
     /// Which life of the ledger.
     pub(super) life: u64,
     pub(super) replication: Option<Replication>,
+    pub(super) peers: Arc<Peers>,
+    /// What to do when another server proves that this one is behind.
+    pub(super) rolled_back: Arc<RolledBack>,
 }
 
 impl Checkpoints {
@@ -69,6 +74,8 @@ impl Checkpoints {
         let mut published = None;
         let mut called = None;
         let (mut marked, mut witnessed) = (Instant::now(), Instant::now());
+        // What the others did while this server was away.
+        self.mark().await;
         while shutdown.unless_triggered(tokio::time::sleep(EVERY)).await.is_some() {
             if marked.elapsed() >= MARK_EVERY {
                 marked = Instant::now();
@@ -79,6 +86,10 @@ impl Checkpoints {
                         "the other servers are not told of this one: {refusal}"
                     );
                 }
+            }
+            if let Err((behind, proof)) = self.witnesses.heard(&self.server).await {
+                let _told_by_the_server = self.rolled_back.stop(behind, &proof);
+                return;
             }
             let next = (self.ledger.size(), self.feed.bindings());
             if published.as_ref() != Some(&next) && self.publish(&next.1).await {
@@ -94,11 +105,14 @@ impl Checkpoints {
     }
 
     /// The last words of a server that stops. Nobody else appends or writes any more.
-    pub(super) async fn finish(self) {
-        self.mark().await;
+    pub(super) async fn finish(self, ended_well: bool) {
         // Not from the feed, which has ended before the last change.
-        let bindings = bindings(&self.registry.state());
-        self.publish(&bindings).await;
+        self.publish(&bindings(&self.registry.state())).await;
+        if ended_well {
+            self.mark().await;
+            // The mark is a change, too.
+            self.publish(&bindings(&self.registry.state())).await;
+        }
         if let (Some(replication), Some(last)) = (&self.replication, self.witnesses.newest()) {
             replication.finish(last).await;
         }
@@ -128,8 +142,13 @@ impl Checkpoints {
         let _said_by_itself = tokio::task::spawn_blocking(move || witnesses.save(&file)).await;
     }
 
+    /// Tells the store how far this ledger has come, and the others', in one commit.
     async fn mark(&self) {
-        if let Err(refusal) = mark(&self.ledger, &self.registry, &self.server, self.life).await {
+        let Some(newest) = self.witnesses.newest() else { return };
+        let (peers, registry, now) = (Arc::clone(&self.peers), self.registry.clone(), self.clock.now());
+        let looked = tokio::task::spawn_blocking(move || peers.look(&registry.state(), now)).await;
+        let seen = looked.unwrap_or_default();
+        if let Err(refusal) = mark(&self.ledger, &self.registry, &self.server, newest, seen).await {
             tracing::error!(code = refusal.code(), "the store has no mark of the ledger: {refusal}");
         }
     }
@@ -155,17 +174,26 @@ pub(super) async fn announce(registry: &Registry, server: &str, now: UnixTime) -
     Ok(())
 }
 
-/// Tells the store how far the ledger has come, unless it knows.
-async fn mark(ledger: &Ledger, registry: &Registry, server: &str, life: u64) -> Result<(), Refusal> {
-    let (size, root) = ledger.root();
-    if registry.state().ledger_mark(server).is_some_and(|mark| (mark.size, mark.life) == (size, life)) {
+/// Tells the store how far the ledger has come, unless it knows; and `seen`.
+async fn mark(
+    ledger: &Arc<Ledger>,
+    registry: &Registry,
+    server: &str,
+    newest: SignedCheckpoint,
+    seen: Vec<RecordChange>,
+) -> Result<(), Refusal> {
+    let (ledger, state, name) = (Arc::clone(ledger), registry.state(), server.to_owned());
+    let marked = tokio::task::spawn_blocking(move || witnesses::mark(&state, &ledger, &name, &newest));
+    let marked = marked.await.unwrap_or(Err(LedgerError::Closed));
+    let marked = marked.map_err(|error| Refusal::unavailable(error.code(), error.to_string()))?;
+    let mut changes = seen;
+    if let Some(mark) = marked {
+        changes.push(RecordChange::Put(Object::LedgerMark(server.into(), Arc::new(mark))));
+    }
+    if changes.is_empty() {
         return Ok(());
     }
-    let mark = Arc::new(LedgerMark { size, root: Bytes::copy_from_slice(&root), life });
-    let server: Arc<str> = server.into();
-    registry
-        .write(move |_| Ok(vec![RecordChange::Put(Object::LedgerMark(server.clone(), mark.clone()))]))
-        .await?;
+    registry.write(move |_| Ok(changes.clone())).await?;
     Ok(())
 }
 
@@ -199,7 +227,7 @@ pub(super) fn rolled_back(data_dir: &Path, behind: Behind, proof: &SignedCheckpo
         Behind::Ledger { .. } => (error::LEDGER_CODE, error::LEDGER_HINT),
         Behind::Store { .. } => (error::STORE_CODE, error::STORE_HINT),
     };
-    let why = format!("an agent has witnessed more than there is: {}", StartError::from(behind));
+    let why = format!("more was witnessed than there is: {}", StartError::from(behind));
     Broken { code, hint, why }
 }
 
@@ -229,7 +257,7 @@ pub(super) struct Beginning {
 pub(super) async fn check_not_rolled_back(
     config: &AuthorityConfig,
     registry: &Registry,
-    ledger: &Ledger,
+    ledger: &Arc<Ledger>,
     journal: &Journal,
     now: UnixTime,
     accepted: Accepted,
@@ -241,6 +269,11 @@ pub(super) async fn check_not_rolled_back(
     let mut proofs = witnesses::kept(&config.data_dir.join(PROOFS), ledger, &state)
         .map_err(|cause| StartError::io(&format!("`{PROOFS}`"), cause))?;
     proofs.extend(copied.map(|copied| (copied, true)));
+    let others = witnesses::held_by_others(&state, ledger, &config.server);
+    proofs.extend(others.into_iter().map(|(_, held, _)| (held, true)));
+    let held = witnesses::kept(&config.data_dir.join(PEERS), ledger, &state)
+        .map_err(|cause| StartError::io(&format!("`{PEERS}`"), cause))?;
+    proofs.extend(held);
     let mark = state.ledger_mark(&config.server).cloned();
     let lives = [own.as_ref().map(|own| own.bindings.life), mark.as_ref().map(|mark| mark.life)];
     let mut life = lives.into_iter().flatten().max().unwrap_or_default();
@@ -304,7 +337,7 @@ pub(super) async fn check_not_rolled_back(
     let found = Bindings { life, ..bindings(&registry.state()) };
     // In this order: whoever finds a mark knows that there was a checkpoint.
     let checkpoint = ledger.checkpoint(&found).await?;
-    self::mark(ledger, registry, &config.server, life).await?;
+    self::mark(ledger, registry, &config.server, checkpoint.clone(), Vec::new()).await?;
     Ok(Beginning { life, checkpoint })
 }
 

@@ -19,6 +19,7 @@ mod attacks;
 mod database;
 mod issuance;
 mod moves;
+mod peers;
 mod records;
 mod registry;
 mod revocations;

@@ -15,7 +15,7 @@ use crate::agents::{Agent, attest, dial, new_key, pinned, request_for};
 use crate::world::{World, entry, in_time};
 
 /// A server `a` with the site `lab`; nothing if PostgreSQL is not installed.
-async fn first() -> Option<(World, Database)> {
+pub async fn first() -> Option<(World, Database)> {
     let database = Postgres::shared()?.database();
     let mut world = World::on(Some(database.clone())).await;
     world.put_site("lab", &["spiffe://example.org/app/**"]).await;

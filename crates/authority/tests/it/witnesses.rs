@@ -45,21 +45,21 @@ fn parsed(checkpoint: &Checkpoint) -> SignedCheckpoint {
     SignedCheckpoint::parse(&checkpoint.note, &key).unwrap()
 }
 
-async fn started(world: &World, agent: &mut Agent) -> World {
+pub async fn started(world: &World, agent: &mut Agent) -> World {
     let world =
         World::start(world.directory.clone(), world.config.clone(), world.clock.clone()).await.unwrap();
     agent.address = world.running().node_address().to_string();
     world
 }
 
-async fn start_refused(world: &World) -> String {
+pub async fn start_refused(world: &World) -> String {
     match World::start(world.directory.clone(), world.config.clone(), world.clock.clone()).await {
         Ok(_) => panic!("it starts"),
         Err(error) => error.code().to_owned(),
     }
 }
 
-async fn accepted(world: &World, agent: &mut Agent) -> World {
+pub async fn accepted(world: &World, agent: &mut Agent) -> World {
     let mut config = world.config.clone();
     config.accept_restore = true;
     let world = World::start(world.directory.clone(), config, world.clock.clone()).await.unwrap();
@@ -79,7 +79,7 @@ async fn yesterday() -> (World, Agent, PathBuf) {
     (started(&world, &mut agent).await, agent, copy)
 }
 
-fn put_back(world: &World, copy: &Path) {
+pub fn put_back(world: &World, copy: &Path) {
     fs::remove_dir_all(&world.config.data_dir).unwrap();
     copy_all(copy, &world.config.data_dir);
     set_mode(&world.config.data_dir);

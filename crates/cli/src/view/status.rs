@@ -85,6 +85,7 @@ pub struct AuthorityStatusView {
     ledger_size: u64,
     witnessed_size: u64,
     witnesses: u32,
+    peers: Vec<PeerView>,
     replica: Option<ReplicaView>,
     seal: String,
     started_at: Option<Moment>,
@@ -105,6 +106,11 @@ impl From<admin::AuthorityStatus> for AuthorityStatusView {
             ledger_size: status.ledger_size,
             witnessed_size: status.witnessed_size,
             witnesses: status.witnesses,
+            peers: status
+                .peers
+                .into_iter()
+                .map(|peer| PeerView { server: peer.server, size: peer.size })
+                .collect(),
             replica: status.replica.map(|replica| ReplicaView {
                 size: replica.size,
                 problem: Some(replica.problem).filter(|problem| !problem.is_empty()),
@@ -113,6 +119,13 @@ impl From<admin::AuthorityStatus> for AuthorityStatusView {
             started_at: Moment::from_wire(status.started_at),
         }
     }
+}
+
+/// Another server that has cosigned an authority's ledger.
+#[derive(Debug, Serialize)]
+pub struct PeerView {
+    server: String,
+    size: u64,
 }
 
 /// The copy of an authority's ledger.
@@ -199,6 +212,13 @@ impl View for StatusView {
                         "{} of the log witnessed by {}",
                         count(status.witnessed_size, "record", "records"),
                         count(status.witnesses.into(), "agent", "agents"),
+                    ));
+                }
+                for peer in &status.peers {
+                    details.push(format!(
+                        "{} of the log cosigned by server {}",
+                        count(peer.size, "record", "records"),
+                        peer.server
                     ));
                 }
                 if let Some(replica) = &status.replica {

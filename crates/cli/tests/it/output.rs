@@ -169,6 +169,7 @@ fn status_of_both() {
         started_at: NOW - 90,
         witnessed_size: 30,
         witnesses: 1,
+        peers: vec![admin::LedgerPeer { server: "b".into(), size: 9 }],
         replica: Some(admin::LedgerReplica { size: 28, problem: "`/mnt/ledger`: no space".into() }),
     };
     let agent = agent::AgentStatus {
