@@ -42,6 +42,11 @@ impl AgentProcess {
         Ok(Self { process, socket: directory.join("agent.sock") })
     }
 
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }

@@ -14,6 +14,7 @@ mod matching;
 mod mint;
 mod node;
 mod pairs;
+mod permission;
 mod push;
 mod scale;
 
@@ -35,7 +36,7 @@ use crate::{figure::Figure, fill::Filled, mint::Mint, scale::Crowd};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 18] = [
     "mint",
     "mint-1",
     "jwt-mint",
@@ -52,6 +53,8 @@ const NAMES: [&str; 16] = [
     "agents-1000-cpu",
     "push-fanout",
     "reconnect-1000",
+    "ext-authz",
+    "authzen",
 ];
 
 /// Measures, and compares with what is physically possible.
@@ -179,6 +182,8 @@ async fn measure(options: &Options) -> Result<()> {
             ("agents-1000-memory", _) => crowd.as_ref().context("measured before")?.memory.clone(),
             ("agents-1000-cpu", _) => crowd.as_ref().context("measured before")?.cpu.clone(),
             ("push-fanout", _) => scale::push_figure(options).await?,
+            ("ext-authz", _) => permission::ext_authz_figure(options).await?,
+            ("authzen", _) => permission::authzen_figure(options).await?,
             ("reconnect-1000", _) => scale::reconnect_figure(options).await?,
             _ => append::figure(options).await?,
         };
