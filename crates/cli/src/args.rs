@@ -11,6 +11,7 @@ use crate::{
         authority::AuthorityCommand,
         bundle::BundleCommand,
         ca::CaCommand,
+        decisions::DecisionsArgs,
         dev::DevArgs,
         entry::EntryCommand,
         explain::ExplainArgs,
@@ -102,7 +103,7 @@ pub enum Command {
     /// List, show, put and delete sites: what each place can ever obtain
     #[command(subcommand)]
     Site(SiteCommand),
-    /// Make sites, entries and rules as files say: all of it in one commit, or nothing
+    /// Make sites, entries, rules and policies as files say: all of it in one commit, or nothing
     ///
     /// A resource becomes what its file says, whoever wrote it before. What somebody else changes while this runs is
     /// reported, and then nothing is written. Exit codes: 0 done, or nothing to do; 1 refused or failed; 2 a command
@@ -110,8 +111,10 @@ pub enum Command {
     Apply(Box<ApplyArgs>),
     /// Show what `apply` would change. Exit codes: 0 nothing, 1 something, 2 it can't be told
     Diff(DiffArgs),
-    /// Print sites, entries and rules as files that `apply` takes
+    /// Print sites, entries, rules and policies as files that `apply` takes
     Export(ExportArgs),
+    /// Show what was decided on this node, by which rule, and what rules in shadow would have changed
+    Decisions(DecisionsArgs),
     /// Print the one line to paste on a new node
     Join(JoinArgs),
     /// Create, list and delete join tokens

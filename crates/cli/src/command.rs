@@ -5,6 +5,7 @@ pub mod apply;
 pub mod authority;
 pub mod bundle;
 pub mod ca;
+pub mod decisions;
 pub mod dev;
 pub mod entry;
 pub mod explain;

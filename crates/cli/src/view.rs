@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod apply;
 pub mod authority;
+pub mod decision;
 pub mod explanation;
 pub mod inspection;
 pub mod ledger;
