@@ -3,6 +3,7 @@
 mod apply;
 mod authorities;
 mod caller;
+mod guard;
 mod insight;
 mod nodes;
 mod paging;
@@ -23,7 +24,7 @@ use prost::Message;
 use tonic::service::interceptor::InterceptedService;
 
 pub use self::caller::{Caller, CertifiedAdmin, LocalAdmins};
-use self::{caller::Rights, quota::Quota};
+use self::{caller::Rights, guard::Guard, quota::Quota};
 use crate::{
     idempotency::Idempotency, keys::Rotation, presence::Presence, records::RecordChange, refusal::Refusal,
     registry::Registry, state::State,
@@ -86,6 +87,7 @@ pub struct Admin {
     random: Arc<dyn Random>,
     info: Arc<ServerInfo>,
     quota: Arc<Quota>,
+    guard: Arc<Guard>,
     /// None where there are no keys to change.
     rotation: Option<Rotation>,
 }
@@ -101,7 +103,8 @@ impl Admin {
         info: ServerInfo,
     ) -> Self {
         let (info, quota) = (Arc::new(info), Arc::default());
-        Self { registry, presence, clock, random, info, quota, rotation: None }
+        let guard = Arc::new(Guard::new(u64::from_ne_bytes(random.array())));
+        Self { registry, presence, clock, random, info, quota, guard, rotation: None }
     }
 
     /// Lets operators change what signs.

@@ -7,6 +7,7 @@ use bonafide_identity::{
     Certificate, InstanceId, SpiffeId, reserved, time::UnixTime, x509::VerifiedX509Svid,
 };
 use bonafide_net::{tls_listener::PeerSvid, unix};
+use bonafide_policy::CertifiedLabels;
 use tonic::{Code, Extensions};
 
 use crate::{
@@ -55,6 +56,8 @@ pub struct CertifiedAdmin {
     pub agent: SpiffeId,
     /// What the registration asked of the workload when it was issued.
     pub selectors: SelectorSet,
+    /// What was certified of the workload.
+    pub labels: CertifiedLabels,
     /// The sites that it says may be administered.
     pub admin: BTreeSet<String>,
     /// What it was verified by, the leaf's issuer first and the root last: one may be revoked since.
@@ -146,6 +149,7 @@ impl CertifiedAdmin {
             registration: attributes.registration()?.to_owned(),
             agent: SpiffeId::new(svid.id().trust_domain(), std::str::from_utf8(agent).ok()?).ok()?,
             selectors: SelectorSet::from_pairs(selectors.collect::<Option<Vec<_>>>()?).ok()?,
+            labels: CertifiedLabels::of(attributes).ok()?,
             admin,
             authorities: svid.authorities().to_vec(),
             expires_at: svid.not_after(),

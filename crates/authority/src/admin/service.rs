@@ -18,8 +18,9 @@ use super::{Admin, Caller};
 use crate::refusal::Refusal;
 
 impl Admin {
-    fn authenticate<T>(&self, request: Request<T>) -> Result<(Caller, T), Refusal> {
+    fn authenticate<T>(&self, call: &str, request: Request<T>) -> Result<(Caller, T), Refusal> {
         let caller = Caller::of(request.extensions(), self.info.local)?;
+        self.guard.check(&caller, call, &self.registry.state(), self.clock.now())?;
         Ok((caller, request.into_inner()))
     }
 }
@@ -32,6 +33,15 @@ impl Interceptor for Admin {
     }
 }
 
+/// The name of a call as its protocol has it: `put_site` is `PutSite`.
+fn camel_case(name: &str) -> String {
+    let capitalized = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect::<String>()
+    };
+    name.split('_').map(capitalized).collect()
+}
+
 /// Each method of the trait is the method of the same name, once the caller is known.
 macro_rules! calls {
     ($($name:ident => $method:ident ($request:ty) -> $response:ty $(: $wait:ident)?;)*) => {
@@ -39,7 +49,7 @@ macro_rules! calls {
         impl admin_server::Admin for Admin {
             $(
                 async fn $name(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
-                    let (caller, request) = self.authenticate(request)?;
+                    let (caller, request) = self.authenticate(&camel_case(stringify!($name)), request)?;
                     calls!(@answer self, caller, request, $method $(, $wait)?)
                 }
             )*

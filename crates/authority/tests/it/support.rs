@@ -340,6 +340,7 @@ pub(crate) fn site_admin(spiffe_id: &str, site: &str, registration: &str, admin:
         issued_at: UnixTime::from_secs(START - 60),
         registration: registration.into(),
         agent: agent_id(site, ADMINS_AGENT),
+        labels: bonafide_policy::CertifiedLabels::none(),
         selectors: bonafide_attest::SelectorSet::from_pairs(ADMINS_SELECTORS).unwrap(),
         admin: admin.iter().map(ToString::to_string).collect(),
         authorities: Vec::new(),
