@@ -18,6 +18,7 @@ use crate::{
         inspect::InspectArgs,
         join::JoinArgs,
         log::LogCommand,
+        policy::PolicyCommand,
         revoke::RevokeCommand,
         simulate::SimulateArgs,
         site::SiteCommand,
@@ -115,6 +116,9 @@ pub enum Command {
     Export(ExportArgs),
     /// Show what was decided on this node, by which rule, and what rules in shadow would have changed
     Decisions(DecisionsArgs),
+    /// Check, compare, test and explain policies, from files alone
+    #[command(subcommand)]
+    Policy(Box<PolicyCommand>),
     /// Print the one line to paste on a new node
     Join(JoinArgs),
     /// Create, list and delete join tokens

@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod join;
 pub mod log;
 pub mod policies;
+pub mod policy;
 pub mod revoke;
 pub mod simulate;
 pub mod site;

@@ -22,6 +22,7 @@
 //! | `bonafide ca drill` | replace a stolen key, renew everything, distrust it everywhere |
 //! | `bonafide bundle show` | the trust bundle, as SPIFFE document or PEM |
 //! | `bonafide log show\|verify` | the issuance ledger, from its files alone |
+//! | `bonafide policy check\|diff\|test\|explain\|export\|replay` | what policies mean, from files alone |
 //! | `bonafide simulate` | what an authority pays for very many agents |
 //! | `bonafide completion SHELL` | a completion script |
 //!
@@ -155,6 +156,7 @@ async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Diff(arguments) => command::apply::diff(arguments, console).await,
         Command::Export(arguments) => command::apply::export(arguments, console).await,
         Command::Decisions(arguments) => command::decisions::run(arguments, console).await,
+        Command::Policy(command) => command::policy::run(*command, console),
         Command::Join(arguments) => command::join::run(arguments, console).await,
         Command::Token(command) => command::token::run(command, console).await,
         Command::Agent(command) => command::agent::run(command, console).await,

@@ -7,6 +7,7 @@ pub mod decision;
 pub mod explanation;
 pub mod inspection;
 pub mod ledger;
+pub mod policy;
 pub mod registration;
 pub mod revocation;
 pub mod simulation;

@@ -11,6 +11,7 @@ pub mod atom;
 mod conjunction;
 pub mod domain;
 pub mod glob;
+pub mod nearby;
 pub mod range;
 pub mod region;
 pub mod rule;

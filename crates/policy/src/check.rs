@@ -2,6 +2,8 @@
 
 mod broad;
 mod overlap;
+mod reach;
+mod speed;
 mod vocabulary;
 
 use std::collections::BTreeMap;
@@ -9,6 +11,7 @@ use std::collections::BTreeMap;
 pub use self::vocabulary::Vocabulary;
 use crate::{
     analysis::{
+        nearby::Nearby,
         region::{Answer, Region, find},
         rule, witness,
         world::{Entry, World, find_among},
@@ -18,8 +21,8 @@ use crate::{
     yaml::fault::Spot,
 };
 
-/// Rules of a world whose union is looked at; among more, only single rules are compared.
-const MAX_UNION: usize = 2_000;
+/// Rules near another whose union is looked at; among more, only single rules are compared.
+const MAX_UNION: usize = 500;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -78,6 +81,9 @@ pub fn check(documents: &[Document], vocabulary: &Vocabulary) -> Vec<Finding> {
         overlap::find_all(documents, &alive, &dead, &mut findings);
         broad::find_all(documents, &alive, &mut findings);
     }
+    reach::find_all(documents, &mut findings);
+    speed::find_all(documents, &mut findings);
+    programs(documents, &mut findings);
     vocabulary.check(documents, &mut findings);
     findings.sort_by(|one, other| {
         let place = |finding: &Finding| (finding.document, finding.spot, finding.severity, finding.code);
@@ -183,10 +189,12 @@ fn repetitions(documents: &[Document], entries: &[Entry<'_>], findings: &mut Vec
         }
     }
     kept.sort_by_key(|entry| (entry.document, entry.index));
+    let nearby = Nearby::new(kept.iter().map(|entry| &entry.region));
     for entry in &kept {
-        let rivals: Vec<&Entry<'_>> = kept
-            .iter()
-            .copied()
+        let rivals: Vec<&Entry<'_>> = nearby
+            .of(&entry.region)
+            .into_iter()
+            .filter_map(|index| kept.get(index).copied())
             .filter(|other| other.rule.effect == entry.rule.effect && !other.is(entry))
             .filter(|other| other.region.may_meet(&entry.region))
             .collect();
@@ -213,7 +221,7 @@ fn repetitions(documents: &[Document], entries: &[Entry<'_>], findings: &mut Vec
             });
             continue;
         }
-        if kept.len() > MAX_UNION || rivals.len() < 2 {
+        if rivals.len() > MAX_UNION || rivals.len() < 2 {
             continue;
         }
         let union: Vec<&Entry<'_>> = rivals.into_iter().filter(|other| before(other)).collect();
@@ -241,9 +249,12 @@ fn repetitions(documents: &[Document], entries: &[Entry<'_>], findings: &mut Vec
 /// Rules that allow nothing, because others deny all of it. Their indexes in `entries`.
 fn dead_allows(documents: &[Document], entries: &[Entry<'_>], findings: &mut Vec<Finding>) -> Vec<usize> {
     let mut dead = Vec::new();
+    let nearby = Nearby::new(entries.iter().map(|entry| &entry.region));
     for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.rule.effect == Effect::Allow) {
-        let denies: Vec<&Entry<'_>> = entries
-            .iter()
+        let denies: Vec<&Entry<'_>> = nearby
+            .of(&entry.region)
+            .into_iter()
+            .filter_map(|near| entries.get(near))
             .filter(|other| other.rule.effect == Effect::Deny && other.region.may_meet(&entry.region))
             .collect();
         if denies.is_empty()
@@ -270,6 +281,35 @@ fn dead_allows(documents: &[Document], entries: &[Entry<'_>], findings: &mut Vec
         });
     }
     dead
+}
+
+/// Programs that can't be loaded.
+#[cfg(feature = "rego")]
+fn programs(documents: &[Document], findings: &mut Vec<Finding>) {
+    for (index, document) in documents.iter().enumerate() {
+        let crate::Body::Rego(policy) = &document.body else { continue };
+        if let Err(fault) = crate::rego::program::Program::load(policy) {
+            findings.push(Finding {
+                message: fault.to_string(),
+                hint: fault.hint().to_owned(),
+                ..about_document(documents, index, "check.program", Severity::Error)
+            });
+        }
+    }
+}
+
+/// Programs, into which this build can't look.
+#[cfg(not(feature = "rego"))]
+fn programs(documents: &[Document], findings: &mut Vec<Finding>) {
+    for (index, document) in documents.iter().enumerate() {
+        if let crate::Body::Rego(_) = &document.body {
+            findings.push(Finding {
+                message: "programs are not looked into by this build".to_owned(),
+                hint: "build it with the feature `rego`".to_owned(),
+                ..about_document(documents, index, "check.program-unread", Severity::Note)
+            });
+        }
+    }
 }
 
 /// Of rules that cover a region together, as many as are needed.

@@ -222,7 +222,8 @@ fn requirements<'a, V: Ord + std::fmt::Display + 'a>(
     map.form()
 }
 
-fn test(test: &Test, kind: Kind) -> Form {
+/// One of a document's own examples.
+pub(crate) fn test(test: &Test, kind: Kind) -> Form {
     let Scenario { who, who_props, can, callee, .. } = &test.scenario;
     let mut map = Map::default();
     map.add("who", Form::text(who.id().as_str()));

@@ -77,6 +77,11 @@ impl Judge {
         Some(tell(snapshot.explain(&scenario.request())))
     }
 
+    /// How many rules a request like this may have to look at, whatever else it asks for.
+    pub fn longest_posting(&self, scenario: &Scenario) -> Option<usize> {
+        Some(self.snapshot(&scenario.callee)?.longest_posting())
+    }
+
     fn snapshot(&self, callee: &CertifiedLabels) -> Option<Arc<Snapshot>> {
         let mut last = self.last.borrow_mut();
         if let Some(snapshot) = last.as_ref().filter(|snapshot| snapshot.callee() == callee) {

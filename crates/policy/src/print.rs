@@ -3,7 +3,9 @@
 use crate::{
     canonical::quote,
     form::{self, Form},
-    model::Document,
+    model::{Document, Effect, Kind, Test},
+    scenario::Scenario,
+    words::Name,
     yaml::fields::other_type,
 };
 
@@ -22,6 +24,12 @@ pub fn document(document: &Document) -> String {
 /// Several documents.
 pub fn documents<'a>(documents: impl IntoIterator<Item = &'a Document>) -> String {
     documents.into_iter().map(document).collect::<Vec<_>>().join("---\n")
+}
+
+/// A request as an item of `tests`, on one line: what must come out, and by which rule of the policy.
+pub fn example(scenario: &Scenario, kind: Kind, expect: Effect, by: Option<&Name>) -> String {
+    let test = Test { scenario: scenario.clone(), expect, by: by.cloned() };
+    flow(&form::test(&test, kind))
 }
 
 /// `name: value`, on as few lines as are good to read.

@@ -19,6 +19,8 @@ use crate::pem;
 
 /// Every kind, and how its `spec` is read.
 const KINDS: [(&str, ReadSpec); 3] = [("Site", site), ("Entry", entry), ("Rule", rule)];
+/// The name of every kind.
+pub const KIND_NAMES: [&str; 3] = ["Site", "Entry", "Rule"];
 /// Longest name.
 const MAX_NAME: usize = 64;
 const DOCUMENT: [&str; 4] = ["kind", "name", "labels", "spec"];

@@ -16,6 +16,7 @@ mod ledger;
 mod output;
 #[path = "../support/pair.rs"]
 mod pair;
+mod policy;
 mod program;
 mod resources;
 mod revocation;

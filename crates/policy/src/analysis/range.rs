@@ -25,8 +25,9 @@ impl Span {
 pub(super) fn pick_moment(wanted: &[Span], avoided: &[Span], usual: i64) -> Option<i64> {
     let ends = avoided.iter().filter_map(|span| span.until);
     let before = avoided.iter().filter_map(|span| span.from.checked_sub(1));
-    let candidates =
-        std::iter::once(usual).chain(wanted.iter().map(|span| span.from)).chain(ends).chain(before);
+    let last = wanted.iter().filter_map(|span| span.until?.checked_sub(1));
+    let first = wanted.iter().map(|span| span.from);
+    let candidates = std::iter::once(usual).chain(last).chain(first).chain(ends).chain(before);
     let fits = |moment: &i64| {
         wanted.iter().all(|span| span.contains(*moment)) && !avoided.iter().any(|span| span.contains(*moment))
     };

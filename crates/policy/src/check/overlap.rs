@@ -3,6 +3,7 @@
 use super::{Finding, Severity, about};
 use crate::{
     analysis::{
+        nearby::Nearby,
         region::{Answer, find},
         witness,
         world::{Entry, find_among},
@@ -22,12 +23,14 @@ pub(super) fn find_all(
     findings: &mut Vec<Finding>,
 ) {
     let denies: Vec<&Entry<'_>> = entries.iter().filter(|entry| entry.rule.effect == Effect::Deny).collect();
+    let nearby = Nearby::new(denies.iter().map(|deny| &deny.region));
     let mut told = 0;
     for (index, allow) in entries.iter().enumerate().filter(|(_, entry)| entry.rule.effect == Effect::Allow) {
         if dead.contains(&index) {
             continue;
         }
-        for deny in denies.iter().filter(|deny| deny.region.may_meet(&allow.region)) {
+        let near = nearby.of(&allow.region).into_iter().filter_map(|index| denies.get(index));
+        for deny in near.filter(|deny| deny.region.may_meet(&allow.region)) {
             let others = denies.iter().filter(|other| !other.is(deny)).map(|other| &other.region);
             let inside = [&allow.region, &deny.region];
             let point = match find_among(&inside, others) {
@@ -46,7 +49,7 @@ pub(super) fn find_all(
                     deny.rule.name,
                     allow.title()
                 ),
-                hint: "deny beats allow: see whether the request below is meant to be denied".into(),
+                hint: "deny beats allow: see whether such a request is meant to be denied".into(),
                 others: vec![allow.title()],
                 witness: witness::scenario(&point),
                 ..about(documents, deny, "check.overlap", Severity::Note)

@@ -7,9 +7,10 @@ use bonafide_policy::{
         world::{Scope, World},
     },
     check::{self, Finding, Vocabulary},
+    coverage,
     diff::{self, Change},
     judge::Judge,
-    read,
+    read, replay,
 };
 
 use crate::generate::Generator;
@@ -88,6 +89,10 @@ fn every_witness_of_check_shows_what_is_said() {
 }
 
 fn confirm(documents: &[Document], finding: &Finding) {
+    if finding.code == "check.untested" {
+        // A test of its own runs what is proposed.
+        return;
+    }
     let Some(witness) = &finding.witness else {
         let without = ["check.contradiction", "check.duplicate", "check.idle-exception"];
         // What all is denied of has none either.
@@ -190,5 +195,148 @@ fn nothing_changes_by_order_comments_and_names_of_policies() {
         let mut turned = documents.clone();
         turned.reverse();
         assert!(diff::diff(&documents, &turned).is_empty());
+    }
+}
+
+#[test]
+fn the_test_that_is_proposed_for_a_rule_passes_and_reaches_it() {
+    let mut generator = Generator::new(8);
+    let mut proposed = 0;
+    for _ in 0..60 {
+        let rules = 1 + generator.below(6);
+        let text = generator.documents(rules);
+        for one in text.split("---\n").filter(|one| !one.is_empty()) {
+            let documents = read(one).unwrap();
+            let tests: String = check::check(&documents, &Vocabulary::default())
+                .iter()
+                .filter(|finding| finding.code == "check.untested")
+                .filter_map(|finding| finding.hint.strip_prefix("add `")?.strip_suffix("` to `tests`"))
+                .map(|line| format!("{line}\n"))
+                .collect();
+            if tests.is_empty() {
+                continue;
+            }
+            let tested =
+                read(&format!("{one}tests:\n{tests}")).unwrap_or_else(|faults| panic!("{tests}{faults:?}"));
+            let report = coverage::run(&tested, true);
+            assert_eq!(report.failed(), 0, "{one}{tests}{report:?}");
+            assert!(
+                report
+                    .rules
+                    .iter()
+                    .all(|rule| (rule.tests > 0) || !tests.contains(&format!("by: {}}}", rule.rule)))
+            );
+            proposed += report.passed();
+        }
+    }
+    assert!(proposed > 100, "{proposed}");
+}
+
+#[test]
+fn coverage_tells_which_rules_are_reached_and_which_are_missed() {
+    let text = "
+kind: Policy
+name: p
+rules:
+- {name: readers, allow: {who: {labels: {tier: web}}, can: [GET]}}
+- {name: wider, allow: {who: {labels: {tier: [web, api]}}, can: [GET]}}
+- {name: never, deny: {who: {labels: {quarantine: exists}}}}
+- {name: untested, deny: {who: anyone, can: [DELETE]}}
+tests:
+- {who: spiffe://example.org/web, labels: {tier: web}, can: GET, on: /, expect: allow}
+- {who: spiffe://example.org/web, labels: {tier: web, quarantine: x}, can: GET, on: /, expect: deny, by: never}
+- {who: spiffe://example.org/web, labels: {tier: api}, can: PUT, on: /, expect: allow, by: wider}
+";
+    let report = coverage::run(&read(text).unwrap(), true);
+    assert_eq!((report.passed(), report.failed()), (2, 1));
+    let failure = report.outcomes[2].failure.clone().unwrap();
+    assert_eq!(failure, "expected allow by `wider`, got deny: no rule allows it");
+    assert_eq!(report.unreached().map(|rule| rule.rule.as_str()).collect::<Vec<_>>(), ["untested"]);
+    let survivors: Vec<&str> = report.survivors().map(|rule| rule.rule.as_str()).collect();
+    assert_eq!(
+        survivors,
+        ["readers", "untested", "wider"],
+        "either of two that allow the same may be left out"
+    );
+    let junit = coverage::junit(&report, &["p.yaml".to_owned()]);
+    assert!(junit.contains("<testsuite name=\"p\" tests=\"3\" failures=\"1\">"), "{junit}");
+    assert!(junit.contains("line=\"12\""), "{junit}");
+}
+
+#[test]
+fn names_that_do_not_exist_are_told() {
+    let text = "
+kind: Policy
+name: p
+appliesTo: {app: ledgr}
+rules:
+- name: r
+  allow:
+    who: {id: spiffe://prod.acme/ns/shop/**, labels: {env: prd, team: exists}}
+    can: [GTE]
+    on: {key: order/**, service: s.Order}
+";
+    let set = |names: &[&str]| Some(names.iter().map(|&name| name.to_owned()).collect());
+    let labels = [("app", vec!["ledger"]), ("env", vec!["prod", "dev"])];
+    let labels = labels.map(|(key, values)| {
+        (key.to_owned(), values.into_iter().map(str::to_owned).collect::<std::collections::BTreeSet<_>>())
+    });
+    let vocabulary = Vocabulary {
+        labels: Some(labels.into_iter().collect()),
+        trust_domains: set(&["prod.acme"]),
+        services: set(&["s.Orders"]),
+        keys: set(&["orders/pii"]),
+        actions: set(&["GET", "PUT"]),
+        workloads: Some(vec![[("app".to_owned(), "ledger".to_owned())].into_iter().collect()]),
+    };
+    let findings = check::check(&read(text).unwrap(), &vocabulary);
+    let told: Vec<(String, &str)> = findings
+        .iter()
+        .filter(|finding| finding.code != "check.untested")
+        .map(|finding| (finding.message.clone(), finding.hint.as_str()))
+        .collect();
+    for (message, hint) in [
+        ("no site certifies `app: ledgr`", "did you mean `ledger`?"),
+        ("no site certifies `env: prd`", "did you mean `prod`?"),
+        ("there is no service `s.Order`", "did you mean `s.Orders`?"),
+        ("there is no action `GTE`", "did you mean `GET`?"),
+    ] {
+        assert!(told.contains(&(message.to_owned(), hint)), "{message}: {told:?}");
+    }
+    for message in [
+        "no site certifies a label `team`",
+        "no key is named `order/**`",
+        "it applies to none of the workloads that exist",
+    ] {
+        assert!(told.iter().any(|(told, _)| told == message), "{message}: {told:?}");
+    }
+}
+
+#[test]
+fn what_was_logged_is_decided_again() {
+    let text = "
+kind: Policy
+name: p
+rules:
+- {name: readers, allow: {who: {labels: {tier: web}}, can: [GET]}}
+";
+    let documents = read(text).unwrap();
+    let input = |tier: &str| serde_json::json!({"bonafide": {"who": {"id": "spiffe://example.org/web", "labels": {"tier": tier}}, "can": "GET"}});
+    let lines = [
+        serde_json::json!({"decision_id": "1", "input": input("web"), "result": true}),
+        serde_json::json!({"decision_id": "2", "input": input("api"), "result": {"decision": "allow", "by": "old/rule"}}),
+        serde_json::json!({"decision_id": "3", "input": input("web"), "result": {"allowed": false}}),
+        serde_json::json!({"decision_id": "4", "input": input("web"), "result": true, "erased": ["/input/bonafide/who"]}),
+        serde_json::json!({"decision_id": "5", "input": {}, "result": true}),
+        serde_json::json!({"decision_id": "6", "input": input("web"), "result": 7}),
+    ];
+    let log: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    for log in [format!("{log}no JSON\n"), format!("[{}]", lines.map(|line| line.to_string()).join(","))] {
+        let replay = replay::replay(&documents, replay::events(&log));
+        let changed: Vec<&str> = replay.changes.iter().map(|change| change.event.id.as_str()).collect();
+        assert_eq!((replay.decided, changed), (3, vec!["2", "3"]));
+        assert_eq!(replay.changes[0].event.by.as_deref(), Some("old/rule"));
+        let skipped: Vec<&str> = replay.skipped.iter().map(|(_, fault)| fault.code()).collect();
+        assert_eq!(skipped[..3], ["replay.masked", "replay.input", "replay.result"]);
     }
 }

@@ -14,5 +14,6 @@ mod canonical;
 mod decide;
 mod generate;
 mod oracle;
+mod page;
 mod read;
 mod rego;
