@@ -11,6 +11,11 @@ use bonafide_identity::{Certificate, SpiffeId, TrustDomain, time::UnixTime, x509
 use bonafide_policy::{
     AssertedProps, Body, Caller, CertifiedLabels, Circumstances, Request, Snapshot, Thing, model::Mode,
 };
+#[cfg(feature = "rego")]
+use bonafide_policy::{
+    Effect,
+    rego::program::{self, Program},
+};
 use bonafide_wire::agent::Question;
 use bytes::Bytes;
 
@@ -46,6 +51,9 @@ pub(crate) struct Guard {
     pub(crate) closed: Option<Refusal>,
     /// Whether an answer may depend on what was certified of the caller.
     looks_at_labels: bool,
+    /// Programs that take part.
+    #[cfg(feature = "rego")]
+    programs: Vec<Program>,
 }
 
 /// A question that can be asked of a snapshot.
@@ -235,18 +243,37 @@ impl Guard {
             closed = Some(Refusal::undecided("policy.not-understood", message));
         }
         let mut rules = Vec::new();
+        #[cfg(feature = "rego")]
+        let mut programs = Vec::new();
         for body in policies.bodies() {
             match &**body {
                 Body::Policy(policy) => rules.push(Arc::clone(policy)),
-                Body::Rego(rego) if rego.mode() == Mode::Enforce && body.applies_to_callee(&callee) => {
+                Body::Rego(_) if !body.applies_to_callee(&callee) => {}
+                #[cfg(feature = "rego")]
+                Body::Rego(rego) => match Program::load(rego) {
+                    Ok(program) => programs.push(program),
+                    Err(fault) if rego.mode() == Mode::Enforce => {
+                        let message = format!("`{}` can't be run: {fault}", rego.name());
+                        closed = Some(Refusal::undecided(fault.code(), message));
+                    }
+                    Err(fault) => {
+                        tracing::warn!(policy = %rego.name(), "a program in shadow mode can't be run: {fault}")
+                    }
+                },
+                #[cfg(not(feature = "rego"))]
+                Body::Rego(rego) if rego.mode() == Mode::Enforce => {
                     let message = format!("this agent runs no Rego, which `{}` needs", rego.name());
                     closed = Some(Refusal::undecided("policy.no-rego", message));
                 }
+                #[cfg(not(feature = "rego"))]
                 Body::Rego(_) => {}
             }
         }
         let looks_at_labels =
             rules.iter().any(|policy| policy.applies_to_callee(&callee) && policy.looks_at_labels());
+        // Nobody knows what a program looks at.
+        #[cfg(feature = "rego")]
+        let looks_at_labels = looks_at_labels || !programs.is_empty();
         let none = || Snapshot::compile([], &CertifiedLabels::none(), revision, seed);
         let (snapshot, closed) = match Snapshot::compile(rules, &callee, revision, seed) {
             Ok(snapshot) => (Some(snapshot), closed),
@@ -254,7 +281,43 @@ impl Guard {
         };
         #[expect(clippy::expect_used, reason = "no policies at all can be compiled")]
         let snapshot = snapshot.expect("a snapshot");
-        Self { snapshot, closed, looks_at_labels }
+        Self {
+            snapshot,
+            closed,
+            looks_at_labels,
+            #[cfg(feature = "rego")]
+            programs,
+        }
+    }
+
+    /// Lets programs take part in what the rules have decided.
+    #[cfg(feature = "rego")]
+    pub(crate) fn ask_programs(
+        &self,
+        decided: &bonafide_policy::Decision<'_>,
+        request: &Request<'_>,
+        decision: &mut bonafide_wire::agent::Decision,
+    ) {
+        if self.programs.is_empty() {
+            return;
+        }
+        let input = bonafide_policy::record::input(request, self.snapshot.callee());
+        // A program takes 100 ms at most.
+        let answer = tokio::task::block_in_place(|| program::merge(decided, &self.programs, &input));
+        decision.allowed = answer.effect == Effect::Allow;
+        if let Some((effect, policy)) = &answer.would {
+            decision.would = format!("{effect} {policy}");
+        }
+        let (policy, code, reason) = match answer.by {
+            program::By::Rules => return,
+            program::By::Program { policy, reasons } => (policy, "policy.program", reasons.join("; ")),
+            program::By::Fault { policy, fault } => (policy, fault.code(), fault.to_string()),
+        };
+        decision.code = code.to_owned();
+        decision.reason = format!("program `{policy}`: {reason}");
+        decision.policy = policy;
+        decision.rule.clear();
+        decision.digest.clear();
     }
 
     /// Why the question can't be answered by policies; it is denied then.

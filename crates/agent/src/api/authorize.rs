@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bonafide_identity::SpiffeId;
-use bonafide_policy::Decision as Decided;
+use bonafide_policy::{Decision as Decided, Reason};
 use bonafide_wire::agent::{
     AuthorizeRequest, AuthorizeResponse, Decision, ListDecisionsRequest, ListDecisionsResponse, Question,
 };
@@ -111,7 +111,9 @@ impl Api {
                 let request = asked.request(now, current_at);
                 let decided = guard.snapshot.decide(&request);
                 let mut decision = answer(&decided, id);
-                if explain && !decided.is_allowed() {
+                #[cfg(feature = "rego")]
+                guard.ask_programs(&decided, &request, &mut decision);
+                if explain && !decision.allowed && decided.reason == Reason::NoRule {
                     let near = guard.snapshot.explain(&request).near_misses;
                     let near = near.iter().take(NEAR_MISSES).map(ToString::to_string);
                     decision.near_misses = near.collect();

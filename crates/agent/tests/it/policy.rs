@@ -344,6 +344,41 @@ async fn a_policy_that_is_none_is_refused_with_its_place() {
     }
 }
 
+const PROGRAM: &str = "
+kind: RegoPolicy
+name: programmed
+entrypoint: data.orders.verdict
+rego: |
+  package orders
+  import rego.v1
+  default verdict := {}
+  verdict := {\"allow\": true, \"reasons\": [\"prod reads\"]} if {
+    input.bonafide.can == \"GET\"
+    input.bonafide.who.labels.env == \"prod\"
+  }
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_take_part_where_the_agent_runs_them_and_deny_everything_elsewhere() {
+    let world = world().await;
+    let chain = chain(&world).await;
+    apply(&world, &[WRITERS, PROGRAM]).await;
+    let write = decide(&world, question(&chain, "POST", "/v1/orders")).await;
+    let read = decide(&world, question(&chain, "GET", "/elsewhere")).await;
+    if cfg!(feature = "rego") {
+        assert!(write.allowed, "{write:?}");
+        assert_eq!(
+            (read.allowed, read.code.as_str(), read.policy.as_str()),
+            (true, "policy.program", "programmed")
+        );
+    } else {
+        assert_eq!((write.allowed, write.code.as_str()), (false, "policy.no-rego"));
+        assert_eq!((read.allowed, read.code.as_str()), (false, "policy.no-rego"));
+    }
+    let other = decide(&world, question(&chain, "PUT", "/elsewhere")).await;
+    assert!(!other.allowed);
+}
+
 /// Status and body of a request as JSON over the agent's socket.
 async fn post(world: &World, path: &str, body: &Value) -> (u16, Value) {
     let mut stream = tokio::net::UnixStream::connect(&world.socket).await.unwrap();
