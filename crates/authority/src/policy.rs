@@ -18,6 +18,10 @@ use crate::{convert::wire::to_management_labels, refusal::Refusal, site};
 /// Longest source of a policy, in bytes: with all else it fits one message to an agent.
 pub(crate) const MAX_SOURCE: usize = 256 * 1024;
 
+/// Shortest time after which a policy may be stale, in seconds: twice as long as an idle agent waits for a word of its
+/// authority.
+const MIN_STALE: u32 = 600;
+
 /// A policy, guardrail or Rego policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRecord {
@@ -60,6 +64,13 @@ impl PolicyRecord {
                 "a `SecretPolicy` belongs to what is sealed to it, and is not kept by the authority",
             )
             .hint("give it to whoever seals the secret"));
+        }
+        if body.stale().is_some_and(|stale| stale.after < MIN_STALE) {
+            return Err(Refusal::invalid(
+                "policy.stale-soon",
+                format!("agents hear from their authority every five minutes, so nothing is stale before {MIN_STALE} s"),
+            )
+            .hint("write `after: 10m` or more"));
         }
         let sites: BTreeSet<String> = document.sites().iter().map(|site| site.as_str().to_owned()).collect();
         sites.iter().try_for_each(|name| site::check_name(name))?;

@@ -12,7 +12,6 @@ pub mod explain;
 pub mod inspect;
 pub mod join;
 pub mod log;
-pub mod policies;
 pub mod policy;
 pub mod revoke;
 pub mod simulate;

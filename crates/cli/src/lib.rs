@@ -156,7 +156,7 @@ async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Diff(arguments) => command::apply::diff(arguments, console).await,
         Command::Export(arguments) => command::apply::export(arguments, console).await,
         Command::Decisions(arguments) => command::decisions::run(arguments, console).await,
-        Command::Policy(command) => command::policy::run(*command, console),
+        Command::Policy(command) => command::policy::run(*command, console).await,
         Command::Join(arguments) => command::join::run(arguments, console).await,
         Command::Token(command) => command::token::run(command, console).await,
         Command::Agent(command) => command::agent::run(command, console).await,

@@ -6,6 +6,7 @@ pub mod authority;
 pub mod decision;
 pub mod explanation;
 pub mod inspection;
+pub mod kept_policy;
 pub mod ledger;
 pub mod policy;
 pub mod registration;

@@ -14,7 +14,7 @@ use bonafide_wire::{
     types::registration::Kind,
 };
 
-use super::{entry, policies, site};
+use super::{entry, policy::kept, site};
 use crate::{
     Console, Failure,
     admin::{self, Client, WaitArgs, idempotency_key},
@@ -221,7 +221,7 @@ pub async fn export(arguments: ExportArgs, console: &Console) -> Result<(), Fail
         resources.extend(found.map(Wire::Registration));
     }
     if wanted(ExportKind::Policy) {
-        let found = policies::all(&mut client).await?.into_iter();
+        let found = kept::all(&mut client).await?.into_iter();
         let of_site =
             |sites: &[String]| arguments.site.as_ref().is_none_or(|only| sites.iter().any(|own| own == only));
         let found = found.filter(|policy| of_site(&policy.sites) && labelled(&policy.management_labels));

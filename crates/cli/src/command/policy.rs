@@ -1,7 +1,8 @@
-//! `policy`: what policies mean, from their files alone. Nothing is sent anywhere.
+//! `policy`: what policies mean, from their files alone; and which ones the authority has.
 
 pub mod asked;
 mod files;
+pub mod kept;
 mod programs;
 mod vocabulary;
 
@@ -21,6 +22,8 @@ use bonafide_policy::{
 use self::{asked::AskedArgs, files::Policies};
 use crate::{
     Console, Failure,
+    admin::WaitArgs,
+    socket::AdminSocket,
     view::policy::{CheckView, DiffView, ExplainView, ReplayView, TestView},
 };
 
@@ -54,6 +57,26 @@ pub enum PolicyCommand {
     /// The log is JSON, one event a line, in the shape of OPA's. Exit codes: 0 none would change, 1 some would, 2 it
     /// can't be told.
     Replay(ReplayArgs),
+    /// List the policies that the authority has
+    #[command(alias = "ls")]
+    List {
+        /// The authority.
+        #[command(flatten)]
+        socket: AdminSocket,
+    },
+    /// Delete policies from the authority: agents forget them at once
+    #[command(alias = "rm")]
+    Delete {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Whether to wait for agents.
+        #[command(flatten)]
+        wait: WaitArgs,
+        /// The authority.
+        #[command(flatten)]
+        socket: AdminSocket,
+    },
 }
 
 /// Where policies are.
@@ -158,7 +181,7 @@ pub struct ReplayArgs {
 ///
 /// # Errors
 /// [`Failure::Negative`] when the answer is no, [`Failure::Trouble`] when there is none.
-pub fn run(command: PolicyCommand, console: &Console) -> Result<(), Failure> {
+pub async fn run(command: PolicyCommand, console: &Console) -> Result<(), Failure> {
     let answer = match command {
         PolicyCommand::Check(arguments) => check(&arguments, console),
         PolicyCommand::Diff(arguments) => diff(&arguments, console),
@@ -166,6 +189,10 @@ pub fn run(command: PolicyCommand, console: &Console) -> Result<(), Failure> {
         PolicyCommand::Explain(arguments) => explain(&arguments, console),
         PolicyCommand::Export(arguments) => export(&arguments, console).map(|()| true),
         PolicyCommand::Replay(arguments) => replay(&arguments, console),
+        PolicyCommand::List { socket } => return kept::list(&socket, console).await,
+        PolicyCommand::Delete { names, wait, socket } => {
+            return kept::delete(names, wait, &socket, console).await;
+        }
     };
     match answer {
         Ok(true) => Ok(()),

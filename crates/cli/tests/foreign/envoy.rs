@@ -170,4 +170,13 @@ async fn asks_the_agent_about_each_request() {
 
     apply("GET, PUT");
     assert_eq!(ask(&source, port, "PUT", "/v1/window").await.unwrap().0, 200);
+
+    // What an operator sees of it.
+    let decisions = domain.run(&["decisions", "--denied", "--caller", SHOP]);
+    assert!(decisions.contains("policy.no-rule") && decisions.contains("/v1/window"), "{decisions}");
+    let listed = domain.run(&["policy", "list"]);
+    assert!(listed.contains("shop-window"), "{listed}");
+    assert_eq!(domain.run(&["export", "policy"]), policy("GET, PUT"));
+    domain.run(&["policy", "delete", "shop-window", "--wait"]);
+    assert_eq!(ask(&source, port, "GET", "/v1/window").await.unwrap().0, 403);
 }
