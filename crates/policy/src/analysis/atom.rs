@@ -120,7 +120,8 @@ impl Atom {
         }
     }
 
-    fn variables(&self) -> impl Iterator<Item = &Variable> {
+    /// The variables that it is about.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = &Variable> {
         let (one, two) = match self {
             Self::Equal(one, two) => (Some(one), Some(two)),
             Self::Value(one, _) => (Some(one), None),

@@ -52,7 +52,7 @@ pub fn scenario(point: &Point) -> Option<Scenario> {
     all.on_props.props(&mut scenario.on_props)?;
     all.when_props.props(&mut scenario.when_props)?;
     all.aad.props(&mut scenario.aad)?;
-    scenario.path = segments(Trail::Path).map(|segments| encode(segments.iter().map(|segment| &**segment)));
+    scenario.path = segments(Trail::Path).map(|segments| encode_path(&format!("/{}", segments.join("/"))));
     scenario.host = host.map(|labels| labels.join("."));
     scenario.key = segments(Trail::Key).map(|segments| segments.join("/"));
     scenario.service = service;
@@ -120,23 +120,16 @@ pub fn point(scenario: &Scenario) -> Option<Point> {
     Some(Point { source, time: scenario.now.as_secs(), trails, values })
 }
 
-/// A path of a request whose normal form this is.
+/// A path of a request whose normal form this is. What is no normal form stays what it is.
 pub fn encode_path(normal: &str) -> String {
-    encode(path_segments(normal))
-}
-
-fn encode<'a>(segments: impl Iterator<Item = &'a str>) -> String {
     let mut out = String::new();
-    for segment in segments {
-        out.push('/');
-        for letter in segment.chars() {
-            match letter {
-                ' ' | '#' | '?' | '*' => out.push_str(&format!("%{:02X}", u32::from(letter))),
-                letter => out.push(letter),
-            }
+    for letter in normal.chars() {
+        match letter {
+            ' ' | '#' | '?' | '*' => out.push_str(&format!("%{:02X}", u32::from(letter))),
+            letter => out.push(letter),
         }
     }
-    if out.is_empty() { "/".to_owned() } else { out }
+    out
 }
 
 type Pairs<'a> = Vec<(&'a str, &'a str)>;

@@ -340,3 +340,47 @@ rules:
         assert_eq!(skipped[..3], ["replay.masked", "replay.input", "replay.result"]);
     }
 }
+
+#[test]
+fn what_a_log_left_out_matters_only_to_rules_that_look_at_it() {
+    let text = "
+kind: Policy
+name: p
+rules:
+- {name: readers, allow: {who: {labels: {tier: web}}, can: [GET]}}
+- {name: admins, allow: {who: {labels: {tier: api}, props: {role: admin}}, can: [PUT]}}
+- {name: tenants, deny: {who: anyone, can: [POST], when: {aad: {tenant: t1}}}}
+- {name: posts, allow: {who: {labels: {tier: web}}, can: [POST]}}
+- {name: never, deny: {who: {labels: {quarantine: exists}}}}
+";
+    let documents = read(text).unwrap();
+    // As the agents of this house write them.
+    let event = |labels: &str, can: &str, decision: bool, path: &str| {
+        format!(
+            "{{\"path\":\"bonafide/authorize\",\"decision_id\":\"1\",\"input\":{{\"bonafide\":{{\"who\":{{\"id\":\
+             \"spiffe://example.org/web\",\"labels\":{labels}}},\"can\":\"{can}\",\"on\":{{\"path\":\"{path}\"}},\"callee\":\
+             {{\"labels\":{{}}}},\"when\":{{\"now\":1767225600}}}}}},\"result\":{{\"decision\":{decision},\"code\":\"x\"}},\
+             \"policy\":\"old\",\"rule\":\"r\",\"erased\":[\"/input/bonafide/who/props\",\"/input/bonafide/on/props\",\
+             \"/input/bonafide/when/props\",\"/input/bonafide/when/aad\"]}}"
+        )
+    };
+    let long = format!("/{}", "x".repeat(300));
+    for (labels, can, path, told) in [
+        ("{\"tier\":\"web\"}", "GET", "/a", Some(Effect::Allow)),
+        ("{\"tier\":\"api\"}", "GET", "/a", Some(Effect::Deny)),
+        ("{\"tier\":\"api\"}", "PUT", "/a", None),
+        ("{\"tier\":\"web\"}", "POST", "/a", None),
+        ("{\"tier\":\"web\",\"quarantine\":\"x\"}", "POST", "/a", Some(Effect::Deny)),
+        ("{\"tier\":\"web\"}", "GET", "//a", Some(Effect::Deny)),
+        ("{\"tier\":\"web\"}", "GET", &long, None),
+    ] {
+        for decision in [true, false] {
+            let replay = replay::replay(&documents, replay::events(&event(labels, can, decision, path)));
+            let changes: Vec<Effect> = replay.changes.iter().map(|change| change.after.effect).collect();
+            let effect = told.filter(|effect| (*effect == Effect::Allow) != decision);
+            assert_eq!(changes, Vec::from_iter(effect), "{labels} {can} {path}");
+            assert_eq!(replay.skipped.len(), usize::from(told.is_none()), "{labels} {can} {path}");
+            assert!(replay.changes.iter().all(|change| change.event.by.as_deref() == Some("old/r")));
+        }
+    }
+}
