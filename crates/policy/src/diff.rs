@@ -2,8 +2,8 @@
 //!
 //! A change is a pair: the rule that allows on one side, and what denies on the other, a rule or nothing. For every
 //! request whose decision differs, for each rule that allows it on the one side and each rule that denies it on the
-//! other, that pair is among the changes, as long as [`Diff::undecided`] is empty and there are no more than
-//! [`MAX_CHANGES`]. Programs (`RegoPolicy`) are not looked into: [`Diff::programs`] names those that differ.
+//! other, that pair is among the changes, as long as [`Diff::undecided`] is empty and
+//! [`Diff::is_cut`] is false. Programs (`RegoPolicy`) are not looked into: [`Diff::programs`] names those that differ.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use crate::{
     scenario::Scenario,
 };
 
-/// Most changes that are told.
+/// Most changes that are told of what is gained, and of what is lost, by one set of policies that decide together.
 pub const MAX_CHANGES: usize = 1_000;
 
 /// What an edit changes.
@@ -116,7 +116,7 @@ fn pairs(before: &World<'_>, after: &World<'_>, diff: &mut Diff) -> Vec<(Pair, S
     for allow in after.of(Effect::Allow) {
         let mut look = |denied: Option<&Entry<'_>>, answer: Answer| {
             let pair = (allow.title(), denied.map(Entry::title));
-            if found.len() + diff.gained.len() + diff.lost.len() >= MAX_CHANGES {
+            if found.len() >= MAX_CHANGES {
                 diff.is_cut |= answer != Answer::Nothing;
                 return;
             }
