@@ -1,7 +1,10 @@
 //! The line to the authority: joining, dialling, and dialling again.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -65,8 +68,8 @@ pub(crate) trait Dial: std::fmt::Debug + Send + Sync {
     /// Opens one connection; it is not opened again when it breaks.
     fn dial(&self) -> BoxFuture<'_, Result<Dialled, Problem>>;
 
-    /// The last connection was of no use: the next one should be to another server, if there is one.
-    fn elsewhere(&self) {}
+    /// The last connection was of no use, for this reason: the next one should be to another server, if there is one.
+    fn failed(&self, _: &Problem) {}
 }
 
 /// An open connection.
@@ -85,6 +88,8 @@ pub(crate) struct TlsDial {
     config: Arc<ClientConfig>,
     /// What a new SVID can be had with, once the last one has expired.
     way: Option<Way>,
+    /// The site trusts no more what the node had attested with. It may have another certificate by now.
+    outdated: AtomicBool,
     random: Arc<dyn Random>,
 }
 
@@ -100,7 +105,14 @@ impl TlsDial {
             client_config(Some(engine.identity()), engine.trust(), servers, Arc::clone(engine.clock()))
                 .map_err(|error| problem(error.code(), &error, error.hint()))?;
         let config = config.with_protocols(&[b"h2"]);
-        Ok(Self { engine: Arc::clone(engine), addresses, config, way, random })
+        Ok(Self {
+            engine: Arc::clone(engine),
+            addresses,
+            config,
+            way,
+            outdated: AtomicBool::new(false),
+            random,
+        })
     }
 
     fn has_expired(&self) -> bool {
@@ -114,7 +126,7 @@ impl TlsDial {
         let clock = Arc::clone(self.engine.clock());
         let joined = join(way, &self.addresses, &learned, clock, &*self.random).await;
         let (node, credential) = joined.map_err(JoinFailure::into_problem)?;
-        tracing::info!(agent = %credential.spiffe_id(), "the agent's SVID had expired: this node has attested again");
+        tracing::info!(agent = %credential.spiffe_id(), "this node has attested again: the agent's SVID had expired, or was not admitted");
         self.engine.set_node(node, credential)
     }
 }
@@ -131,8 +143,9 @@ fn servers_of(trust_domain: &TrustDomain) -> Result<Authorizer, JoinFailure> {
 impl Dial for TlsDial {
     fn dial(&self) -> BoxFuture<'_, Result<Dialled, Problem>> {
         Box::pin(async {
-            if self.has_expired() {
+            if self.has_expired() || self.outdated.load(Ordering::Relaxed) {
                 self.attest_again().await?;
+                self.outdated.store(false, Ordering::Relaxed);
             }
             let mut opened = Err(no_authority());
             for address in self.addresses.round() {
@@ -145,8 +158,11 @@ impl Dial for TlsDial {
         })
     }
 
-    fn elsewhere(&self) {
+    fn failed(&self, problem: &Problem) {
         self.addresses.elsewhere();
+        if problem.code == "agent.proof-untrusted" {
+            self.outdated.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -211,7 +227,7 @@ pub(crate) async fn run(engine: Arc<Engine>, dial: Arc<dyn Dial>, random: Arc<dy
             Ended::After(synced, problem) => {
                 failures = if synced { 0 } else { failures + 1 };
                 if !synced {
-                    dial.elsewhere();
+                    dial.failed(&problem);
                 }
                 // The other side can't say more than "bad certificate", and maybe only after it took the connection;
                 // this side knows.

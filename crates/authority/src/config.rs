@@ -204,6 +204,8 @@ pub struct Limits {
     pub signing_threads: usize,
     /// Connections of agents and remote admins.
     pub connections: usize,
+    /// Those of one verified peer: an agent, or one launch of a workload of an admin.
+    pub connections_per_peer: usize,
     /// Connections that have shown no certificate, or not yet; never more than half of `connections`.
     pub strangers: usize,
     /// Those from one address (of IPv6: one /64).
@@ -358,6 +360,7 @@ impl Limits {
         positive("limits.signing_queue", self.signing_queue)?;
         positive("limits.connections", self.connections)?;
         positive("limits.strangers", self.strangers)?;
+        positive("limits.connections_per_peer", self.connections_per_peer)?;
         positive("limits.strangers_per_source", self.strangers_per_source)?;
         positive(
             "limits.strangers_per_second",
@@ -377,6 +380,7 @@ impl Default for Limits {
             signing_threads: 0,
             connections: 20_000,
             strangers: 1024,
+            connections_per_peer: 64,
             strangers_per_source: 64,
             strangers_per_second: 20,
         }

@@ -70,6 +70,17 @@ pub struct Agent {
     pub version: String,
     /// How often it had attested before, with the same evidence. SVIDs of earlier attestations don't admit it any more.
     pub attestation: u64,
+    /// What holds the attestation up. `None`: it stands by itself.
+    pub proof: Option<NodeProof>,
+}
+
+/// The certificate that a node attested with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeProof {
+    /// The last second at which the path that was verified is valid. No SVID of the agent lives longer.
+    pub expires_at: UnixTime,
+    /// SHA-256 of the root that the path ends in. The agent is admitted as long as its site trusts it.
+    pub root: [u8; 32],
 }
 
 /// Why and since when an agent gets nothing.

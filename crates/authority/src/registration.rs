@@ -7,6 +7,7 @@ use bonafide_attest::{
     SelectorSet,
     registration::{Kind as RegistrationKind, Registration},
 };
+use bonafide_crypto::digest::sha256;
 use bonafide_identity::{
     SpiffeId, VerifiedX509Svid,
     attributes::{Attribute, Attributes, Kind},
@@ -35,11 +36,32 @@ pub struct Earned {
     pub site: Arc<Site>,
 }
 
-/// The agent's record, unless it is unknown or banned.
+/// The agent's record, unless it is unknown or banned, or its site trusts no more what it attested with.
+///
+/// # Errors
+/// `agent.unknown`, `agent.banned`, `agent.proof-untrusted`.
+pub fn admitted_agent<'a>(state: &'a State, agent: &SpiffeId) -> Result<&'a Arc<Agent>, Refusal> {
+    let record = unbanned_agent(state, agent)?;
+    let Some(proof) = &record.proof else { return Ok(record) };
+    let site = state.site(&record.site).and_then(SiteState::site);
+    if site.is_some_and(|site| site.x509pop_roots.iter().any(|root| sha256(root.der()) == proof.root)) {
+        return Ok(record);
+    }
+    Err(Refusal::denied(
+        "agent.proof-untrusted",
+        format!(
+            "the site `{}` does not trust the root any more that `{agent}` has attested under",
+            record.site
+        ),
+    )
+    .hint("give the node a certificate that its site trusts: the agent attests again by itself"))
+}
+
+/// The agent's record, for whoever attests again.
 ///
 /// # Errors
 /// `agent.unknown`, `agent.banned`.
-pub fn admitted_agent<'a>(state: &'a State, agent: &SpiffeId) -> Result<&'a Arc<Agent>, Refusal> {
+pub(crate) fn unbanned_agent<'a>(state: &'a State, agent: &SpiffeId) -> Result<&'a Arc<Agent>, Refusal> {
     let Some(record) = state.agent(agent) else {
         return Err(Refusal::denied("agent.unknown", format!("`{agent}` is no agent of this authority"))
             .hint("join the node again with a new join line"));
@@ -54,7 +76,7 @@ pub fn admitted_agent<'a>(state: &'a State, agent: &SpiffeId) -> Result<&'a Arc<
 /// As [`admitted_agent`], for whoever holds an SVID of this attestation of the agent.
 ///
 /// # Errors
-/// `agent.unknown`, `agent.banned`, `agent.superseded`.
+/// `agent.unknown`, `agent.banned`, `agent.proof-untrusted`, `agent.superseded`.
 pub fn admitted_attestation<'a>(
     state: &'a State,
     agent: &SpiffeId,

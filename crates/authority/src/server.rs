@@ -332,6 +332,7 @@ async fn assemble(
     let socket = TcpListener::bind(config.listen).await.map_err(listening)?;
     let limits = TlsLimits {
         connections: config.limits.connections,
+        connections_per_peer: config.limits.connections_per_peer,
         strangers: config.limits.strangers.min(config.limits.connections.div_ceil(2)),
         strangers_per_source: config.limits.strangers_per_source,
         strangers_per_second: config.limits.strangers_per_second,

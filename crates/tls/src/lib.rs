@@ -19,6 +19,7 @@ mod ending;
 mod error;
 mod listener;
 mod named;
+mod shares;
 mod slot;
 mod strangers;
 mod stream;

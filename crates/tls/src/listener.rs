@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     ServerConfig, ServerStream, TlsError,
     ending::Direction,
+    shares::{Share, Shares},
     strangers::{Stranger, Strangers},
 };
 
@@ -30,8 +31,11 @@ use crate::{
 pub struct TlsLimits {
     /// Open connections. More are closed as soon as they come.
     pub connections: usize,
-    /// Of those, strangers. For one more, a source that has more strangers than the newcomer's loses its oldest; so does
-    /// one whose strangers are that for longer than a handshake takes. If there is none, the newcomer is closed.
+    /// Of those, connections of one verified peer: of one launch of a workload, or of one SPIFFE ID where SVIDs do not
+    /// tell launches apart. More are closed after the handshake.
+    pub connections_per_peer: usize,
+    /// Of those, strangers. For one more, a network (/24, or /48 of IPv6) or a source that has more
+    /// strangers than the newcomer's loses its oldest; so does one whose strangers are that for longer than a handshake takes. If there is none, the newcomer is closed.
     pub strangers: usize,
     /// Strangers of one source: an IPv4 address or an IPv6 /64. More are closed as soon as they come.
     pub strangers_per_source: usize,
@@ -42,7 +46,13 @@ pub struct TlsLimits {
 
 impl Default for TlsLimits {
     fn default() -> Self {
-        Self { connections: 16_384, strangers: 1024, strangers_per_source: 64, strangers_per_second: 20 }
+        Self {
+            connections: 16_384,
+            connections_per_peer: 1024,
+            strangers: 1024,
+            strangers_per_source: 64,
+            strangers_per_second: 20,
+        }
     }
 }
 
@@ -54,6 +64,8 @@ pub struct TcpConnection {
     _place: OwnedSemaphorePermit,
     /// `None` once the peer was verified.
     stranger: Option<Stranger>,
+    /// The verified peer's.
+    share: Option<Share>,
 }
 
 impl TcpConnection {
@@ -211,6 +223,7 @@ async fn accept_all(
 ) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let strangers = Strangers::new(limits);
+    let shares = Shares::new(limits.connections_per_peer);
     // Dropping the set, when this task is aborted, ends the handshakes too.
     let mut running = JoinSet::new();
     loop {
@@ -238,17 +251,22 @@ async fn accept_all(
             tracing::warn!(%address, "too many connections");
             continue;
         };
-        let (config, accepted) = (Arc::clone(&config), accepted.clone());
+        let (config, accepted, shares) = (Arc::clone(&config), accepted.clone(), Arc::clone(&shares));
         running.spawn(async move {
             // Small messages must not wait for an acknowledgement; if that can't be set, they only come later.
             let _ = stream.set_nodelay(true);
-            let tcp = TcpConnection { stream, address, _place: place, stranger: Some(stranger) };
+            let tcp = TcpConnection { stream, address, _place: place, stranger: Some(stranger), share: None };
             match config.accept(tcp).await {
                 Ok(mut stream) => {
-                    if stream.peer().is_some()
-                        && let Some(stranger) = stream.io_mut().stranger.take()
-                    {
-                        stranger.verified();
+                    if let Some(peer) = stream.peer().cloned() {
+                        if let Some(stranger) = stream.io_mut().stranger.take() {
+                            stranger.verified();
+                        }
+                        let Some(share) = shares.take(&peer) else {
+                            tracing::warn!(%address, peer = %peer.id(), "too many connections of one peer");
+                            return;
+                        };
+                        stream.io_mut().share = Some(share);
                     }
                     // A receiver that is gone has closed the listener.
                     drop(accepted.send(stream).await);

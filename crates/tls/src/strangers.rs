@@ -92,7 +92,7 @@ impl Strangers {
         }
         table.take(source, &self.limits, now)?;
         if table.count >= self.limits.strangers {
-            table.make_room(own, now)?;
+            table.make_room(source, now)?;
         }
         table.last += 1;
         table.count += 1;
@@ -155,16 +155,31 @@ impl Table {
         self.rates.len() < MAX_SOURCES
     }
 
-    /// For one of a source that has `own` connections.
-    fn make_room(&mut self, own: usize, now: Instant) -> Result<(), Crowded> {
+    /// For one of this source. Networks have equal rights, and within each of them, sources: who has many addresses side by
+    /// side is one.
+    fn make_room(&mut self, newcomer: IpAddr, now: Instant) -> Result<(), Crowded> {
+        let mut networks: HashMap<IpAddr, usize> = HashMap::new();
+        for (source, open) in &self.open {
+            *networks.entry(network(*source)).or_default() += open.len();
+        }
+        let home = network(newcomer);
+        let own = networks.get(&home).copied().unwrap_or_default();
+        let (most, largest) =
+            networks.iter().map(|(network, count)| (*count, *network)).max().ok_or(Crowded::Everywhere)?;
+        let crowded = if own == most { home } else { largest };
         let of_source = |(source, open): (&IpAddr, &BTreeMap<u64, Open>)| {
-            let (number, oldest) = open.first_key_value()?;
+            let (number, oldest) = open.first_key_value().filter(|_| network(*source) == crowded)?;
             Some((open.len(), std::cmp::Reverse(*number), *source, oldest.since))
         };
         let largest = self.open.iter().filter_map(of_source).max();
         let (count, number, source, since) = largest.ok_or(Crowded::Everywhere)?;
+        let (theirs, own) = if crowded == home {
+            (count, self.open.get(&newcomer).map_or(0, BTreeMap::len))
+        } else {
+            (most, own)
+        };
         // Not for an equal: of many who come at once, each would end the one before it.
-        if count <= own + 1 && now.saturating_duration_since(since) < PATIENCE {
+        if theirs <= own + 1 && now.saturating_duration_since(since) < PATIENCE {
             return Err(Crowded::Everywhere);
         }
         if let Some(open) = self.remove(source, number.0) {
@@ -209,6 +224,14 @@ fn source(address: IpAddr) -> IpAddr {
     }
 }
 
+/// What one party can easily have many sources of: an IPv4 /24, an IPv6 /48.
+fn network(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(address) => std::net::Ipv4Addr::from_bits(address.to_bits() & !0xff).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> 48)).into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -217,6 +240,7 @@ mod tests {
 
     const LIMITS: TlsLimits = TlsLimits {
         connections: 100,
+        connections_per_peer: 10,
         strangers: 4,
         strangers_per_source: 3,
         strangers_per_second: 1_000_000,
@@ -265,6 +289,27 @@ mod tests {
         let fifth = enter(5).unwrap();
         assert!(![second, third, fourth, fifth].iter().any(has_ended));
         assert_eq!(strangers.table().count, 0);
+    }
+
+    /// One party has as many addresses as there are places, side by side.
+    #[tokio::test]
+    async fn a_network_of_many_sources_is_one() {
+        for (theirs, ours) in [
+            (["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"], ["198.51.100.1", "198.51.100.2"]),
+            (
+                ["2001:db8::1", "2001:db8:0:1::1", "2001:db8:0:2::1", "2001:db8:0:3::1"],
+                ["2001:db8:1::1", "192.0.2.1"],
+            ),
+        ] {
+            let strangers = Strangers::new(LIMITS);
+            let now = Instant::now();
+            let enter = |address: &str| strangers.enter(address.parse().unwrap(), now);
+            let flood: Vec<_> = theirs.iter().map(|address| enter(address).unwrap()).collect();
+            let welcome: Vec<_> = ours.iter().map(|address| enter(address).unwrap()).collect();
+            assert_eq!(flood.iter().map(has_ended).collect::<Vec<_>>(), [true, true, false, false]);
+            assert!(!welcome.iter().any(has_ended));
+            assert_eq!(enter(theirs[0]).unwrap_err(), Crowded::Everywhere);
+        }
     }
 
     #[tokio::test]

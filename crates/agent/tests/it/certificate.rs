@@ -102,3 +102,26 @@ async fn a_node_that_is_not_trusted_says_so() {
     world.start_agent_by(&join).await.unwrap();
     assert_eq!(world.agent_ended().await, "attest.x509pop-site");
 }
+
+/// Its site trusts another PKI from now on, and the node gets a certificate of that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_gets_another_certificate_attests_again_by_itself() {
+    let mut world = World::new().await;
+    let (join, root) = node(&world);
+    world.put_site(vec![root]).await;
+    std::fs::write(&join.trust_bundle, world.bundle().await).unwrap();
+    world.start_agent_by(&join).await.unwrap();
+    let before = world.connected().await;
+    world.svids().await.unwrap();
+
+    // In place of the first one's files.
+    let (_, next) = node(&world);
+    world.put_site(vec![next]).await;
+    world.stop_authority().await;
+    world.start_authority().await;
+    let other =
+        |status: &bonafide_wire::agent::AgentStatus| status.connected && status.agent_id != before.agent_id;
+    world.until("another agent", other).await;
+    assert_eq!(world.svids().await.unwrap().svids[0].spiffe_id, "spiffe://example.org/app/web");
+    world.stop_agent().await;
+}

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::{
     generated::record as proto,
     policy::{PolicyRecord, read_one},
-    records::{Agent, Ban, JoinToken, RevocationRecord},
+    records::{Agent, Ban, JoinToken, NodeProof, RevocationRecord},
     scope::{LabelPattern, Scope},
     site::Site,
 };
@@ -232,12 +232,21 @@ pub(crate) fn from_agent(agent: &Agent) -> proto::Agent {
         ban_reason: agent.ban.as_ref().map(|ban| ban.reason.clone()).unwrap_or_default(),
         version: agent.version.clone(),
         attestation: agent.attestation,
+        proof_expires_at: agent.proof.map_or(0, |proof| proof.expires_at.as_secs()),
+        proof_root: agent.proof.map(|proof| Bytes::copy_from_slice(&proof.root)).unwrap_or_default(),
     }
 }
 
 pub(crate) fn to_agent(record: &proto::Agent) -> Option<Agent> {
     let ban = (record.banned_at != 0)
         .then(|| Ban { at: UnixTime::from_secs(record.banned_at), reason: record.ban_reason.clone() });
+    let proof = match &*record.proof_root {
+        [] => None,
+        root => Some(NodeProof {
+            expires_at: UnixTime::from_secs(record.proof_expires_at),
+            root: root.try_into().ok()?,
+        }),
+    };
     Some(Agent {
         id: SpiffeId::parse(&record.id).ok()?,
         site: record.site.clone(),
@@ -247,6 +256,7 @@ pub(crate) fn to_agent(record: &proto::Agent) -> Option<Agent> {
         ban,
         version: record.version.clone(),
         attestation: record.attestation,
+        proof,
     })
 }
 

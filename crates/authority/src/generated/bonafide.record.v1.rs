@@ -186,6 +186,13 @@ pub struct Agent {
     /// admitted any more.
     #[prost(uint64, tag = "9")]
     pub attestation: u64,
+    /// Of a node that attested by a certificate: the last second at which the path that was verified is valid. No SVID of
+    /// the agent lives longer. 0: no end, or an older server wrote it.
+    #[prost(int64, tag = "10")]
+    pub proof_expires_at: i64,
+    /// SHA-256 of the root (DER) in which that path ends. The agent is admitted as long as its site trusts it.
+    #[prost(bytes = "bytes", tag = "11")]
+    pub proof_root: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SigningKey {

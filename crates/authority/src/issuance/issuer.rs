@@ -499,6 +499,7 @@ mod tests {
             ban,
             version: String::new(),
             attestation: 0,
+            proof: None,
         }))
     }
 

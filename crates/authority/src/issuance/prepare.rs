@@ -133,8 +133,19 @@ impl Context<'_> {
         lifetime: Duration,
         attestation: u64,
     ) -> Result<(Unsigned, EntryKind), Refusal> {
-        let site = admitted_attestation(self.state, self.agent, attestation)?.site.clone();
-        let Dates { validity, serial, renew_after } = self.dates(lifetime, None)?;
+        let record = admitted_attestation(self.state, self.agent, attestation)?;
+        let site = record.site.clone();
+        let left = record.proof.map_or(Duration::MAX, |proof| proof.expires_at.since(self.now));
+        if left.is_zero() {
+            return Err(Refusal::denied(
+                "agent.proof-expired",
+                "the certificate that the node has attested with has expired",
+            )
+            .hint("renew the node's certificate: the agent attests again by itself"));
+        }
+        let Dates { validity, serial, renew_after } = self.dates(lifetime.min(left), None)?;
+        // Where the node's certificate ends first, to renew it brings nothing.
+        let renew_after = if left < lifetime { validity.not_after() } else { renew_after };
         let key_id = public_key.key_id();
         let mut attributes = vec![Attribute::site(&site)];
         attributes.extend(attestation_mark(attestation));

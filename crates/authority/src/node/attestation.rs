@@ -22,7 +22,7 @@ use crate::journal::Source;
 use crate::rates::Limit;
 use crate::records::{Agent, Object, RecordChange};
 use crate::refusal::Refusal;
-use crate::registration::{admitted_agent, check_quarantine};
+use crate::registration::{check_quarantine, unbanned_agent};
 use crate::stream::driver::printable;
 
 /// For each message of the node.
@@ -185,6 +185,7 @@ impl Attestation {
             ban: None,
             version: printable(version),
             attestation: 0,
+            proof: verdict.proof,
         };
         let presence = self.shared.presence.agent(agent);
         if presence.is_some_and(|presence| presence.is_connected()) {
@@ -204,7 +205,7 @@ impl Attestation {
                 let before = match state.agent(&record.id) {
                     None => None,
                     Some(before) if again && before.site == record.site => {
-                        Some(admitted_agent(state, &before.id)?)
+                        Some(unbanned_agent(state, &before.id)?)
                     }
                     Some(_) => {
                         return Err(Refusal::unavailable(

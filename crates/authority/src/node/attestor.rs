@@ -5,7 +5,7 @@ use std::fmt;
 use bonafide_attest::SelectorSet;
 use bonafide_identity::time::UnixTime;
 
-use crate::records::RecordChange;
+use crate::records::{NodeProof, RecordChange};
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -71,6 +71,8 @@ pub struct Verdict {
     pub selectors: SelectorSet,
     /// What the evidence was, in public words.
     pub evidence: String,
+    /// What holds the attestation up for as long as it does; none, if it stands by itself.
+    pub proof: Option<NodeProof>,
     /// Spends what may be used once.
     pub spend: Spend,
 }

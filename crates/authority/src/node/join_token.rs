@@ -36,6 +36,7 @@ impl NodeAttestor for JoinTokens {
             agent: None,
             selectors: SelectorSet::default(),
             evidence: token.id.clone(),
+            proof: None,
             spend: Box::new(move |state| {
                 let token = find(state, &sha256, now)?;
                 Ok(vec![RecordChange::Remove(token_key(&token.id))])

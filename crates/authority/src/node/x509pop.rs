@@ -18,6 +18,7 @@ use prost::Message;
 
 use super::attestor::{Asked, NodeAttestor, Pending, Step, Verdict};
 use crate::journal::hex;
+use crate::records::NodeProof;
 use crate::refusal::Refusal;
 use crate::site::Site;
 use crate::state::{SiteState, State};
@@ -121,11 +122,15 @@ impl Pending for Waiting {
             .hint("check that key and certificate belong together, and that nobody stands between")
         })?;
         let root = self.client.root().cloned();
+        let proof = root
+            .as_ref()
+            .map(|root| NodeProof { expires_at: self.client.not_after(), root: sha256(root.der()) });
         let site = self.site.clone();
         Ok(Step::Verdict(Verdict {
             agent: Some(agent_uuid(state.trust_domain(), &self.site, leaf.der())),
             selectors: selectors(&self.client),
             evidence: hex(&sha256(leaf.der())),
+            proof,
             site: self.site,
             // Nothing is spent. But a root that was taken away meanwhile admits nobody.
             spend: Box::new(move |state| {

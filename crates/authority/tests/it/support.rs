@@ -257,6 +257,7 @@ impl Server {
             ban: None,
             version: "0.1.0".into(),
             attestation: 0,
+            proof: None,
         });
         self.registry
             .write(move |_| Ok(vec![RecordChange::Put(Object::Agent(agent.clone()))]))

@@ -25,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::agents::{Agent, dial, new_key, pinned, request_for};
-use crate::world::{World, in_time, trust_domain};
+use crate::world::{World, entry, in_time, trust_domain};
 
 /// A PKI that knows nothing of SPIFFE.
 struct Pki {
@@ -444,6 +444,67 @@ async fn a_proof_is_good_for_one_connection_and_one_request() {
     let nonce = open.challenge().await.unwrap();
     let weak = X509PopResponse { scheme: 0x0201, ..twin.answer(nonce, &csr) };
     assert_eq!(open.answer(&weak).await.map(|_| ()), Err("attest.x509pop-scheme".to_owned()));
+}
+
+/// Asks for the agent's own SVID anew.
+async fn renew(stream: &mut crate::agents::Connected) -> Result<Certificate, String> {
+    let renewal = bonafide_wire::node::RenewAgent { request: 1, csr: request_for(&new_key()) };
+    match stream.ask(bonafide_wire::node::agent_message::Kind::RenewAgent(renewal)).await {
+        Ok(Heard::X509Issued(issued)) => Ok(Certificate::from_der(&issued.chain[0]).unwrap()),
+        Ok(other) => panic!("{other:?}"),
+        Err(problem) => Err(problem.code),
+    }
+}
+
+/// Who has a node's certificate has an agent for as long as that is valid, however often he renews.
+#[tokio::test]
+async fn an_agent_does_not_outlive_its_nodes_certificate() {
+    let pki = Pki::new();
+    let mut world = world(&pki).await;
+    let end = world.clock().now().as_secs() + 1800;
+    let after = std::time::Duration::from_secs(end.try_into().unwrap());
+    let node = Node::with(&pki, |leaf| leaf.not_after = rcgen::date_time_ymd(1970, 1, 1) + after);
+    let agent = node.join(&mut world).await;
+    let svid = agent.slot.current().unwrap();
+    assert_eq!(svid.chain()[0].not_after().as_secs(), end);
+    let mut stream = agent.connect().await;
+    for _ in 0..4 {
+        world.clock.advance(std::time::Duration::from_secs(360));
+        assert_eq!(renew(&mut stream).await.unwrap().not_after().as_secs(), end);
+    }
+    world.clock.advance(std::time::Duration::from_secs(360));
+    assert_eq!(renew(&mut stream).await.unwrap_err(), "agent.proof-expired");
+    let csr = request_for(&new_key());
+    world.clock.advance(std::time::Duration::from_secs(1));
+    assert_eq!(node.attest(&mut world, csr).await.unwrap_err(), "x509.expired");
+}
+
+#[tokio::test]
+async fn an_agent_is_admitted_as_long_as_its_site_trusts_the_root_of_its_node() {
+    let (pki, next) = (Pki::new(), Pki::new());
+    let mut world = world(&pki).await;
+    world.put(entry("app", "/app/app")).await;
+    let node = Node::of(&pki, KeyAlgorithm::EcP256);
+    let agent = node.join(&mut world).await;
+    let mut stream = agent.connect().await;
+    stream.issue("app").await.unwrap();
+
+    trust(&mut world, "lab", &[&next]).await.unwrap();
+    let refused = "agent.proof-untrusted";
+    let ended = loop {
+        if let Err(ended) = in_time(stream.next()).await {
+            break ended;
+        }
+    };
+    assert_eq!(problem_of(&ended).code, refused);
+    let again = agent.try_connect(Default::default()).await.err().unwrap();
+    assert_eq!(problem_of(&again).code, refused);
+    assert_eq!(node.attest(&mut world, request_for(&new_key())).await.unwrap_err(), "x509.unknown-authority");
+    // A node that has got another certificate is another agent.
+    Node::of(&next, KeyAlgorithm::EcP256).join(&mut world).await.connect().await.issue("app").await.unwrap();
+
+    trust(&mut world, "lab", &[&pki, &next]).await.unwrap();
+    agent.connect().await.issue("app").await.unwrap();
 }
 
 #[tokio::test]

@@ -360,6 +360,7 @@ impl World {
             ban: None,
             version: String::new(),
             attestation: 0,
+            proof: None,
         };
         let change = RecordChange::Put(Object::Agent(Arc::new(record)));
         let server = self.places[place].running.as_ref().unwrap();
