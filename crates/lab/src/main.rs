@@ -7,6 +7,7 @@ mod authority;
 mod chaos;
 mod clock;
 mod commit;
+mod decide;
 mod figure;
 mod fill;
 mod handshake;
@@ -36,7 +37,7 @@ use crate::{figure::Figure, fill::Filled, mint::Mint, scale::Crowd};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const NAMES: [&str; 18] = [
+const NAMES: &[&str] = &[
     "mint",
     "mint-1",
     "jwt-mint",
@@ -55,6 +56,15 @@ const NAMES: [&str; 18] = [
     "reconnect-1000",
     "ext-authz",
     "authzen",
+    "decide-10k",
+    "decide-10k-p99",
+    "decide-alloc",
+    "decide-100k",
+    "decide-grid",
+    "decide-shared-prefix",
+    "policy-load-10k",
+    #[cfg(feature = "engines")]
+    "decide-cedar-10k",
 ];
 
 /// Measures, and compares with what is physically possible.
@@ -160,7 +170,7 @@ async fn measure(options: &Options) -> Result<()> {
     let mut mint: Option<Mint> = None;
     let mut filled = Filled::default();
     let mut crowd: Option<Crowd> = None;
-    for name in NAMES.into_iter().filter(|name| options.wants(name)) {
+    for name in NAMES.iter().copied().filter(|name| options.wants(name)) {
         if name.contains("mint") && mint.is_none() {
             mint = Some(Mint::start(options).await?);
         }
@@ -175,6 +185,9 @@ async fn measure(options: &Options) -> Result<()> {
             ("push-latency-p99", _) => push::push_figure(options).await?,
             ("cold-start-latency", _) => push::cold_start_figure(options).await?,
             ("handshake", _) => handshake::figure().await?,
+            (name, _) if name.starts_with("decide") || name == "policy-load-10k" => {
+                tokio::task::spawn_blocking(move || decide::figure(name)).await??
+            }
             ("commit", _) => commit::figure(options).await?,
             ("memory-100k", _) => filled.memory_figure(options, "memory-100k", 100_000, 80.0).await?,
             ("memory-1m", _) => filled.memory_figure(options, "memory-1m", 1_000_000, 400.0).await?,

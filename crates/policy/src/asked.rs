@@ -11,7 +11,7 @@ use crate::{
     glob,
     host::{Host, HostFault},
     model::{Bound, Exception, PropRequirements, Rule, Target, Who},
-    path::{self, PathFault, Scratch},
+    path::{self, MAX_PATH, PathFault},
     request::{AssertedProps, CertifiedLabels, Request},
     words,
 };
@@ -64,11 +64,25 @@ impl InputFault {
     }
 }
 
-/// Where the normal forms of a request stand.
-#[derive(Debug, Default)]
-pub(crate) struct Room {
-    path: Scratch,
+/// Where the normal forms of a request stand. Paths that are not encoded stand where they are, and get no room.
+#[derive(Debug)]
+pub(crate) struct Room<'a> {
+    path: &'a mut [u8],
     host: Option<Host>,
+}
+
+/// Gives a request the room that it needs. Nearly none needs any for its path, and 4 KiB are not cleared for nothing.
+pub(crate) fn with_room<T>(request: &Request<'_>, then: impl FnOnce(&mut Room<'_>) -> T) -> T {
+    if request.on.path.is_some_and(path::is_encoded) {
+        with_room_for_path(then)
+    } else {
+        then(&mut Room { path: &mut [], host: None })
+    }
+}
+
+#[inline(never)]
+fn with_room_for_path<T>(then: impl FnOnce(&mut Room<'_>) -> T) -> T {
+    then(&mut Room { path: &mut [0; MAX_PATH], host: None })
 }
 
 /// A request whose parts are in their normal form.
@@ -109,7 +123,7 @@ impl<'a> Asked<'a> {
     pub(crate) fn new(
         request: &'a Request<'a>,
         callee: &'a CertifiedLabels,
-        room: &'a mut Room,
+        room: &'a mut Room<'_>,
     ) -> Result<Self, InputFault> {
         if !words::is_action(request.can) {
             return Err(InputFault::Action);
@@ -125,7 +139,7 @@ impl<'a> Asked<'a> {
         }
         let Room { path, host } = room;
         let path = match request.on.path {
-            Some(raw) => Some(path::normalise(raw, path).map_err(InputFault::Path)?),
+            Some(raw) => Some(path::normalise_in(raw, path).map_err(InputFault::Path)?),
             None => None,
         };
         let host = match request.on.host {

@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     form::{self, Form},
-    model::{Body, Document},
+    model::{Body, Document, Policy},
     read::VERSION,
     text::is_deceptive,
 };
@@ -71,7 +71,21 @@ impl Body {
 
     /// The digest of its canonical bytes.
     pub fn digest(&self) -> Digest {
-        Digest::of(self.canonical().as_bytes())
+        match self {
+            Self::Policy(policy) => policy.digest(),
+            Self::Rego(_) => Digest::of(self.canonical().as_bytes()),
+        }
+    }
+}
+
+impl Policy {
+    /// The digest of its canonical bytes, which is computed once.
+    pub fn digest(&self) -> Digest {
+        *self.digest.0.get_or_init(|| {
+            let mut out = String::new();
+            write_form(&mut out, &Form::Map(form::policy(self, Some(VERSION))));
+            Digest::of(out.as_bytes())
+        })
     }
 }
 
@@ -93,7 +107,7 @@ fn write_form(out: &mut String, form: &Form) {
             let _ = write!(out, "{number}");
         }
         Form::Text(text) => quote(out, text),
-        Form::Set(items) | Form::List(items) => {
+        Form::Set(items) => {
             let mut written: Vec<String> = items
                 .iter()
                 .map(|item| {
@@ -102,10 +116,18 @@ fn write_form(out: &mut String, form: &Form) {
                     out
                 })
                 .collect();
-            if matches!(form, Form::Set(_)) {
-                written.sort();
-            }
+            written.sort();
             let _ = write!(out, "[{}]", written.join(","));
+        }
+        Form::List(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                write_form(out, item);
+            }
+            out.push(']');
         }
         Form::Map(fields) => {
             out.push('{');

@@ -20,7 +20,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    asked::{Asked, InputFault, Room},
+    asked::{Asked, InputFault, with_room},
     canonical::quote,
     glob::{Glob, Segment, path_segments},
     host::HostPattern,
@@ -63,13 +63,8 @@ pub struct CedarRequest {
 /// # Errors
 /// If the request is denied for itself.
 pub fn request(request: &Request<'_>, callee: &CertifiedLabels) -> Result<CedarRequest, InputFault> {
-    let mut room = Room::default();
-    let asked = Asked::new(request, callee, &mut room)?;
-    Ok(CedarRequest {
-        principal: request.who.id().to_string(),
-        action: request.can.to_owned(),
-        context: context(&asked),
-    })
+    let context = with_room(request, |room| Ok(context(&Asked::new(request, callee, room)?)))?;
+    Ok(CedarRequest { principal: request.who.id().to_string(), action: request.can.to_owned(), context })
 }
 
 fn write_rule(out: &mut String, policy: &Policy, rule: &Rule) {

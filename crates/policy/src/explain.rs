@@ -5,7 +5,7 @@
 use std::fmt;
 
 use crate::{
-    asked::{Asked, Room, Unmet},
+    asked::{Asked, Unmet, with_room},
     decision::{Decision, Determining, Reason},
     model::{Bound, Effect, Exception, Mode, Requirement, Rule},
     request::Request,
@@ -67,34 +67,36 @@ impl Snapshot {
             let decision = Decision { effect: Effect::Deny, reason, would: None, revision: self.revision() };
             Explanation { decision, matched: Vec::new(), near_misses: Vec::new() }
         };
-        let mut room = Room::default();
-        let asked = match Asked::new(request, self.callee(), &mut room) {
-            Ok(asked) => asked,
-            Err(fault) => return told(Reason::Input(fault)),
-        };
+        with_room(request, |room| match Asked::new(request, self.callee(), room) {
+            Ok(asked) => self.explain_asked(&asked),
+            Err(fault) => told(Reason::Input(fault)),
+        })
+    }
+
+    fn explain_asked<'s>(&'s self, asked: &Asked<'_>) -> Explanation<'s> {
         let mut found = Found::default();
         let mut matched = Vec::new();
         let mut near: Vec<(usize, NearMiss<'s>)> = Vec::new();
         for number in (0..).take(self.len()) {
             let Some((compiled, rule)) = self.rule(number) else { continue };
             let Some(determining) = self.determining(number) else { continue };
-            match rule.unmet(&asked) {
+            match rule.unmet(asked) {
                 None => {
                     found.set(Class::of(compiled.mode(), rule.effect), number);
                     matched.push(Matched { rule: determining, effect: rule.effect });
                 }
                 Some(unmet) if rule.effect == Effect::Allow && unmet.order() > 0 => {
-                    let missing = missing(rule, unmet, &asked);
+                    let missing = missing(rule, unmet, asked);
                     let miss = NearMiss { rule: determining, clause: unmet.clause(), missing };
                     near.push((unmet.order(), miss));
                 }
                 Some(_) => {}
             }
         }
-        let decision = match self.staleness(request) {
-            Some(reason) => told(reason).decision,
-            None => self.judge(&found),
-        };
+        let mut decision = self.judge(&found);
+        if let Some(reason) = self.staleness(asked.request) {
+            decision = Decision { effect: Effect::Deny, reason, would: None, ..decision };
+        }
         if decision.is_allowed() {
             near.clear();
         }

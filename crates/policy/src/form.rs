@@ -10,7 +10,7 @@ use crate::{
     },
     request::AssertedProps,
     scenario::{DEFAULT_NOW, Scenario},
-    words::LabelKey,
+    words::{LabelKey, Name},
 };
 
 /// A value, as documents have them.
@@ -67,24 +67,44 @@ impl Map {
 
 /// What decides: all but comments, management labels and tests. With its version, if asked for.
 pub(crate) fn body(body: &Body, version: Option<u32>) -> Vec<(String, Form)> {
+    match body {
+        Body::Policy(own) => policy(own, version),
+        Body::Rego(RegoPolicy { name, applies_to, mode, stale, entrypoint, rego }) => {
+            let mut map = head((Kind::RegoPolicy, version), name, applies_to, *mode, *stale);
+            map.add("entrypoint", Form::text(entrypoint)).add("rego", Form::text(rego));
+            map.0
+        }
+    }
+}
+
+/// As [`body`], of a policy of rules.
+pub(crate) fn policy(policy: &Policy, version: Option<u32>) -> Vec<(String, Form)> {
+    let Policy { kind, name, applies_to, mode, stale, cache_for, rules, digest: _ } = policy;
+    let mut map = head((*kind, version), name, applies_to, *mode, *stale);
+    map.add_some("cacheFor", cache_for.map(|seconds| duration::format(seconds.into())));
+    map.add("rules", Form::List(rules.iter().map(rule).collect()));
+    map.0
+}
+
+fn head(
+    (kind, version): (Kind, Option<u32>),
+    name: &Name,
+    applies_to: &LabelRequirements,
+    mode: Mode,
+    stale: Option<Stale>,
+) -> Map {
     let mut map = Map::default();
-    map.add("kind", Form::text(body.kind()));
+    map.add("kind", Form::text(kind));
     if let Some(version) = version {
         map.add("version", Form::Number(version));
     }
-    map.add("name", Form::text(body.name()));
-    map.add("appliesTo", label_requirements(body.applies_to()));
-    if body.mode() == Mode::Shadow {
+    map.add("name", Form::text(name));
+    map.add("appliesTo", label_requirements(applies_to));
+    if mode == Mode::Shadow {
         map.add("mode", Form::text(Mode::Shadow));
     }
-    map.add("stale", stale(body.stale()));
-    match body {
-        Body::Policy(policy) => rules(&mut map, policy),
-        Body::Rego(RegoPolicy { entrypoint, rego, .. }) => {
-            map.add("entrypoint", Form::text(entrypoint)).add("rego", Form::text(rego));
-        }
-    }
-    map.0
+    map.add("stale", self::stale(stale));
+    map
 }
 
 /// All of a document.
@@ -119,11 +139,6 @@ fn stale(stale: Option<Stale>) -> Form {
         map.add("after", Form::text(duration::format(after.into()))).add("then", Form::text(then));
     }
     map.form()
-}
-
-fn rules(map: &mut Map, policy: &Policy) {
-    map.add_some("cacheFor", policy.cache_for.map(|seconds| duration::format(seconds.into())));
-    map.add("rules", Form::List(policy.rules.iter().map(rule).collect()));
 }
 
 fn rule(rule: &Rule) -> Form {

@@ -4,12 +4,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use bonafide_identity::{SpiffeIdPattern, TrustDomain, UnixTime};
 
 use crate::{
+    canonical::Digest,
     glob::{KeyPattern, PathPattern},
     host::HostPattern,
     network::Network,
@@ -110,7 +111,27 @@ pub struct Policy {
     pub(crate) cache_for: Option<u32>,
     /// By name.
     pub(crate) rules: Vec<Rule>,
+    pub(crate) digest: Computed,
 }
+
+/// A digest that is computed once. It is no part of what it is the digest of: a copy, which may be changed, computes
+/// its own.
+#[derive(Debug, Default)]
+pub(crate) struct Computed(pub(crate) OnceLock<Digest>);
+
+impl Clone for Computed {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Computed {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Computed {}
 
 /// `kind: RegoPolicy`. Its text is not looked into here.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,6 @@
 //! The normal form begins with `/`, has no query, no percent-encoding and no `/` at its end: a path with and without it
 //! are one, because a rule about `/admin` that `/admin/` passes by is a hole. Case matters.
 
-use std::fmt;
-
 /// Longest path of a request in bytes, with its query cut off.
 pub const MAX_PATH: usize = 4096;
 /// Bytes of a path and its query.
@@ -89,25 +87,14 @@ impl PathFault {
     }
 }
 
-/// Where a path is decoded to, if it needs to be. No memory is touched without need.
-pub struct Scratch(Option<[u8; MAX_PATH]>);
+/// Where a path is decoded to, if it needs to be.
+#[derive(Debug, Default)]
+pub struct Scratch(Vec<u8>);
 
 impl Scratch {
-    /// An empty one.
+    /// An empty one, which takes memory when a path is decoded.
     pub const fn new() -> Self {
-        Self(None)
-    }
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Debug for Scratch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Scratch")
+        Self(Vec::new())
     }
 }
 
@@ -116,6 +103,19 @@ impl fmt::Debug for Scratch {
 /// # Errors
 /// [`PathFault`]
 pub fn normalise<'a>(raw: &'a str, scratch: &'a mut Scratch) -> Result<&'a str, PathFault> {
+    if is_encoded(raw) {
+        scratch.0.resize(MAX_PATH, 0);
+    }
+    normalise_in(raw, &mut scratch.0)
+}
+
+/// Whether a path has to be decoded.
+pub(crate) fn is_encoded(raw: &str) -> bool {
+    memchr::memchr(b'%', raw.as_bytes()).is_some()
+}
+
+/// As [`normalise`]. Only a path that [`is_encoded`] needs room: [`MAX_PATH`] bytes.
+pub(crate) fn normalise_in<'a>(raw: &'a str, room: &'a mut [u8]) -> Result<&'a str, PathFault> {
     if raw.len() > MAX_TARGET {
         return Err(PathFault::TooLong);
     }
@@ -156,7 +156,7 @@ pub fn normalise<'a>(raw: &'a str, scratch: &'a mut Scratch) -> Result<&'a str, 
     if wide && path.chars().any(char::is_control) {
         return Err(PathFault::Control);
     }
-    if encoded { decode(path, scratch.0.insert([0; MAX_PATH])) } else { Ok(path) }
+    if encoded { decode(path, room) } else { Ok(path) }
 }
 
 enum Class {
@@ -191,7 +191,7 @@ fn check_segment(path: &str, start: usize, end: usize) -> Result<(), PathFault> 
 }
 
 /// Once, and only what can mean nothing else afterwards.
-fn decode<'a>(path: &str, out: &'a mut [u8; MAX_PATH]) -> Result<&'a str, PathFault> {
+fn decode<'a>(path: &str, out: &'a mut [u8]) -> Result<&'a str, PathFault> {
     let mut bytes = path.bytes();
     let mut length = 0;
     while let Some(byte) = bytes.next() {

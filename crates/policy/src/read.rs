@@ -9,7 +9,9 @@ mod test;
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    model::{Body, Document, Effect, Kind, Mode, Places, Policy, RegoPolicy, Rule, Stale, WhenStale},
+    model::{
+        Body, Computed, Document, Effect, Kind, Mode, Places, Policy, RegoPolicy, Rule, Stale, WhenStale,
+    },
     words::Name,
     yaml::{
         fault::{Fault, Spot},
@@ -132,7 +134,8 @@ fn document(node: &Node, faults: &mut Vec<Fault>) -> Option<Document> {
     let mut rules = rules(&fields, kind, faults);
     rules.sort_by(|one, other| one.0.name.cmp(&other.0.name));
     let (rules, rule_spots) = rules.into_iter().unzip();
-    let policy = Policy { kind, name: name?, applies_to, mode, stale, cache_for, rules };
+    let digest = Computed::default();
+    let policy = Policy { kind, name: name?, applies_to, mode, stale, cache_for, rules, digest };
     let (tests, test_spots) = test::tests(&fields, &policy, faults).into_iter().unzip();
     let places = Places { name: spot, rules: rule_spots, tests: test_spots };
     Some(Document { body: Body::Policy(Arc::new(policy)), labels, sites, tests, places })

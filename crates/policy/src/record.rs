@@ -27,7 +27,7 @@ use crate::{
         atom::{Point, Trail},
         witness,
     },
-    asked::{Asked, Room},
+    asked::{Asked, with_room},
     glob::path_segments,
     read,
     request::{AssertedProps, Caller, CertifiedLabels, Request},
@@ -153,7 +153,7 @@ fn own(scenario: &Scenario, point: Option<&Point>) -> Value {
         "when": when,
     });
     let request = scenario.request();
-    let fault = Asked::new(&request, &scenario.callee, &mut Room::default()).err();
+    let fault = with_room(&request, |room| Asked::new(&request, &scenario.callee, room).err());
     if let (Some(fault), Some(fields)) = (fault, own.as_object_mut()) {
         fields.insert("fault".to_owned(), fault.code().into());
     }

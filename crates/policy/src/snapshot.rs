@@ -15,7 +15,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use self::{index::Index, key::Hashes};
 use crate::{
-    asked::{Asked, Room},
+    asked::{Asked, with_room},
     canonical::Digest,
     decision::{Decision, Determining, Reason, Would},
     model::{Body, Effect, Kind, Mode, Policy, Rule, WhenStale},
@@ -127,9 +127,7 @@ impl Snapshot {
             })
             .map(|(stale, index)| (u64::from(stale.after), index))
             .min();
-        let policies = policies
-            .into_iter()
-            .map(|policy| Compiled { digest: Body::Policy(Arc::clone(&policy)).digest(), policy });
+        let policies = policies.into_iter().map(|policy| Compiled { digest: policy.digest(), policy });
         Ok(Self {
             revision,
             callee: callee.clone(),
@@ -146,11 +144,10 @@ impl Snapshot {
         if let Some(reason) = self.staleness(request) {
             return denied(reason);
         }
-        let mut room = Room::default();
-        match Asked::new(request, &self.callee, &mut room) {
+        with_room(request, |room| match Asked::new(request, &self.callee, room) {
             Ok(asked) => self.judge(&self.find(&asked)),
             Err(fault) => denied(Reason::Input(fault)),
-        }
+        })
     }
 
     /// The number of the policies that it was compiled from.

@@ -3,7 +3,7 @@
 use super::{
     Class, Found, HashedMap,
     anchor::{Anchors, Dimension, label_uses},
-    key::{KeyHash, Keys, MAX_DEPTH, Places, Shape, bit},
+    key::{KeyHash, Keys, MAX_DEPTH, Places, Shape, bit, label_bit},
 };
 use crate::{
     asked::Asked,
@@ -64,12 +64,14 @@ impl Index {
         seed: u64,
     ) -> Self {
         let rules: Vec<(Mode, &Rule)> = rules.collect();
+        let labels = label_uses(rules.iter().map(|(_, rule)| *rule));
         let mut shape = Shape {
             hashes: KeyHash::new(seed),
+            label_bits: labels.iter().fold(0, |bits, own| bits | label_bit(&own.key)),
             ids: Places::default(),
             paths: Places::default(),
             keys: Places::default(),
-            labels: label_uses(rules.iter().map(|(_, rule)| *rule)),
+            labels,
             hosts: false,
             services: false,
             id_paths: [0; MAX_DEPTH + 1],
@@ -124,7 +126,8 @@ impl Index {
 
     /// Finds the first rule of each class that is met.
     pub(super) fn find(&self, asked: &Asked<'_>, is_met: impl Fn(u32) -> bool, found: &mut Found) {
-        let keys = Keys::of(asked, &self.shape);
+        let mut keys = Keys::new();
+        keys.gather(asked, &self.shape);
         self.look(EVERYTHING, self.everything, &keys, &is_met, found);
         keys.for_each_anchor(asked, &self.shape, |key| {
             if let Some(bucket) = self.buckets.get(&key) {

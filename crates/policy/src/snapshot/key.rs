@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Segments of an ID, a path or a name of a key that keys look at.
-pub(super) const MAX_DEPTH: usize = 15;
+pub(super) const MAX_DEPTH: usize = 8;
 /// Keys of one request that are gathered before the index is asked: an action, a host, a service, and the beginnings and
 /// segments of three texts. Labels have what is left, and are computed again if it is not enough.
 const MAX_KEYS: usize = 3 + 3 * (2 * MAX_DEPTH + 1);
@@ -80,6 +80,8 @@ pub(super) struct Shape {
     pub(super) keys: Places,
     /// By key.
     pub(super) labels: Box<[LabelUse]>,
+    /// The [`label_bit`] of each of them.
+    pub(super) label_bits: u64,
     pub(super) hosts: bool,
     pub(super) services: bool,
     /// Of each depth of an ID: with which depths of a path some rule is anchored.
@@ -178,37 +180,42 @@ impl Depths {
 }
 
 impl Keys {
-    pub(super) fn of(asked: &Asked<'_>, shape: &Shape) -> Self {
-        let hashes = &shape.hashes;
-        let request = asked.request;
-        let action = hashes.text(Facet::Action, 0, request.can.as_bytes());
-        let mut keys = Self {
+    /// None yet.
+    #[inline]
+    pub(super) const fn new() -> Self {
+        Self {
             have: 0,
-            action,
+            action: 0,
             single: [0; MAX_KEYS],
             count: 0,
             ids: Depths::NONE,
             paths: Depths::NONE,
             keys: Depths::NONE,
-        };
-        keys.add(action);
+        }
+    }
+
+    /// Those of a request, in place: they are too large to be moved for nothing.
+    pub(super) fn gather(&mut self, asked: &Asked<'_>, shape: &Shape) {
+        let hashes = &shape.hashes;
+        let request = asked.request;
+        self.action = hashes.text(Facet::Action, 0, request.can.as_bytes());
+        self.add(self.action);
         let id = request.who.id();
         let root = id.as_str().len() - id.path().len();
-        keys.ids = keys.segments(hashes, (Facet::Id, Facet::IdSegment), shape.ids, id.as_str(), root, 1);
+        self.segments(hashes, (Facet::Id, Facet::IdSegment), shape.ids, (id.as_str(), root, 1));
         if let Some(path) = asked.path.filter(|path| *path != "/") {
-            keys.paths = keys.segments(hashes, (Facet::Path, Facet::PathSegment), shape.paths, path, 0, 1);
+            self.segments(hashes, (Facet::Path, Facet::PathSegment), shape.paths, (path, 0, 1));
         }
         if let Some(key) = request.on.key {
-            keys.keys = keys.segments(hashes, (Facet::Key, Facet::KeySegment), shape.keys, key, 0, 0);
+            self.segments(hashes, (Facet::Key, Facet::KeySegment), shape.keys, (key, 0, 0));
         }
         if let Some(host) = asked.host.filter(|_| shape.hosts) {
-            keys.add(hashes.text(Facet::Host, 0, host.as_bytes()));
+            self.add(hashes.text(Facet::Host, 0, host.as_bytes()));
         }
         if let Some(service) = request.on.service.filter(|_| shape.services) {
-            keys.add(hashes.text(Facet::Service, 0, service.as_bytes()));
+            self.add(hashes.text(Facet::Service, 0, service.as_bytes()));
         }
-        for_each_label(asked, shape, |key| keys.add(key));
-        keys
+        for_each_label(asked, shape, |key| self.add(key));
     }
 
     fn add(&mut self, key: u64) {
@@ -219,40 +226,29 @@ impl Keys {
         self.count += 1;
     }
 
-    /// The keys of a text of segments. `root` is where they begin, `skip` how many bytes each has before it.
+    /// The keys of a text of segments, its root, where they begin, and how many bytes stand before the first.
     fn segments(
         &mut self,
         hashes: &KeyHash,
         (facet, segment_facet): (Facet, Facet),
         places: Places,
-        text: &str,
-        root: usize,
-        skip: usize,
-    ) -> Depths {
-        let mut depths = Depths::NONE;
+        (text, root, skip): (&str, usize, usize),
+    ) {
         if places.depths | places.segments == 0 {
-            return depths;
+            return;
         }
         let bytes = text.as_bytes();
-        let mut begin = |keys: &mut Self, depth: usize, end: usize| {
-            if places.depths >> depth & 1 == 1
-                && let Some(beginning) = bytes.get(..end)
-                && let Some(slot) = depths.hashes.get_mut(depth)
-            {
-                *slot = hashes.text(facet, depth, beginning);
-                depths.present |= 1 << depth;
-                keys.add(*slot);
-            }
-        };
-        begin(self, 0, root);
+        self.begin(hashes, facet, places, 0, bytes.get(..root));
         let rest = bytes.get(root + skip..).unwrap_or_default();
         if rest.is_empty() {
-            return depths;
+            return;
         }
+        // No bit is set behind it.
+        let deepest = 16 - (places.depths | places.segments << 1).leading_zeros() as usize;
         let ends = memchr::memchr_iter(b'/', rest).chain([rest.len()]);
         let mut start = 0;
-        for (depth, end) in (1..=MAX_DEPTH).zip(ends) {
-            begin(self, depth, root + skip + end);
+        for (depth, end) in (1..deepest).zip(ends) {
+            self.begin(hashes, facet, places, depth, bytes.get(..root + skip + end));
             if places.segments >> (depth - 1) & 1 == 1
                 && let Some(segment) = rest.get(start..end)
             {
@@ -260,7 +256,32 @@ impl Keys {
             }
             start = end + 1;
         }
-        depths
+    }
+
+    #[inline]
+    fn begin(
+        &mut self,
+        hashes: &KeyHash,
+        facet: Facet,
+        places: Places,
+        depth: usize,
+        beginning: Option<&[u8]>,
+    ) {
+        if places.depths >> depth & 1 == 0 {
+            return;
+        }
+        let Some(beginning) = beginning else { return };
+        let key = hashes.text(facet, depth, beginning);
+        let depths = match facet {
+            Facet::Path => &mut self.paths,
+            Facet::Key => &mut self.keys,
+            _ => &mut self.ids,
+        };
+        if let Some(slot) = depths.hashes.get_mut(depth) {
+            *slot = key;
+            depths.present |= 1 << depth;
+        }
+        self.add(key);
     }
 
     /// Visits every key that a rule could be posted under.
@@ -292,12 +313,21 @@ impl Keys {
     }
 }
 
+/// One of 64 bits for the key of a label, without looking at all of it: most labels of callers are in no rule.
+pub(super) fn label_bit(key: &str) -> u64 {
+    let first = key.as_bytes().first().copied().unwrap_or(0);
+    1 << (u64::from(first).wrapping_mul(7).wrapping_add(key.len() as u64) & 63)
+}
+
 /// The keys of the caller's labels that rules look at.
 fn for_each_label(asked: &Asked<'_>, shape: &Shape, mut visit: impl FnMut(u64)) {
     if shape.labels.is_empty() {
         return;
     }
     for (key, value) in asked.request.who.labels().iter() {
+        if shape.label_bits & label_bit(key) == 0 {
+            continue;
+        }
         let Ok(place) = shape.labels.binary_search_by(|own| (*own.key).cmp(key)) else { continue };
         let Some(own) = shape.labels.get(place) else { continue };
         if own.exists {
