@@ -102,7 +102,7 @@ fn allocations(name: &'static str) -> Result<Figure> {
     let output = Command::new(&program).output().with_context(|| format!("running {}", program.display()))?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let value = String::from_utf8(output.stdout)?.trim().parse()?;
-    let what = "allocations of one decision at 10,000 mixed rules".to_owned();
+    let what = "allocations of one decision, at 10,000 rules of each kind".to_owned();
     Ok(Figure { name, value, unit: "", floor: None, ratio: None, target: Some(0.0), what })
 }
 
