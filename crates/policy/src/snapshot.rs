@@ -10,10 +10,11 @@
 mod anchor;
 mod index;
 mod key;
+mod plain;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use self::{index::Index, key::Hashes};
+use self::{index::Index, key::Hashes, plain::PlainRules};
 use crate::{
     asked::{Asked, with_room},
     canonical::Digest,
@@ -33,6 +34,7 @@ pub struct Snapshot {
     /// Guardrails first, then by the name of the policy and the rule. What is posted are indices into it.
     rules: Box<[Place]>,
     index: Index,
+    plain: PlainRules,
     /// Seconds, and by which policy.
     stale: Option<(u64, u32)>,
 }
@@ -118,6 +120,8 @@ impl Snapshot {
             let policy = policies.get(place.policy as usize)?;
             Some((policy.mode, policy.rules.get(place.rule as usize)?))
         });
+        let mut plain = PlainRules::default();
+        rules.clone().for_each(|(_, rule)| plain.push(rule));
         let index = Index::build(rules, callee, seed);
         let stale = (0_u32..)
             .zip(&policies)
@@ -134,6 +138,7 @@ impl Snapshot {
             policies: policies.collect(),
             rules: places.into(),
             index,
+            plain,
             stale,
         })
     }
@@ -192,7 +197,10 @@ impl Snapshot {
     /// The first rule of each class that is met.
     fn find(&self, asked: &Asked<'_>) -> Found {
         let mut found = Found::default();
-        let is_met = |number: u32| self.rule(number).is_some_and(|(_, rule)| rule.is_met(asked));
+        let is_met = |number: u32| match self.plain.is_met(number, asked) {
+            Some(is_met) => is_met,
+            None => self.rule(number).is_some_and(|(_, rule)| rule.is_met(asked)),
+        };
         self.index.find(asked, is_met, &mut found);
         found
     }

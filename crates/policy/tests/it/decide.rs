@@ -258,6 +258,45 @@ fn the_index_finds_what_there_is() {
     }
 }
 
+/// Rules of nothing but an ID, labels, actions and a path are compared in another way.
+#[test]
+fn plain_rules_mean_what_others_mean() {
+    let mut numbers = Generator::new(99);
+    let ids = ["spiffe://a.example/**", "spiffe://a.example/ns/shop/**", "spiffe://a.example/ns/shop/sa/web"];
+    let paths = ["/", "/**", "/v1", "/v1/**", "/v1/orders/**", "/v1/orders/7", "/v1/%6frders"];
+    let pick = |numbers: &mut Generator, of: &[&str]| of[numbers.below(of.len())].to_owned();
+    let mut met = 0;
+    for seed in 0..300 {
+        let mut rules = String::new();
+        for number in 0..4 {
+            let mut who = Vec::new();
+            if numbers.one_in(2) {
+                who.push(format!("id: {}", pick(&mut numbers, &ids)));
+            }
+            if numbers.one_in(2) {
+                who.push(format!("labels: {{env: [{}]}}", pick(&mut numbers, &["prod", "dev"])));
+            }
+            let who = if who.is_empty() { "anyone".to_owned() } else { format!("{{{}}}", who.join(", ")) };
+            let path = pick(&mut numbers, &paths);
+            let can = pick(&mut numbers, &["", ", can: [GET]", ", can: [GET, POST]"]);
+            rules.push_str(&format!(
+                "- {{name: r{number}, allow: {{who: {who}, on: {{path: {path}}}{can}}}}}\n"
+            ));
+        }
+        let policies = policies(&format!("kind: Policy\nname: p\nrules:\n{rules}"));
+        let callee = CertifiedLabels::none();
+        let snapshot = Snapshot::compile(policies, &callee, 1, seed).unwrap();
+        for _ in 0..50 {
+            let scenario = numbers.scenario(&callee);
+            let request = scenario.request();
+            let (decision, explanation) = (snapshot.decide(&request), snapshot.explain(&request));
+            assert_eq!(decision, explanation.decision, "{rules}{scenario:#?}");
+            met += u32::from(decision.is_allowed());
+        }
+    }
+    assert!((2_000..10_000).contains(&met), "{met} of 15000");
+}
+
 proptest! {
     /// The order of documents, of rules and of hashes has no meaning.
     #[test]
