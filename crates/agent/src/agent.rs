@@ -20,7 +20,7 @@ use tonic::service::Routes;
 
 use crate::{
     addresses::Addresses,
-    api::{Api, ExtAuthzService, MAX_REQUEST, OwnService, WorkloadService, json_routes},
+    api::{Api, ExtAuthzService, MAX_CHECK, MAX_REQUEST, OwnService, WorkloadService, json_routes},
     attestor::{
         Attestation, Attestor, container::ContainerAttestor, systemd::SystemdAttestor, unix::UnixAttestor,
     },
@@ -302,8 +302,7 @@ pub(crate) fn serve(
     let workload =
         SpiffeWorkloadApiServer::new(WorkloadService(api.clone())).max_decoding_message_size(MAX_REQUEST);
     let own = AgentServer::new(OwnService(api.clone())).max_decoding_message_size(MAX_REQUEST);
-    let checks =
-        AuthorizationServer::new(ExtAuthzService(api.clone())).max_decoding_message_size(MAX_REQUEST);
+    let checks = AuthorizationServer::new(ExtAuthzService(api.clone())).max_decoding_message_size(MAX_CHECK);
     let routes = Routes::new(workload).add_service(own).add_service(checks);
     let router = routes.prepare().into_axum_router().merge(json_routes(api));
     let shutdown = engine.shutdown().clone();

@@ -36,7 +36,7 @@ mod revocations;
 mod tests;
 mod workload;
 
-pub(crate) use ext_authz::ExtAuthzService;
+pub(crate) use ext_authz::{ExtAuthzService, MAX_CHECK};
 pub(crate) use json::routes as json_routes;
 pub(crate) use own::OwnService;
 pub(crate) use workload::WorkloadService;

@@ -4,7 +4,7 @@
 //! is listed here is kept of a request: no query, no property, no context, because these hold what nobody wants in logs.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,8 +16,6 @@ use bonafide_policy::{Caller, CertifiedLabels};
 use bonafide_wire::agent::{Decision, ListDecisionsRequest, Question};
 use serde_json::{Value, json};
 
-use crate::guard::Guard;
-
 /// Most decisions of one answer.
 const MAX_LIST: u32 = 1000;
 const DEFAULT_LIST: u32 = 100;
@@ -27,7 +25,7 @@ const MAX_TEXT: usize = 256;
 /// The newest decisions of this node.
 #[derive(Debug)]
 pub(crate) struct Decisions {
-    kept: Mutex<VecDeque<Arc<Event>>>,
+    kept: Mutex<Kept>,
     limit: usize,
     /// Of so many that were allowed, one is kept; all of the others are.
     one_in: u64,
@@ -38,18 +36,28 @@ pub(crate) struct Decisions {
     count: AtomicU64,
 }
 
+/// By guarded program, so that one that is asked much pushes nobody else's out.
+#[derive(Debug, Default)]
+struct Kept {
+    of: BTreeMap<String, VecDeque<Arc<Event>>>,
+    count: usize,
+    last: u64,
+}
+
 /// One decision.
 #[derive(Debug)]
 pub(crate) struct Event {
+    number: u64,
     id: String,
     at: UnixTime,
     /// The guarded program.
-    uid: u32,
     guarded: String,
     /// How it asked: `grpc`, `json`, `authzen`, `ext_authz`, `opa`.
     way: &'static str,
-    caller: Arc<Caller>,
-    guard: Arc<Guard>,
+    /// As it was said, if nothing showed it.
+    said: String,
+    caller: Option<Arc<Caller>>,
+    callee: Arc<CertifiedLabels>,
     action: String,
     path: String,
     host: String,
@@ -67,10 +75,11 @@ pub(crate) struct Event {
 }
 
 /// The program that asked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Asker<'a> {
-    pub(crate) uid: u32,
-    pub(crate) spiffe_id: &'a str,
+    /// Its default identity.
+    pub(crate) guarded: &'a str,
+    pub(crate) callee: Arc<CertifiedLabels>,
     pub(crate) way: &'static str,
 }
 
@@ -97,8 +106,7 @@ impl Decisions {
     pub(crate) fn note(
         &self,
         asker: Asker<'_>,
-        (question, caller): (&Question, &Arc<Caller>),
-        guard: &Arc<Guard>,
+        (question, caller): (&Question, Option<Arc<Caller>>),
         decision: &Decision,
         at: UnixTime,
     ) {
@@ -108,14 +116,17 @@ impl Decisions {
             return;
         }
         let path = question.path.split(['?', '#']).next().unwrap_or_default();
+        let mut kept = self.lock();
+        kept.last += 1;
         let event = Arc::new(Event {
+            number: kept.last,
             id: decision.id.clone(),
             at,
-            uid: asker.uid,
-            guarded: asker.spiffe_id.to_owned(),
+            guarded: asker.guarded.to_owned(),
             way: asker.way,
-            caller: Arc::clone(caller),
-            guard: Arc::clone(guard),
+            said: short(&question.spiffe_id),
+            caller,
+            callee: asker.callee,
             action: short(&question.action),
             path: short(path),
             host: short(&question.host),
@@ -131,41 +142,63 @@ impl Decisions {
             revision: decision.revision,
             would: decision.would.clone(),
         });
-        let mut kept = self.lock();
-        if kept.len() >= self.limit && kept.pop_front().is_some() {
+        if kept.count >= self.limit && kept.make_room() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        if self.limit > 0 {
-            kept.push_back(event);
+        if kept.count < self.limit {
+            kept.of.entry(event.guarded.clone()).or_default().push_back(event);
+            kept.count += 1;
         }
     }
 
-    /// Newest first. `uid`: only those of this user's programs.
-    pub(crate) fn list(&self, request: &ListDecisionsRequest, uid: Option<u32>) -> (Vec<Value>, u64) {
+    /// Newest first. `own`: only those of programs with this identity.
+    pub(crate) fn list(&self, request: &ListDecisionsRequest, own: Option<&str>) -> (Vec<Value>, u64) {
         let limit = if request.limit == 0 { DEFAULT_LIST } else { request.limit.min(MAX_LIST) };
         let wanted = |event: &&Arc<Event>| {
             let is = |wanted: &str, own: &str| wanted.is_empty() || wanted == own;
             is(&request.policy, &event.policy)
                 && is(&request.rule, &event.rule)
-                && is(&request.caller, event.caller.id().as_str())
+                && is(&request.caller, event.who())
                 && (!request.denied_only || !event.allowed)
                 && (!request.would_only || !event.would.is_empty())
-                && uid.is_none_or(|uid| uid == event.uid)
         };
-        let kept: Vec<Arc<Event>> = {
+        let mut kept: Vec<Arc<Event>> = {
             let kept = self.lock();
-            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            kept.iter().rev().filter(wanted).take(limit).cloned().collect()
+            let seen = kept.of.iter().filter(|(guarded, _)| own.is_none_or(|own| own == guarded.as_str()));
+            seen.flat_map(|(_, events)| events).filter(wanted).cloned().collect()
         };
+        kept.sort_by_key(|event| u64::MAX - event.number);
+        kept.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         (kept.iter().map(|event| event.to_json()).collect(), self.dropped.load(Ordering::Relaxed))
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Event>>> {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Kept {
+    /// Forgets the oldest decision of the program that has most. Whether there was one.
+    fn make_room(&mut self) -> bool {
+        let largest =
+            self.of.iter().max_by_key(|(_, events)| events.len()).map(|(guarded, _)| guarded.clone());
+        let Some(guarded) = largest else { return false };
+        let Some(events) = self.of.get_mut(&guarded) else { return false };
+        let forgotten = events.pop_front().is_some();
+        if events.is_empty() {
+            self.of.remove(&guarded);
+        }
+        self.count -= usize::from(forgotten);
+        forgotten
+    }
+}
+
 impl Event {
+    /// Who was asked about.
+    fn who(&self) -> &str {
+        self.caller.as_ref().map_or(self.said.as_str(), |caller| caller.id().as_str())
+    }
+
     /// In the shape of OPA's decision log, with the rule, its policy and the policy's digest beside it.
     fn to_json(&self) -> Value {
         let on = texts([
@@ -180,13 +213,16 @@ impl Event {
             "decision_id": self.id,
             "timestamp": self.at.to_string(),
             "path": "bonafide/authorize",
-            "labels": { "guarded": self.guarded, "uid": self.uid, "way": self.way },
+            "labels": { "guarded": self.guarded, "way": self.way },
             "requested_by": self.source,
             "input": { "bonafide": {
-                "who": { "id": self.caller.id().as_str(), "labels": labels(self.caller.labels()) },
+                "who": {
+                    "id": self.who(),
+                    "labels": self.caller.as_ref().map(|caller| labels(caller.labels())).unwrap_or_default(),
+                },
                 "can": self.action,
                 "on": on,
-                "callee": { "labels": labels(self.guard.snapshot.callee()) },
+                "callee": { "labels": labels(&self.callee) },
                 "when": when,
             } },
             "result": { "decision": self.allowed, "code": self.code },

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use bonafide_crypto::digest::sha256;
@@ -47,6 +47,8 @@ pub(crate) struct Guards {
 #[derive(Debug)]
 pub(crate) struct Guard {
     pub(crate) snapshot: Snapshot,
+    /// Of the programs.
+    pub(crate) callee: Arc<CertifiedLabels>,
     /// Why everything is denied, whatever the snapshot says.
     pub(crate) closed: Option<Refusal>,
     /// Whether an answer may depend on what was certified of the caller.
@@ -60,6 +62,8 @@ pub(crate) struct Guard {
 #[derive(Debug)]
 pub(crate) struct Asked<'a> {
     question: &'a Question,
+    /// It is a call over HTTP: no path, or no host, is not nothing, but wrong.
+    pub(crate) is_http: bool,
     pub(crate) caller: Arc<Caller>,
     /// Whether the caller's labels are known.
     certified: bool,
@@ -73,7 +77,8 @@ pub(crate) struct Asked<'a> {
 #[derive(Debug, Default)]
 struct Compiled {
     of: Arc<Policies>,
-    guards: HashMap<Labels, Arc<Guard>>,
+    /// Who comes first compiles; others of the same labels wait for him, and nobody else does.
+    guards: HashMap<Labels, Arc<OnceLock<Arc<Guard>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -88,21 +93,22 @@ impl Guards {
         Self { trust_domain, seed, compiled: Mutex::default(), callers: Mutex::default() }
     }
 
-    /// What decides for programs with these labels.
+    /// What decides for programs with these labels. May take a while where policies are new: not to be called under a lock.
     pub(crate) fn of(&self, policies: &Arc<Policies>, revision: u64, labels: &Labels) -> Arc<Guard> {
-        let mut compiled = lock(&self.compiled);
-        if !Arc::ptr_eq(&compiled.of, policies) {
-            *compiled = Compiled { of: Arc::clone(policies), guards: HashMap::new() };
-        }
-        if let Some(guard) = compiled.guards.get(labels) {
-            return Arc::clone(guard);
-        }
-        let guard = Arc::new(Guard::compile(policies, revision, labels, self.seed));
-        if compiled.guards.len() >= MAX_GUARDS {
-            compiled.guards.clear();
-        }
-        compiled.guards.insert(labels.clone(), Arc::clone(&guard));
-        guard
+        let cell = {
+            let mut compiled = lock(&self.compiled);
+            if !Arc::ptr_eq(&compiled.of, policies) {
+                *compiled = Compiled { of: Arc::clone(policies), guards: HashMap::new() };
+            }
+            if compiled.guards.len() >= MAX_GUARDS
+                && !compiled.guards.contains_key(labels)
+                && let Some(some) = compiled.guards.keys().next().cloned()
+            {
+                compiled.guards.remove(&some);
+            }
+            Arc::clone(compiled.guards.entry(labels.clone()).or_default())
+        };
+        Arc::clone(cell.get_or_init(|| Arc::new(Guard::compile(policies, revision, labels, self.seed))))
     }
 
     /// Who the caller of a question is.
@@ -120,6 +126,8 @@ impl Guards {
                 let id: SpiffeId = id.parse().map_err(|error| {
                     Refusal::invalid("request.spiffe-id", format!("`spiffe_id`: {error}"))
                 })?;
+                // Nothing says when its SVID was issued, so it counts as one that is revoked, if any is.
+                check_id(&id, trusted)?;
                 (Arc::new(Caller::new(id, CertifiedLabels::none())), false)
             }
             (chain, id) => {
@@ -148,6 +156,7 @@ impl Guards {
         };
         Ok(Asked {
             question,
+            is_http: false,
             caller,
             certified,
             source,
@@ -176,10 +185,13 @@ impl Guards {
         if now < leaf.not_before() || leaf.not_after() <= now {
             return Err(unverified(&"it has expired, or is not valid yet"));
         }
-        let instance = leaf.attributes().and_then(|attributes| attributes.instance);
-        let revoked = trusted.revocations.as_ref();
-        if let Some(by) = revoked.and_then(|set| set.of_token(id, instance, Some(leaf.not_before()))) {
-            return Err(unverified(&format!("the {by} is revoked")));
+        if let Some(set) = trusted.bundles.revocations(id.trust_domain()) {
+            if let Some(subject) = set.of_certificate(&leaf) {
+                return Err(unverified(&format!("the {subject} is revoked")));
+            }
+            if leaf.authority_key_id().is_none_or(|key| set.is_distrusted(key)) {
+                return Err(unverified(&"its authority is not trusted any more"));
+            }
         }
         let own = leaf.attributes().filter(|_| id.trust_domain() == &self.trust_domain);
         let labels = own.map_or_else(|| Ok(CertifiedLabels::none()), CertifiedLabels::of);
@@ -274,6 +286,7 @@ impl Guard {
         // Nobody knows what a program looks at.
         #[cfg(feature = "rego")]
         let looks_at_labels = looks_at_labels || !programs.is_empty();
+        let known = Arc::new(callee.clone());
         let none = || Snapshot::compile([], &CertifiedLabels::none(), revision, seed);
         let (snapshot, closed) = match Snapshot::compile(rules, &callee, revision, seed) {
             Ok(snapshot) => (Some(snapshot), closed),
@@ -283,6 +296,7 @@ impl Guard {
         let snapshot = snapshot.expect("a snapshot");
         Self {
             snapshot,
+            callee: known,
             closed,
             looks_at_labels,
             #[cfg(feature = "rego")]
@@ -340,13 +354,14 @@ impl Asked<'_> {
     pub(crate) fn request(&self, now: UnixTime, current_at: UnixTime) -> Request<'_> {
         let question = self.question;
         let some = |text| Some(text).filter(|text: &&str| !text.is_empty());
+        let http = |text| Some(text).filter(|text: &&str| self.is_http || !text.is_empty());
         Request {
             who: &self.caller,
             who_props: &self.caller_props,
             can: &question.action,
             on: Thing {
-                path: some(&question.path),
-                host: some(&question.host),
+                path: http(&question.path),
+                host: http(&question.host),
                 key: some(&question.key),
                 service: some(&question.service),
                 props: &self.props,
@@ -360,6 +375,14 @@ impl Asked<'_> {
             now,
             current_at,
         }
+    }
+}
+
+fn check_id(id: &SpiffeId, trusted: &Published) -> Result<(), Refusal> {
+    let set = trusted.bundles.revocations(id.trust_domain());
+    match set.and_then(|set| set.of_token(id, None, None)) {
+        Some(subject) => Err(unverified(&format!("the {subject} is revoked"))),
+        None => Ok(()),
     }
 }
 

@@ -56,6 +56,7 @@ pub mod replay;
 pub mod request;
 pub mod scenario;
 pub mod set;
+pub mod several;
 pub mod snapshot;
 pub mod text;
 pub mod words;

@@ -32,7 +32,7 @@ use bonafide_crypto::random::Random;
 use bonafide_identity::{Clock, TrustDomain, UnixTime};
 pub use bonafide_policy::{AssertedProps, Circumstances, Thing as On};
 use bonafide_policy::{
-    Body, Caller as Certified, CertifiedLabels, Policy, Reason, Request, Snapshot, model::Mode,
+    Body, Caller as Certified, CertifiedLabels, Policy, Reason, Request, Snapshot, model::Mode, several,
 };
 use bonafide_wire::agent::{PoliciesUpdate, WatchPoliciesRequest};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -72,8 +72,6 @@ pub struct Denied {
     caller: String,
     action: String,
     reason: String,
-    /// Rules that nearly allowed it, in words.
-    near_misses: Vec<String>,
     revision: u64,
 }
 
@@ -88,7 +86,8 @@ struct Shared {
 
 #[derive(Debug)]
 struct Compiled {
-    snapshot: Option<Snapshot>,
+    /// One for each set of labels of this program; none before policies have come.
+    snapshots: Vec<Snapshot>,
     trust_domain: Option<TrustDomain>,
     /// Why everything is denied.
     closed: Option<String>,
@@ -167,16 +166,56 @@ impl Guard {
             caller: caller.id().to_string(),
             action: action.chars().take(64).collect(),
             reason,
-            near_misses: Vec::new(),
-            revision: compiled.snapshot.as_ref().map_or(0, Snapshot::revision),
+            revision: compiled.snapshots.first().map_or(0, Snapshot::revision),
         };
-        let (snapshot, trust_domain) = match &**compiled {
-            Compiled { closed: Some(why), .. } => return Err(denied("policy.closed", why.clone())),
-            Compiled { snapshot: Some(snapshot), trust_domain: Some(trust_domain), .. } => {
-                (snapshot, trust_domain)
+        if let Some(why) = &compiled.closed {
+            return Err(denied("policy.closed", why.clone()));
+        }
+        let decision = self.ask(&compiled, caller, action, on, when, |snapshots, request| {
+            several::strictest(snapshots.iter().map(|snapshot| snapshot.decide(request)))
+        });
+        let Some(decision) = decision.flatten() else {
+            return Err(denied("policy.none", "no policies have come yet".to_owned()));
+        };
+        if let Some(would) = &decision.would {
+            tracing::info!(
+                caller = %caller.id(), action, policy = would.rule.policy, rule = would.rule.rule,
+                "a policy in shadow mode would {} this", would.effect
+            );
+        }
+        match decision.reason {
+            Reason::Rule(rule) if decision.is_allowed() => {
+                let by = format!("{}/{}", rule.policy, rule.rule);
+                let would = decision
+                    .would
+                    .map(|would| format!("{} {}/{}", would.effect, would.rule.policy, would.rule.rule));
+                Ok(Allowed { by, revision: decision.revision, would })
             }
-            Compiled { .. } => return Err(denied("policy.none", "no policies have come yet".to_owned())),
-        };
+            reason => Err(denied(reason.code(), reason.to_string())),
+        }
+    }
+
+    /// Rules that nearly allow this, and what is missing, in words: for operators who ask why. Looks at every rule, so it is
+    /// not for each request that is denied.
+    pub fn near_misses(&self, caller: &Caller, action: &str, on: On<'_>) -> Vec<String> {
+        let compiled = self.shared.compiled.load();
+        let told = self.ask(&compiled, caller, action, on, Circumstances::none(), |snapshots, request| {
+            let near = snapshots.iter().flat_map(|snapshot| snapshot.explain(request).near_misses);
+            near.map(|near| near.to_string()).collect()
+        });
+        told.unwrap_or_default()
+    }
+
+    fn ask<'c, T>(
+        &self,
+        compiled: &'c Compiled,
+        caller: &Caller,
+        action: &str,
+        on: On<'_>,
+        when: Circumstances<'_>,
+        ask: impl FnOnce(&'c [Snapshot], &Request<'_>) -> T,
+    ) -> Option<T> {
+        let trust_domain = compiled.trust_domain.as_ref()?;
         let fresh;
         let who = match caller.subject.get_or_init(|| subject(caller, trust_domain)) {
             (own, certified) if own == trust_domain => certified,
@@ -194,32 +233,7 @@ impl Guard {
             now: self.shared.clock.now(),
             current_at: UnixTime::from_secs(self.shared.current_at.load(Ordering::Relaxed)),
         };
-        let decision = snapshot.decide(&request);
-        if let Some(would) = &decision.would {
-            tracing::info!(
-                caller = %caller.id(), action, policy = would.rule.policy, rule = would.rule.rule,
-                "a policy in shadow mode would {} this", would.effect
-            );
-        }
-        match decision.reason {
-            Reason::Rule(rule) if decision.is_allowed() => {
-                let by = format!("{}/{}", rule.policy, rule.rule);
-                let would = decision
-                    .would
-                    .map(|would| format!("{} {}/{}", would.effect, would.rule.policy, would.rule.rule));
-                Ok(Allowed { by, revision: decision.revision, would })
-            }
-            reason => {
-                let denied = denied(reason.code(), reason.to_string());
-                // Where a rule denies, nothing else is missing.
-                let near = match reason {
-                    Reason::NoRule => snapshot.explain(&request).near_misses,
-                    _ => Vec::new(),
-                };
-                let near_misses = near.iter().map(ToString::to_string).collect();
-                Err(Denied { near_misses, ..denied })
-            }
-        }
+        Some(ask(&compiled.snapshots, &request))
     }
 
     /// Guards everything that a server serves: a request passes if its caller may use its method on its path.
@@ -237,11 +251,6 @@ impl Denied {
     /// Why, in words. For operators.
     pub fn reason(&self) -> &str {
         &self.reason
-    }
-
-    /// Rules that nearly allowed it, and what was missing. For operators.
-    pub fn near_misses(&self) -> &[String] {
-        &self.near_misses
     }
 
     /// Log revision of the policies that were asked.
@@ -273,7 +282,7 @@ fn subject(caller: &Caller, trust_domain: &TrustDomain) -> Subject {
 
 impl Shared {
     fn new(random: &dyn Random, clock: Arc<dyn Clock>) -> Self {
-        let nothing = Compiled { snapshot: None, trust_domain: None, closed: None };
+        let nothing = Compiled { snapshots: Vec::new(), trust_domain: None, closed: None };
         Self {
             compiled: ArcSwap::from_pointee(nothing),
             current_at: AtomicI64::new(0),
@@ -303,12 +312,13 @@ impl Shared {
         // Of a heartbeat nothing needs to be compiled.
         let changed = update.start || !update.removed.is_empty() || !update.policies.is_empty();
         let compiled = self.compiled.load();
-        let callee = CertifiedLabels::new(&update.labels);
-        let same = callee.as_ref().is_ok_and(|callee| {
-            compiled.snapshot.as_ref().is_some_and(|snapshot| snapshot.callee() == callee)
-        });
+        let sets = std::iter::once(&update.labels).chain(update.other_labels.iter().map(|set| &set.labels));
+        let callees: Result<Vec<CertifiedLabels>, _> = sets.map(CertifiedLabels::new).collect();
+        let same = callees
+            .as_ref()
+            .is_ok_and(|callees| compiled.snapshots.iter().map(Snapshot::callee).eq(callees.iter()));
         if changed || !same {
-            self.compiled.store(Arc::new(told.compile(callee.ok(), update, self.seed)));
+            self.compiled.store(Arc::new(told.compile(callees.ok(), update, self.seed)));
         }
         self.current_at.store(update.current_at, Ordering::Relaxed);
         true
@@ -316,7 +326,7 @@ impl Shared {
 }
 
 impl Told {
-    fn compile(&self, callee: Option<CertifiedLabels>, update: &PoliciesUpdate, seed: u64) -> Compiled {
+    fn compile(&self, callees: Option<Vec<CertifiedLabels>>, update: &PoliciesUpdate, seed: u64) -> Compiled {
         let mut closed = None;
         let mut rules: Vec<Arc<Policy>> = Vec::new();
         for (name, body) in &self.bodies {
@@ -329,16 +339,17 @@ impl Told {
                 Some(Body::Rego(_)) => {}
             }
         }
-        let callee = callee.unwrap_or_else(|| {
+        if callees.is_none() {
             closed = Some("the labels of this program are of no use".to_owned());
-            CertifiedLabels::none()
-        });
-        let snapshot = Snapshot::compile(rules, &callee, update.revision, seed);
-        if let Err(fault) = &snapshot {
-            closed = Some(fault.to_string());
         }
-        let trust_domain = TrustDomain::parse(&update.trust_domain).ok();
-        Compiled { snapshot: snapshot.ok(), trust_domain, closed }
+        let mut snapshots = Vec::new();
+        for callee in callees.unwrap_or_default() {
+            match Snapshot::compile(rules.iter().cloned(), &callee, update.revision, seed) {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(fault) => closed = Some(fault.to_string()),
+            }
+        }
+        Compiled { snapshots, trust_domain: TrustDomain::parse(&update.trust_domain).ok(), closed }
     }
 }
 
@@ -382,7 +393,7 @@ async fn follow(
                     let Ended { error, withdrawn } = Ended::of_status(&status);
                     if withdrawn {
                         let closed = Some(format!("this program has no identity any more: {error}"));
-                        let closed = Compiled { snapshot: None, trust_domain: None, closed };
+                        let closed = Compiled { snapshots: Vec::new(), trust_domain: None, closed };
                         shared.compiled.store(Arc::new(closed));
                     }
                 }

@@ -9,7 +9,8 @@
 //! | `resource` of any other type | the path `/TYPE/ID` |
 //! | `resource.properties`, `context` | properties of the thing, and of the circumstances |
 //!
-//! Properties are texts, numbers or booleans; others are left out, so no policy is met by them.
+//! Properties that are no texts are the JSON of what they are. An `id` with characters that mean something in a path is denied
+//! where it would become a part of one.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Api,
-    authorize::{Guarded, MAX_QUESTIONS},
+    authorize::{Guarded, MAX_QUESTIONS, Way},
     json::Refused,
 };
 use crate::{peer::Peer, refusal::Refusal};
@@ -162,13 +163,15 @@ fn question(own: &Map<String, Value>, defaults: &Map<String, Value>) -> Result<Q
         "key" => question.key = id.to_owned(),
         "host" => question.host = id.to_owned(),
         "service" => question.service = id.to_owned(),
-        kind => question.path = format!("/{kind}/{id}"),
+        kind if [kind, id].iter().all(|part| is_segment(part)) => question.path = format!("/{kind}/{id}"),
+        // No path that could be allowed.
+        _ => question.path = "..".to_owned(),
     }
     Ok(question)
 }
 
 fn answer(api: &Api, guarded: &Guarded, question: &Question) -> Result<Value, Refusal> {
-    let decision = match api.decide(guarded, question, &[], true, "authzen") {
+    let decision = match api.decide(guarded, question, Way::of("authzen")) {
         Ok(decision) => decision,
         // A subject that is no workload is nobody whom a rule could name.
         Err(refusal) if refusal.code() == "request.spiffe-id" => Decision {
@@ -190,7 +193,6 @@ fn answer(api: &Api, guarded: &Guarded, question: &Question) -> Result<Value, Re
                 "digest": decision.digest,
                 "revision": decision.revision,
                 "would": decision.would,
-                "near_misses": decision.near_misses,
             },
             "reason_user": { "en": if decision.allowed { "allowed" } else { "denied" } },
         },
@@ -213,12 +215,8 @@ fn text<'a>(object: &'a Map<String, Value>, of: &str, name: &str) -> Result<&'a 
 fn properties(value: Option<&Value>, name: &str) -> Result<BTreeMap<String, String>, Refusal> {
     let Some(value) = value else { return Ok(BTreeMap::new()) };
     let object = value.as_object().ok_or_else(|| wrong(format!("`{name}` is no object")))?;
-    let text = |value: &Value| match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    };
-    Ok(object.iter().filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect())
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    Ok(object.iter().map(|(key, value)| (key.clone(), text(value))).collect())
 }
 
 fn chain(subject: &Map<String, Value>) -> Result<Vec<bytes::Bytes>, Refusal> {
@@ -231,6 +229,11 @@ fn chain(subject: &Map<String, Value>) -> Result<Vec<bytes::Bytes>, Refusal> {
         Ok(bytes::Bytes::from(der))
     };
     chain.as_array().ok_or_else(unfit)?.iter().map(one).collect()
+}
+
+/// Whether it is the same to every reader of paths.
+fn is_segment(part: &str) -> bool {
+    !part.contains(['/', '?', '#', '%', '\\', ';']) && part != "." && part != ".."
 }
 
 /// Standard base64 of certificates; with padding or without.

@@ -16,9 +16,11 @@ use bonafide_wire::{
 use prost_types::{Struct, Value, value::Kind};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Api, peer_of};
+use super::{Api, authorize::Way, peer_of};
 use crate::refusal::Refusal;
 
+/// Largest question of a proxy, which has all headers in it: more than a proxy lets in.
+pub(crate) const MAX_CHECK: usize = 512 * 1024;
 /// Longest certificate, percent-encoded.
 const MAX_CERTIFICATE: usize = 48 * 1024;
 
@@ -32,14 +34,16 @@ impl Authorization for ExtAuthzService {
         let peer = peer_of(&request)?;
         let guarded = self.0.guarded(&peer).await?;
         let attributes = request.into_inner().attributes.unwrap_or_default();
-        let answer = match question(attributes) {
-            Ok((question, leaf)) => self.0.decide(&guarded, &question, &leaf, false, "ext_authz")?,
-            Err(refusal) => Decision {
-                code: refusal.code().to_owned(),
-                reason: refusal.message().to_owned(),
-                ..Decision::default()
-            },
-        };
+        let answer = question(attributes).and_then(|(question, leaf)| {
+            let way = Way { leaf: &leaf, is_http: true, ..Way::of("ext_authz") };
+            self.0.decide(&guarded, &question, way)
+        });
+        // An error would be the proxy's to judge, and it may let requests pass then: whatever a caller sends, it is denied.
+        let answer = answer.unwrap_or_else(|refusal| Decision {
+            code: refusal.code().to_owned(),
+            reason: refusal.message().to_owned(),
+            ..Decision::default()
+        });
         Ok(Response::new(response(&answer)))
     }
 }

@@ -141,7 +141,7 @@ async fn decisions(
     let Query(query) = query.map_err(|error| Refusal::invalid("request.query", error.body_text()))?;
     let DecisionsQuery { policy, rule, caller, denied_only, would_only, limit } = query;
     let request = ListDecisionsRequest { policy, rule, caller, denied_only, would_only, limit };
-    let answer = api.decisions(&peer, &request);
+    let answer = api.decisions(&peer, &request).await?;
     let events: Vec<Value> =
         answer.events.iter().filter_map(|event| serde_json::from_str(event).ok()).collect();
     Ok(axum::Json(json!({ "events": events, "dropped": answer.dropped })).into_response())

@@ -15,7 +15,7 @@ use bonafide_wire::agent::Question;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Api, authzen, json::Refused};
+use super::{Api, authorize::Way, authzen, json::Refused};
 use crate::{peer::Peer, refusal::Refusal};
 
 /// Its routes.
@@ -82,7 +82,7 @@ async fn data(
     let input = request.remove("input").unwrap_or(Value::Null);
     let input: Input = serde_json::from_value(input)
         .map_err(|error| Refusal::invalid("request.json", format!("`input`: {error}")))?;
-    let decision = api.decide(&guarded, &input.question()?, &[], false, "opa")?;
+    let decision = api.decide(&guarded, &input.question()?, Way::of("opa"))?;
     let result = if path == "bonafide/allow" {
         Value::Bool(decision.allowed)
     } else {

@@ -54,7 +54,7 @@ impl Agent for OwnService {
     ) -> Result<Response<ListDecisionsResponse>, Status> {
         let peer = peer_of(&request)?;
         peer.check_unchanged().await?;
-        Ok(Response::new(self.0.decisions(&peer, request.get_ref())))
+        Ok(Response::new(self.0.decisions(&peer, request.get_ref()).await?))
     }
 
     async fn watch_revocations(

@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use bonafide_wire::{agent::PoliciesUpdate, types::Policy};
+use bonafide_wire::{
+    agent::{LabelSet, PoliciesUpdate},
+    types::Policy,
+};
+use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,7 +30,8 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 #[derive(Default)]
 struct Told {
     begun: bool,
-    revisions: BTreeMap<String, u64>,
+    /// By name; cheap to keep, because the agent has them.
+    documents: BTreeMap<String, Bytes>,
 }
 
 impl Api {
@@ -90,18 +95,18 @@ impl Api {
 
     /// What is new to the program.
     fn updates(&self, guarded: &Guarded, told: &mut Told) -> Vec<PoliciesUpdate> {
-        let (policies, revision, heard_at) = self.engine().read(|core| {
-            let heard_at = core.heard_at().unwrap_or_default();
-            (Arc::clone(core.view.policies()), core.view.revision(), heard_at)
+        let (policies, revision, current_at) = self.engine().read(|core| {
+            let current_at = core.current_at().unwrap_or_default();
+            (Arc::clone(core.view.policies()), core.view.revision(), current_at)
         });
         // Also what this agent does not understand: then the program denies everything, as the agent would.
         let wanted: Vec<&Arc<Policy>> = policies.for_labels(guarded.labels()).collect();
         let names: BTreeSet<&str> = wanted.iter().map(|policy| policy.name.as_str()).collect();
-        let removed = told.revisions.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
+        let removed = told.documents.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
         let mut parts = vec![PoliciesUpdate { start: !told.begun, removed, ..PoliciesUpdate::default() }];
         let mut size = 0;
         for policy in &wanted {
-            if told.revisions.get(&policy.name) == Some(&policy.revision) {
+            if told.documents.get(&policy.name) == Some(&policy.document) {
                 continue;
             }
             size += policy.encoded_len() + 8;
@@ -116,13 +121,15 @@ impl Api {
         let last = parts.len() - 1;
         for (index, part) in parts.iter_mut().enumerate() {
             part.more = index < last;
-            part.labels = guarded.labels().clone();
+            let mut labels = guarded.labels().iter().cloned();
+            part.labels = labels.next().unwrap_or_default();
+            part.other_labels = labels.map(|labels| LabelSet { labels }).collect();
             part.revision = revision;
-            part.current_at = heard_at.as_secs();
+            part.current_at = current_at.as_secs();
             part.trust_domain = self.engine().trust_domain().to_string();
         }
         told.begun = true;
-        told.revisions = wanted.iter().map(|policy| (policy.name.clone(), policy.revision)).collect();
+        told.documents = wanted.iter().map(|policy| (policy.name.clone(), policy.document.clone())).collect();
         parts
     }
 }

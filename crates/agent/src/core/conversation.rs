@@ -47,6 +47,8 @@ pub(super) struct Conversation {
     last_request: u64,
     /// When the authority has said something last.
     heard_at: Option<UnixTime>,
+    /// When it was last known that the agent has what the authority has.
+    current_at: Option<UnixTime>,
     jwts: usize,
     pub(super) jobs: Jobs,
     launches: BTreeMap<InstanceId, bonafide_wire::node::Launch>,
@@ -112,9 +114,10 @@ impl Core {
         Hello { witnesses: true, checkpoints: self.witness.notes(), ..self.view.hello() }
     }
 
-    /// When the authority has said something last.
-    pub(crate) fn heard_at(&self) -> Option<UnixTime> {
-        self.conversation.heard_at
+    /// When it was last known that the agent has what the authority has: not that it is told something, but that it has
+    /// taken it in.
+    pub(crate) fn current_at(&self) -> Option<UnixTime> {
+        self.conversation.current_at
     }
 
     /// Whether the authority has confirmed on the present stream that the agent is up to date.
@@ -166,6 +169,7 @@ impl Core {
         match message.kind {
             Some(Kind::Update(update)) => match self.view.update(update).map_err(Disconnect::Violation) {
                 Ok(Some((acknowledge, changes))) => {
+                    self.conversation.current_at = Some(now);
                     self.apply_changes(changes, now);
                     self.effects.push(Effect::Send(agent_message::Kind::Acknowledge(acknowledge)));
                     self.now_synced(now);
@@ -177,10 +181,15 @@ impl Core {
                 }
             },
             Some(Kind::Bookmark(bookmark)) => {
+                let revision = bookmark.revision;
                 let acknowledge = self.view.bookmark(&bookmark).map_err(|violation| {
                     self.view.distrust();
                     Disconnect::Violation(violation)
                 })?;
+                // Otherwise the two differ, and the authority says everything again.
+                if self.view.revision() == revision {
+                    self.conversation.current_at = Some(now);
+                }
                 self.effects.push(Effect::Send(agent_message::Kind::Acknowledge(acknowledge)));
             }
             Some(Kind::X509Issued(issued)) => match self.answered(issued.request) {

@@ -46,14 +46,14 @@ impl Policies {
         self.rows.iter().find(|(_, row)| row.body.is_none()).map(|(name, _)| &**name)
     }
 
-    /// Those that apply to a program with these labels, or may.
+    /// Those that apply to a program with one of these sets of labels, or may.
     pub(crate) fn for_labels(
         &self,
-        labels: &BTreeMap<String, String>,
+        labels: &[BTreeMap<String, String>],
     ) -> impl Iterator<Item = &Arc<types::Policy>> {
-        let callee = CertifiedLabels::new(labels).ok();
-        let applies = move |row: &&Row| match (&row.body, &callee) {
-            (Some(body), Some(callee)) => body.applies_to_callee(callee),
+        let callees: Option<Vec<_>> = labels.iter().map(|labels| CertifiedLabels::new(labels).ok()).collect();
+        let applies = move |row: &&Row| match (&row.body, &callees) {
+            (Some(body), Some(callees)) => callees.iter().any(|callee| body.applies_to_callee(callee)),
             _ => true,
         };
         self.rows.values().filter(applies).map(|row| &row.wire)

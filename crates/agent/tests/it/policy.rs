@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use bonafide_wire::{
     admin::{
-        ApplyRequest, DeleteRequest, PutRegistrationRequest, PutSiteRequest, Resource, WaitRequest, resource,
+        ApplyRequest, DeleteRequest, PutRegistrationRequest, PutSiteRequest, Resource, RevokeRequest,
+        WaitRequest, resource,
     },
     agent::{
         AuthorizeRequest, Decision, ListDecisionsRequest, Question, WatchPoliciesRequest,
         agent_client::AgentClient,
     },
     external_auth::{
-        AttributeContext, CheckRequest, attribute_context, authorization_client::AuthorizationClient,
-        check_response::HttpResponse,
+        AttributeContext, CheckRequest, CheckResponse, attribute_context,
+        authorization_client::AuthorizationClient, check_response::HttpResponse,
     },
-    types::{Policy, Registration, Scope, Selector, Site, registration},
+    types::{Policy, Registration, Revocation, Scope, Selector, Site, registration, revocation},
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -298,20 +299,7 @@ async fn others_ask_in_the_words_that_they_have() {
     assert!(body.get("result").is_none());
 
     let mut envoy = AuthorizationClient::new(local(&world.socket).await);
-    let check = |principal: &str, method: &str| CheckRequest {
-        attributes: Some(AttributeContext {
-            source: Some(attribute_context::Peer { principal: principal.into(), ..Default::default() }),
-            request: Some(attribute_context::Request {
-                http: Some(attribute_context::HttpRequest {
-                    method: method.into(),
-                    path: "/v1/orders?x=1".into(),
-                    host: "ledger.example.org".into(),
-                    ..Default::default()
-                }),
-            }),
-            ..Default::default()
-        }),
-    };
+    let check = |principal: &str, method: &str| check(principal, method, "/v1/orders?x=1");
     let allowed = envoy.check(check("spiffe://example.org/app/web", "GET")).await.unwrap().into_inner();
     assert_eq!(allowed.status.unwrap().code, 0);
     let denied = envoy.check(check("spiffe://example.org/app/web", "PUT")).await.unwrap().into_inner();
@@ -321,6 +309,88 @@ async fn others_ask_in_the_words_that_they_have() {
     assert!(!response.body.contains("no-rule"), "whoever is refused learns nothing of the rules");
     let nobody = envoy.check(check("", "GET")).await.unwrap().into_inner();
     assert_eq!(nobody.status.unwrap().message, "policy.no-caller");
+}
+
+fn check(principal: &str, method: &str, path: &str) -> CheckRequest {
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            source: Some(attribute_context::Peer { principal: principal.into(), ..Default::default() }),
+            request: Some(attribute_context::Request {
+                http: Some(attribute_context::HttpRequest {
+                    method: method.into(),
+                    path: path.into(),
+                    host: "ledger.example.org".into(),
+                    ..Default::default()
+                }),
+            }),
+            ..Default::default()
+        }),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_revoked_is_denied_however_it_is_asked_about() {
+    let world = world().await;
+    apply(&world, &[BY_ID]).await;
+    let web = "spiffe://example.org/app/web";
+    let by_id = Question { spiffe_id: web.into(), ..question(&[], "GET", "/x") };
+    assert!(decide(&world, by_id.clone()).await.allowed);
+    let mut envoy = AuthorizationClient::new(local(&world.socket).await);
+    let verdict = |answer: CheckResponse| answer.status.unwrap().code;
+    assert_eq!(verdict(envoy.check(check(web, "GET", "/x")).await.unwrap().into_inner()), 0);
+
+    let subject =
+        Revocation { subject: Some(revocation::Subject::SpiffeId(web.into())), ..Default::default() };
+    let request = RevokeRequest { subject: Some(subject), ..Default::default() };
+    let revision = world.admin().await.revoke(request).await.unwrap().into_inner().revision;
+    wait(&world, revision).await;
+    assert_eq!(decide(&world, by_id).await.code, "policy.caller-unverified");
+    assert_eq!(verdict(envoy.check(check(web, "GET", "/x")).await.unwrap().into_inner()), 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_a_caller_sends_is_an_error_of_the_proxy() {
+    let world = world().await;
+    apply(&world, &[BY_ID]).await;
+    let mut envoy = AuthorizationClient::new(local(&world.socket).await);
+    let long = format!("/{}", "a".repeat(100_000));
+    for (principal, method, path) in [
+        ("CN=mallory", "GET", "/x"),
+        ("spiffe://example.org/app/web", "", "/x"),
+        ("spiffe://example.org/app/web", "GET", ""),
+        ("spiffe://example.org/app/web", "GET", "*"),
+        ("spiffe://example.org/app/web", "GET", long.as_str()),
+    ] {
+        let answer = envoy.check(check(principal, method, path)).await.unwrap().into_inner();
+        assert_eq!(answer.status.unwrap().code, 7, "{principal} {method}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_identity_lifts_no_guardrail_of_another_one() {
+    let world = world().await;
+    let chain = chain(&world).await;
+    let quiet =
+        "{kind: Guardrail, name: quiet, appliesTo: {app: vault}, rules: [{name: none, deny: {who: anyone}}]}";
+    apply(&world, &[READERS, quiet]).await;
+    assert!(decide(&world, question(&chain, "GET", "/v1/a")).await.allowed);
+    // The same process gets one more identity, which the guardrail is about; its first one stays the default.
+    let mut admin = world.admin().await;
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let registration = Registration {
+        id: "vault".into(),
+        kind: registration::Kind::Entry.into(),
+        site: "lab".into(),
+        spiffe_id: "spiffe://example.org/app/vault".into(),
+        selectors: vec![Selector { key: "unix.uid".into(), value: uid }],
+        labels: [("app".to_owned(), "vault".to_owned())].into(),
+        ..Registration::default()
+    };
+    let request = PutRegistrationRequest { registration: Some(registration), ..Default::default() };
+    let revision = admin.put_registration(request).await.unwrap().into_inner().revision;
+    wait(&world, revision).await;
+    let denied = decide(&world, question(&chain, "GET", "/v1/a")).await;
+    assert_eq!((denied.allowed, denied.rule.as_str()), (false, "none"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -110,9 +110,15 @@ async fn guard(teller: &mut Teller<'_>, client: SpiffeId) -> Result<(), Failure>
                     (true, format!("allowed by {}", allowed.by), allowed.would.unwrap_or_default())
                 }
                 Err(denied) => {
-                    let near = denied.near_misses().join("; ");
                     let reason = denied.reason();
-                    let why = if near.is_empty() { reason.to_owned() } else { format!("{reason} ({near})") };
+                    let near = match denied.code() {
+                        "policy.no-rule" => guard.near_misses(&caller, action, On::path(path)),
+                        _ => Vec::new(),
+                    };
+                    let why = match near.as_slice() {
+                        [] => reason.to_owned(),
+                        near => format!("{reason} ({})", near.join("; ")),
+                    };
                     (false, why, String::new())
                 }
             };

@@ -71,15 +71,33 @@ fn is_allowed<In>(guard: &Guard, request: &Request<In>) -> bool {
         tracing::warn!("a request was denied: the connection proves no identity");
         return false;
     };
-    let host = request.uri().authority().map(http::uri::Authority::as_str);
-    let host = host.or_else(|| request.headers().get(header::HOST)?.to_str().ok());
-    let on = On { path: Some(request.uri().path()), host, ..On::nothing() };
+    let Some(host) = host(request) else {
+        tracing::warn!(caller = %caller.id(), "a request was denied: it names no host, or two");
+        return false;
+    };
+    let on = On { path: Some(request.uri().path()), host: Some(host), ..On::nothing() };
     match guard.authorize(caller, request.method().as_str(), on) {
         Ok(_) => true,
         Err(denied) => {
-            tracing::info!(code = denied.code(), near_misses = ?denied.near_misses(), "{denied}");
+            tracing::info!(code = denied.code(), "{denied}");
             false
         }
+    }
+}
+
+/// The host that the request is for. None, if nobody can tell: whoever routes it may read it in another way.
+fn host<In>(request: &Request<In>) -> Option<&str> {
+    let mut named = request.headers().get_all(header::HOST).iter();
+    let by_header = match (named.next(), named.next()) {
+        (None, _) => None,
+        (Some(host), None) => Some(host.to_str().ok()?),
+        (Some(_), Some(_)) => return None,
+    };
+    let by_uri = request.uri().authority().map(http::uri::Authority::as_str);
+    match (by_uri, by_header) {
+        (Some(uri), Some(header)) if !uri.eq_ignore_ascii_case(header) => None,
+        (Some(host), _) | (None, Some(host)) => Some(host),
+        (None, None) => None,
     }
 }
 

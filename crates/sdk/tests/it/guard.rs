@@ -169,7 +169,8 @@ async fn decisions_follow_the_policies_and_say_why() {
     assert_eq!(get(&world.guard, &caller).unwrap(), "shop/readers");
     let denied = world.guard.authorize(&caller, "POST", On::path("/v1/orders")).unwrap_err();
     assert_eq!(denied.code(), "policy.no-rule");
-    assert!(denied.near_misses()[0].contains("readers"), "{denied:?}");
+    let near = world.guard.near_misses(&caller, "POST", On::path("/v1/orders"));
+    assert!(near[0].contains("readers"), "{near:?}");
     assert!(world.guard.authorize(&caller, "GET", On::path("/v1/../v1/orders")).is_err());
     world.policies.send_replace(update(NOBODY, 2, world.now()));
     world.until(|guard| get(guard, &caller).is_err()).await;
@@ -191,6 +192,29 @@ async fn policies_that_nobody_confirms_deny_when_they_say_so() {
         update.current_at += 601;
     });
     world.until(|guard| get(guard, &caller).is_ok()).await;
+}
+
+#[tokio::test]
+async fn policies_for_any_identity_of_the_program_guard_it() {
+    let policy = "
+kind: Guardrail
+name: quiet
+appliesTo: {app: ledger}
+rules:
+- name: none
+  deny: {who: anyone}
+";
+    let world = World::new(READERS).await;
+    let caller = world.caller().await;
+    assert!(get(&world.guard, &caller).is_ok());
+    let mut more = update(policy, 2, world.now());
+    more.start = false;
+    // Of its first identity it has no labels.
+    let labels = [("app".to_owned(), "ledger".to_owned())].into();
+    more.other_labels = vec![bonafide_wire::agent::LabelSet { labels }];
+    world.policies.send_replace(more);
+    world.until(|guard| get(guard, &caller).is_err()).await;
+    assert_eq!(get(&world.guard, &caller).unwrap_err().code(), "policy.rule");
 }
 
 #[tokio::test]

@@ -244,6 +244,17 @@ pub struct PoliciesUpdate {
     /// Whose labels count.
     #[prost(string, tag = "8")]
     pub trust_domain: ::prost::alloc::string::String,
+    /// Of further identities of the program. Policies that apply to any of them guard it.
+    #[prost(message, repeated, tag = "9")]
+    pub other_labels: ::prost::alloc::vec::Vec<LabelSet>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LabelSet {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListDecisionsRequest {
