@@ -97,8 +97,6 @@ pub(crate) enum Violation {
     TooMany,
     #[error("an update revokes more than a trust domain can")]
     TooManyRevocations,
-    #[error("an update has more policies than a node can keep")]
-    TooManyPolicies,
     #[error("an update names no incarnation or no revision")]
     Nameless,
 }
@@ -233,10 +231,7 @@ impl View {
             self.staged = None;
             return Err(Violation::TooManyRevocations);
         }
-        if !staged.policies.add(update.policies_start, update.policies, update.policies_removed) {
-            self.staged = None;
-            return Err(Violation::TooManyPolicies);
-        }
+        staged.policies.add(update.policies_start, update.policies, update.policies_removed);
         let kept = if staged.snapshot { 0 } else { known };
         if kept.saturating_add(staged.upserts.len()) > MAX_REGISTRATIONS.saturating_mul(2)
             || staged.upserts.len() > MAX_REGISTRATIONS

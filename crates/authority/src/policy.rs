@@ -8,8 +8,10 @@ use std::{
     sync::Arc,
 };
 
+use bonafide_attest::registration::digest_item;
+use bonafide_crypto::digest::sha256;
 use bonafide_identity::time::UnixTime;
-use bonafide_policy::{Body, CertifiedLabels, Document, Kind};
+use bonafide_policy::{Body, Document, Kind};
 use bonafide_wire::types;
 use bytes::Bytes;
 
@@ -31,6 +33,8 @@ pub struct PolicyRecord {
     pub source: String,
     /// Its canonical bytes.
     pub document: Bytes,
+    /// SHA-256 of these bytes.
+    pub sha256: [u8; 32],
     /// What it says.
     pub body: Arc<Body>,
     /// Sites whose agents get it. Empty: all.
@@ -77,6 +81,7 @@ impl PolicyRecord {
         Ok(Self {
             name: body.name().as_str().into(),
             source: source.to_owned(),
+            sha256: sha256(body.canonical().as_bytes()),
             document: body.canonical().into(),
             body: Arc::new(body.clone()),
             sites,
@@ -101,9 +106,9 @@ impl PolicyRecord {
         self.sites.is_empty() || self.sites.contains(site)
     }
 
-    /// Whether it guards a workload with these certified labels.
-    pub(crate) fn guards(&self, labels: &BTreeMap<String, String>) -> bool {
-        CertifiedLabels::new(labels).is_ok_and(|callee| self.body.applies_to_callee(&callee))
+    /// What the digest of an agent's policies holds for it. Its text, too: after a restore, a revision may come again.
+    pub(crate) fn digest_item(&self) -> Vec<u8> {
+        [digest_item(&self.name, self.revision).as_slice(), &self.sha256].concat()
     }
 
     /// For admins.

@@ -19,7 +19,10 @@ use std::{
 use arc_swap::ArcSwap;
 use bonafide_identity::{TrustDomain, time::Clock};
 use bonafide_store::{Store, StoreError};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch},
+    time::Instant,
+};
 
 use crate::{
     records::{Object, RecordChange, RecordError, Settings},
@@ -31,6 +34,8 @@ use crate::{
 const QUEUE: usize = 1024;
 /// How long a question waits for what others have written. It is noticed within a tenth of a second.
 const FOLLOW: Duration = Duration::from_secs(5);
+/// How long after the store was read what is known counts as current.
+const CURRENT: Duration = Duration::from_secs(60);
 /// Groups of changes that a slow subscriber may be behind before it must look at the whole state again.
 const FEED: usize = 1024;
 
@@ -64,6 +69,14 @@ struct Shared {
     published: ArcSwap<State>,
     applied: broadcast::Sender<Applied>,
     failure: watch::Sender<Option<Arc<RegistryError>>>,
+    /// When the store was last seen to have nothing more than what is published.
+    read: Mutex<Instant>,
+}
+
+impl Shared {
+    fn read(&self) {
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
 }
 
 /// A mutation in the queue.
@@ -90,6 +103,7 @@ impl Registry {
             published: ArcSwap::new(state.clone()),
             applied: broadcast::Sender::new(FEED),
             failure: watch::Sender::new(None),
+            read: Mutex::new(Instant::now()),
         });
         let (queue, jobs) = mpsc::channel(QUEUE);
         let registry = Self { shared: shared.clone(), queue };
@@ -119,6 +133,13 @@ impl Registry {
     #[must_use]
     pub fn state(&self) -> Arc<State> {
         self.shared.published.load_full()
+    }
+
+    /// Whether the store could be read in the last minute. If not, others may have written what this server does not know,
+    /// and it must tell nobody that nothing has changed.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.shared.read.lock().unwrap_or_else(PoisonError::into_inner).elapsed() <= CURRENT
     }
 
     /// Every change from now on, after it was published. Subscribe first, then look at [`Self::state`]: changes that

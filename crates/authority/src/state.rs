@@ -19,6 +19,7 @@ use bonafide_identity::{
     Certificate, InstanceId, Revocations, SpiffeId, TrustDomain, bundle::TrustBundle, revocation::Subject,
     time::UnixTime,
 };
+use bonafide_policy::CertifiedLabels;
 use bonafide_store::Incarnation;
 
 pub(crate) use self::loading::Loaded;
@@ -213,9 +214,9 @@ impl State {
         if found.iter().all(|policy| policy.body.applies_to().is_empty()) {
             return found;
         }
-        let hosted: BTreeSet<BTreeMap<String, String>> =
-            self.registrations_of(agent).map(|registration| registration.labels.clone()).collect();
-        found.retain(|policy| hosted.iter().any(|labels| policy.guards(labels)));
+        let hosted = self.site(&agent.site).into_iter().flat_map(|site| site.labels_of(&agent.id));
+        let hosted: Vec<_> = hosted.filter_map(|labels| CertifiedLabels::new(labels).ok()).collect();
+        found.retain(|policy| hosted.iter().any(|callee| policy.body.applies_to_callee(callee)));
         found
     }
 
@@ -513,8 +514,7 @@ impl State {
             }
             Object::Registration(registration) => {
                 if let Some(registered) = registered {
-                    let parent = registration.parent.as_ref();
-                    self.site_mut(&registration.site).add_registration(&registered, parent);
+                    self.site_mut(&registration.site).add_registration(&registered, &registration);
                     self.registrations.insert(registered);
                 }
             }

@@ -1,16 +1,24 @@
 //! What guards the node's workloads, as the authority has told.
+//!
+//! If these are too many, the agent keeps none of their documents, so that everything is denied. What else the update
+//! tells, such as revocations, must take effect all the same.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bonafide_attest::registration::digest_item;
-use bonafide_crypto::digest::SetDigest;
+use bonafide_crypto::digest::{SetDigest, sha256};
 use bonafide_policy::{Body, CertifiedLabels};
 use bonafide_wire::types;
+use bytes::Bytes;
 
 /// Most policies that one node keeps.
 const MAX_POLICIES: usize = 5000;
 /// Most bytes of them.
 const MAX_BYTES: usize = 64 << 20;
+/// Most names of policies that are too many. Of yet more, the agent does not even tell their digest.
+const MAX_NAMES: usize = 20 * MAX_POLICIES;
+/// The digest of nothing: whoever is shown it sends everything again.
+const NO_DIGEST: [u8; 32] = [0xff; 32];
 
 /// The policies of this node, by name. Cheap to clone: what it has of each is shared.
 #[derive(Clone, Debug, Default)]
@@ -22,8 +30,17 @@ pub(crate) struct Policies {
 #[derive(Clone, Debug)]
 struct Row {
     wire: Arc<types::Policy>,
+    /// Of its document, which is not kept if there are too many.
+    sum: Sum,
     /// None if this agent doesn't understand it. Then nobody knows whom it guards, and everything is denied.
     body: Option<Arc<Body>>,
+}
+
+/// What a document was.
+#[derive(Clone, Copy, Debug)]
+struct Sum {
+    length: usize,
+    sha256: [u8; 32],
 }
 
 /// The parts of a change that have come so far.
@@ -31,7 +48,7 @@ struct Row {
 pub(super) struct StagedPolicies {
     start: bool,
     removed: Vec<String>,
-    policies: BTreeMap<String, types::Policy>,
+    policies: BTreeMap<String, (types::Policy, Sum)>,
     bytes: usize,
 }
 
@@ -64,8 +81,15 @@ impl Policies {
         self.rows.values().map(|row| &row.wire)
     }
 
+    /// What the authority compares. None that it knows, if documents are missing that there is room for again.
     pub(super) fn digest(&self) -> [u8; 32] {
-        self.digest.bytes()
+        let lacks = self.rows.values().any(|row| row.wire.document.len() != row.sum.length);
+        if lacks && !self.are_too_many() { NO_DIGEST } else { self.digest.bytes() }
+    }
+
+    fn are_too_many(&self) -> bool {
+        let bytes = self.rows.values().fold(0_usize, |sum, row| sum.saturating_add(row.sum.length));
+        self.rows.len() > MAX_POLICIES || bytes > MAX_BYTES
     }
 
     /// The same policies with a change.
@@ -74,22 +98,36 @@ impl Policies {
         for name in staged.removed {
             policies.remove(&name);
         }
-        for (name, wire) in staged.policies {
+        for (name, (wire, sum)) in staged.policies {
             policies.remove(&name);
+            if policies.rows.len() >= MAX_NAMES {
+                continue;
+            }
             let known = self.rows.get(name.as_str()).filter(|row| row.wire.document == wire.document);
             let body = match known {
                 Some(row) => row.body.clone(),
+                None if wire.document.len() != sum.length => None,
                 None => read(&wire),
             };
-            policies.digest.insert(&digest_item(&name, wire.revision));
-            policies.rows.insert(name.into(), Row { wire: Arc::new(wire), body });
+            policies.digest.insert(&sum.item(&name, wire.revision));
+            policies.rows.insert(name.into(), Row { wire: Arc::new(wire), sum, body });
+        }
+        if policies.are_too_many() {
+            tracing::error!(
+                count = policies.rows.len(),
+                "there are too many policies for a node, so everything is denied"
+            );
+            for row in policies.rows.values_mut() {
+                row.body = None;
+                row.wire = Arc::new(types::Policy { document: Bytes::new(), ..(*row.wire).clone() });
+            }
         }
         policies
     }
 
     fn remove(&mut self, name: &str) {
         if let Some(row) = self.rows.remove(name) {
-            self.digest.remove(&digest_item(name, row.wire.revision));
+            self.digest.remove(&row.sum.item(name, row.wire.revision));
         }
     }
 }
@@ -105,24 +143,46 @@ impl PartialEq for Policies {
 }
 
 impl StagedPolicies {
-    /// Takes in a part. False: these are more than a node keeps.
-    pub(super) fn add(&mut self, start: bool, policies: Vec<types::Policy>, removed: Vec<String>) -> bool {
+    /// Takes in a part. Of more than a node keeps, it drops the documents.
+    pub(super) fn add(&mut self, start: bool, policies: Vec<types::Policy>, removed: Vec<String>) {
         if start {
             *self = Self { start: true, ..Self::default() };
         }
         for name in removed {
             self.policies.remove(&name);
-            self.removed.push(name);
+            if self.removed.len() < MAX_NAMES {
+                self.removed.push(name);
+            }
         }
-        for policy in policies {
-            self.bytes = self.bytes.saturating_add(policy.document.len());
-            self.policies.insert(policy.name.clone(), policy);
+        for mut policy in policies {
+            let sum = Sum { length: policy.document.len(), sha256: sha256(&policy.document) };
+            let were_too_many = self.are_too_many();
+            self.bytes = self.bytes.saturating_add(sum.length);
+            if were_too_many {
+                policy.document = Bytes::new();
+            }
+            if self.policies.len() < MAX_NAMES {
+                self.policies.insert(policy.name.clone(), (policy, sum));
+            }
+            if !were_too_many && self.are_too_many() {
+                self.policies.values_mut().for_each(|(policy, _)| policy.document = Bytes::new());
+            }
         }
-        self.policies.len() <= MAX_POLICIES && self.removed.len() <= MAX_POLICIES && self.bytes <= MAX_BYTES
+    }
+
+    fn are_too_many(&self) -> bool {
+        self.policies.len() > MAX_POLICIES || self.bytes > MAX_BYTES
     }
 
     pub(super) fn is_empty(&self) -> bool {
         !self.start && self.removed.is_empty() && self.policies.is_empty()
+    }
+}
+
+impl Sum {
+    /// What the digest holds for a policy. Its text, too: after a restore, a revision may come again.
+    fn item(&self, name: &str, revision: u64) -> Vec<u8> {
+        [digest_item(name, revision).as_slice(), &self.sha256].concat()
     }
 }
 

@@ -144,3 +144,59 @@ fn a_giant_set_is_refused_before_it_is_kept() {
     assert_eq!(view.update(many(1)), Err(Violation::TooManyRevocations));
     assert!(view.revocations().is_empty());
 }
+
+fn policy(name: &str, document: Vec<u8>) -> types::Policy {
+    types::Policy { name: name.into(), revision: 6, document: document.into(), ..types::Policy::default() }
+}
+
+#[test]
+fn too_many_policies_deny_everything_and_hold_up_nothing_else() {
+    let mut view = view();
+    let good = b"{kind: Policy, name: good, rules: [{name: a, allow: {who: anyone}}]}".to_vec();
+    let first = Update { policies: vec![policy("good", good.clone())], ..update(6) };
+    view.update(first).unwrap().unwrap();
+    assert_eq!(view.policies().not_understood(), None);
+
+    let many: Vec<_> = (0..5000).map(|n| policy(&format!("p{n}"), good.clone())).collect();
+    let flood = Update { policies: many.clone(), revoked: vec![revoke(1)], ..update(7) };
+    let (acknowledge, changes) = view.update(flood).unwrap().unwrap();
+    assert!(changes.revocations && changes.policies);
+    assert_eq!((acknowledge.revision, view.revocations().len()), (7, 1));
+    assert!(view.policies().not_understood().is_some());
+    assert!(view.policies().wires().all(|wire| wire.document.is_empty()));
+    // The authority finds what it has told, and goes on.
+    let mut digest = SetDigest::default();
+    for (name, document) in many.iter().map(|one| (&*one.name, &one.document)).chain([("good", &good.into())])
+    {
+        let item = [&*digest_item(name, 6), &bonafide_crypto::digest::sha256(document)].concat();
+        digest.insert(&item);
+    }
+    assert_eq!(acknowledge.policies_digest, digest.bytes().as_slice());
+
+    // Once they are few again, it has everything told again.
+    let removed = many.iter().skip(1).map(|one| one.name.clone()).collect();
+    let (acknowledge, _) = view.update(Update { policies_removed: removed, ..update(8) }).unwrap().unwrap();
+    assert_eq!(acknowledge.policies_digest, [0xff; 32].as_slice());
+    assert!(view.policies().not_understood().is_some());
+    let again = b"{kind: Policy, name: p0, rules: [{name: a, allow: {who: anyone}}]}".to_vec();
+    let repair = Update { policies_start: true, policies: vec![policy("p0", again)], ..update(9) };
+    let (acknowledge, _) = view.update(repair).unwrap().unwrap();
+    assert_ne!(acknowledge.policies_digest, [0xff; 32].as_slice());
+    assert_eq!(view.policies().not_understood(), None);
+}
+
+#[test]
+fn policies_that_are_too_large_together_are_not_kept() {
+    let mut view = view();
+    let large = |n: u32| Update {
+        more: true,
+        policies: vec![policy(&format!("p{n}"), vec![b' '; 1 << 20])],
+        ..update(0)
+    };
+    for n in 0..80 {
+        assert_eq!(view.update(large(n)).unwrap(), None);
+    }
+    view.update(update(7)).unwrap().unwrap();
+    assert!(view.policies().wires().all(|wire| wire.document.is_empty()));
+    assert!(view.policies().not_understood().is_some());
+}

@@ -70,12 +70,13 @@ impl Admin {
             compared: compared(&own.compared)?,
         };
         if own.dry_run {
-            let plan = Plan::of(&wanted, &state, &rights);
-            let plan = plan.warned(&state);
+            let plan = Plan::of(&wanted, &state, &rights)
+                .guarded(|call| self.guard.check(caller, call, &state, now))
+                .warned(&state);
             return Ok(answer(&plan, Some(&state), state.revision(), false));
         }
         drop(state);
-        let caller = caller.clone();
+        let (caller, guard) = (caller.clone(), Arc::clone(&self.guard));
         let (_, told) = self
             .registry
             .write_with(move |state| {
@@ -87,7 +88,8 @@ impl Admin {
                         ApplyResponse { revision, replayed: true, ..ApplyResponse::default() },
                     ));
                 }
-                let mut plan = Plan::of(&wanted, state, &rights);
+                let mut plan =
+                    Plan::of(&wanted, state, &rights).guarded(|call| guard.check(&caller, call, state, now));
                 let mut changes = std::mem::take(&mut plan.changes);
                 if plan.is_refused() || changes.is_empty() {
                     return Ok((Vec::new(), answer(&plan, None, state.revision(), false)));

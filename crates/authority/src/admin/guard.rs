@@ -4,6 +4,10 @@
 //! as `PutRegistration`, on the service `bonafide.admin.v1.Admin`. A built-in policy allows what certified admins may do by
 //! their rights; policies of the trust domain as a whole can deny, and give nothing. Whoever is on the local socket is
 //! not asked about, so nobody can lock everybody out.
+//!
+//! What `Apply` does to a resource is, besides, the action of the call that does the same to it alone: `PutSite`,
+//! `PutRegistration`, `PutPolicy`, `DeleteSite`, `DeleteRegistration`, `DeletePolicy`. There is no call `PutPolicy`: a
+//! policy is written by `Apply` only, and whoever must not write policies is denied this action.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +17,7 @@ use bonafide_policy::{
 };
 
 use super::caller::{Caller, CertifiedAdmin};
-use crate::{refusal::Refusal, state::State};
+use crate::{policy::PolicyRecord, refusal::Refusal, state::State};
 
 /// By which policies name the authority.
 const APP: (&str, &str) = ("app", "bonafide-authority");
@@ -36,8 +40,8 @@ pub(super) struct Guard {
 
 #[derive(Clone, Debug)]
 struct Compiled {
-    /// Names and revisions of what it was compiled of.
-    of: Vec<(Arc<str>, u64)>,
+    /// What it was compiled of, these very ones: a revision that was never committed may come again with another text.
+    of: Vec<Arc<PolicyRecord>>,
     /// None: it can't be compiled, so everything is denied.
     snapshot: Option<Arc<Snapshot>>,
 }
@@ -81,13 +85,11 @@ impl Guard {
         let general = || state.policies_after("").filter(|policy| policy.sites.is_empty());
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(compiled) = &*compiled
-            && general()
-                .map(|policy| (&policy.name, policy.revision))
-                .eq(compiled.of.iter().map(|(name, revision)| (name, *revision)))
+            && general().map(Arc::as_ptr).eq(compiled.of.iter().map(Arc::as_ptr))
         {
             return compiled.snapshot.clone();
         }
-        let of = general().map(|policy| (Arc::clone(&policy.name), policy.revision)).collect();
+        let of = general().map(Arc::clone).collect();
         let snapshot = self.compile(general().map(|policy| &*policy.body), state.revision()).map(Arc::new);
         *compiled = Some(Compiled { of, snapshot: snapshot.clone() });
         snapshot
@@ -120,7 +122,7 @@ mod tests {
     use bonafide_identity::SpiffeId;
 
     use super::*;
-    use crate::{policy::PolicyRecord, records::Object};
+    use crate::records::Object;
 
     #[test]
     fn the_built_in_policy_can_be_read_and_allows_every_call() {

@@ -83,6 +83,7 @@ pub(crate) fn to_policy(record: proto::Policy, revision: u64) -> Option<PolicyRe
     Some(PolicyRecord {
         name: record.name.into(),
         source: record.source,
+        sha256: bonafide_crypto::digest::sha256(&record.document),
         document: record.document,
         body: Arc::new(body.body().clone()),
         sites: record.sites.into_iter().collect(),

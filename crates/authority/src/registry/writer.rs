@@ -21,6 +21,8 @@ const MAX_OF_ONE: usize = MAX_CHANGES / 2;
 const PAGE: usize = 1000;
 /// How long one look at the store for others' changes waits.
 const WATCH: Duration = Duration::from_secs(30);
+/// How long a question for the store's head waits.
+const LOOK: Duration = Duration::from_secs(5);
 /// How often what has expired is looked for; a look costs nothing when there is none.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Expired records that one sweep removes.
@@ -88,11 +90,15 @@ impl Writer {
                     self.commit(std::mem::take(&mut group)).await?;
                 }
                 told = self.store.wait(known, WATCH) => match told {
-                    Ok(head) if head == known => (),
+                    Ok(head) if head == known => self.shared.read(),
+                    // Behind until that is caught up with.
                     Ok(_) => self.catch_up().await?,
                     Err(error) => self.survive(error).await?,
                 },
-                _ = sweep.tick() => self.sweep().await?,
+                _ = sweep.tick() => {
+                    self.look().await?;
+                    self.sweep().await?;
+                }
             }
         }
     }
@@ -146,6 +152,8 @@ impl Writer {
                         return Err(RegistryError::Gap { known: expected, found: revision.0 });
                     }
                     self.publish(evaluation.applied, false);
+                    // It was at head, or the store would not have taken it.
+                    self.shared.read();
                     answer(&mut group, answers);
                 }
                 Err(error) => {
@@ -185,6 +193,10 @@ impl Writer {
                     Ok(head) if head.revision.0 < known => {
                         Err(RegistryError::RolledBack { known, found: head.revision.0 })
                     }
+                    Ok(head) if head.revision.0 == known => {
+                        self.shared.read();
+                        Ok(())
+                    }
                     _ => Ok(()),
                 };
             }
@@ -199,6 +211,17 @@ impl Writer {
             }
             self.publish(applied, false);
         }
+    }
+
+    /// Asks the store whether there is more than what is known: whatever interrupts the watch, this is done.
+    async fn look(&mut self) -> Result<(), RegistryError> {
+        match tokio::time::timeout(LOOK, self.store.head()).await {
+            Ok(Ok(head)) if head.revision.0 == self.revision() => self.shared.read(),
+            Ok(Ok(_)) => self.catch_up().await?,
+            Ok(Err(error)) => self.survive(error).await?,
+            Err(_) => tracing::warn!("the store does not answer"),
+        }
+        Ok(())
     }
 
     /// Starts over from a snapshot.

@@ -13,7 +13,7 @@ use bonafide_attest::registration::Registration;
 use bonafide_crypto::digest::SetDigest;
 use bonafide_identity::{SpiffeId, time::UnixTime};
 
-use super::{State, is_published, registered::Registered};
+use super::{State, is_published, registered::Registered, site::LabelSets};
 use crate::records::{Object, RecordError};
 
 /// A part of a snapshot, read. That is most of the work of a start, and needs no state.
@@ -32,6 +32,10 @@ pub(super) struct Registrations {
     /// Of `shared`.
     pub(super) digest: SetDigest,
     pub(super) own: HashMap<SpiffeId, Vec<Registered>>,
+    /// Of `shared`.
+    pub(super) labels: LabelSets,
+    /// Of `own`.
+    pub(super) own_labels: HashMap<SpiffeId, LabelSets>,
 }
 
 impl Loaded {
@@ -60,8 +64,14 @@ impl Loaded {
             None => {
                 site.digest.insert(&registered.digest_item());
                 site.shared.push(registered.clone());
+                site.labels.add(&registration.labels);
             }
-            Some(parent) => site.own.entry(parent.clone()).or_default().push(registered.clone()),
+            Some(parent) => {
+                site.own.entry(parent.clone()).or_default().push(registered.clone());
+                if !registration.labels.is_empty() {
+                    site.own_labels.entry(parent.clone()).or_default().add(&registration.labels);
+                }
+            }
         }
         site.all.push(registered);
     }

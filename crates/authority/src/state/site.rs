@@ -1,7 +1,7 @@
 //! What belongs to one site.
 
 use std::{
-    collections::{BTreeSet, BinaryHeap, HashMap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
     ops::Bound,
     sync::Arc,
 };
@@ -12,6 +12,13 @@ use bonafide_identity::SpiffeId;
 
 use super::{loading::Registrations, registered::Registered};
 use crate::{records::Agent, site::Site};
+
+/// The distinct labels of registrations, with how many have them. Registrations without labels are not in here.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LabelSets {
+    sets: BTreeMap<BTreeMap<String, String>, usize>,
+    labelled: usize,
+}
 
 /// A site with its registrations, agents and tokens.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +31,10 @@ pub struct SiteState {
     digest: SetDigest,
     /// Registrations of one agent alone.
     own: HashMap<SpiffeId, BTreeSet<Registered>>,
+    /// Labels of `shared`.
+    labels: LabelSets,
+    /// Labels of `own`, of agents that have some.
+    own_labels: HashMap<SpiffeId, LabelSets>,
     agents: BTreeSet<SpiffeId>,
     tokens: usize,
 }
@@ -74,6 +85,20 @@ impl SiteState {
     /// What an agent may host: what all agents may, then what it alone may.
     pub fn hosted_by<'a>(&'a self, agent: &SpiffeId) -> impl Iterator<Item = Arc<Registration>> + use<'a> {
         self.shared.iter().chain(self.own.get(agent).into_iter().flatten()).filter_map(Registered::decode)
+    }
+
+    /// The distinct labels of [`Self::hosted_by`]; of some that all agents have and this one too, twice.
+    pub(super) fn labels_of<'a>(
+        &'a self,
+        agent: &SpiffeId,
+    ) -> impl Iterator<Item = &'a BTreeMap<String, String>> + use<'a> {
+        static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
+        let own_labels = self.own_labels.get(agent);
+        let own = self.own.get(agent).map_or(0, BTreeSet::len);
+        let labelled = self.labels.labelled + own_labels.map_or(0, |labels| labels.labelled);
+        let unlabelled = self.shared.len() + own > labelled;
+        let labels = self.labels.sets.keys().chain(own_labels.into_iter().flat_map(|own| own.sets.keys()));
+        labels.chain(unlabelled.then_some(&NO_LABELS))
     }
 
     /// The digest of [`Self::hosted_by`].
@@ -140,7 +165,9 @@ impl SiteState {
         std::mem::replace(&mut self.site, site)
     }
 
-    pub(super) fn add_registration(&mut self, registered: &Registered, parent: Option<&SpiffeId>) {
+    pub(super) fn add_registration(&mut self, registered: &Registered, registration: &Registration) {
+        self.label(registration);
+        let parent = registration.parent.as_ref();
         self.registrations.insert(registered.clone());
         match parent {
             None => {
@@ -160,6 +187,10 @@ impl SiteState {
             all.extend(part.all);
             shared.extend(part.shared);
             self.digest.merge(&part.digest);
+            self.labels.merge(part.labels);
+            for (parent, labels) in part.own_labels {
+                self.own_labels.entry(parent).or_default().merge(labels);
+            }
             for (parent, own) in part.own {
                 self.own.entry(parent).or_default().extend(own);
             }
@@ -175,16 +206,33 @@ impl SiteState {
             None => {
                 if self.shared.remove(id.as_bytes()) {
                     self.digest.remove(&registration.digest_item());
+                    self.labels.remove(&registration.labels);
                 }
             }
             Some(parent) => {
                 if let Some(own) = self.own.get_mut(parent) {
-                    own.remove(id.as_bytes());
+                    let was_there = own.remove(id.as_bytes());
                     if own.is_empty() {
                         self.own.remove(parent);
                     }
+                    if was_there && let Some(labels) = self.own_labels.get_mut(parent) {
+                        labels.remove(&registration.labels);
+                        if labels.sets.is_empty() {
+                            self.own_labels.remove(parent);
+                        }
+                    }
                 }
             }
+        }
+    }
+
+    fn label(&mut self, registration: &Registration) {
+        match &registration.parent {
+            None => self.labels.add(&registration.labels),
+            Some(parent) if !registration.labels.is_empty() => {
+                self.own_labels.entry(parent.clone()).or_default().add(&registration.labels);
+            }
+            Some(_) => (),
         }
     }
 
@@ -207,6 +255,35 @@ impl SiteState {
     /// Neither a record nor anything that names it.
     pub(super) fn is_gone(&self) -> bool {
         self.site.is_none() && self.registrations.is_empty() && self.agents.is_empty() && self.tokens == 0
+    }
+}
+
+impl LabelSets {
+    pub(super) fn add(&mut self, labels: &BTreeMap<String, String>) {
+        if labels.is_empty() {
+            return;
+        }
+        self.labelled += 1;
+        match self.sets.get_mut(labels) {
+            Some(count) => *count += 1,
+            None => drop(self.sets.insert(labels.clone(), 1)),
+        }
+    }
+
+    fn remove(&mut self, labels: &BTreeMap<String, String>) {
+        let Some(count) = self.sets.get_mut(labels) else { return };
+        self.labelled -= 1;
+        *count -= 1;
+        if *count == 0 {
+            self.sets.remove(labels);
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.labelled += other.labelled;
+        for (labels, count) in other.sets {
+            *self.sets.entry(labels).or_default() += count;
+        }
     }
 }
 

@@ -33,6 +33,8 @@ const HELLO_TIME: Duration = Duration::from_secs(10);
 /// How often the digest is compared when nothing happens; whenever something does, it is compared too. It also shows each
 /// side that the other one lives, so that neither has to ping.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(300);
+/// When it is looked again, while the store can't be read, whether there is a bookmark to send.
+const BOOKMARK_AGAIN: Duration = Duration::from_secs(10);
 /// How long an agent may take to read what it is sent.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// Messages that are taken from the stream at once.
@@ -142,11 +144,16 @@ impl Driver {
                 burst = burst(inbound) => Box::pin(self.hear(&mut open, burst?)).await?,
                 () = called(open.seat.as_ref()) => self.offer(&mut open).await?,
                 () = &mut bookmark => {
-                    bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
+                    // An agent takes what it has for current when it hears so: not from a server that can't know.
+                    let current = self.shared.registry.is_current();
+                    let next = if current { BOOKMARK_EVERY } else { BOOKMARK_AGAIN };
+                    bookmark.as_mut().reset(Instant::now() + next);
                     let view = self.shared.feed.view(&open.record, open.asker.connection.concern());
                     let mut messages = open.session.advance(&view);
                     drop(view);
-                    messages.push(open.session.bookmark());
+                    if current {
+                        messages.push(open.session.bookmark());
+                    }
                     self.send(messages).await?;
                 }
             }

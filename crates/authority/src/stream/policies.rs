@@ -1,13 +1,12 @@
 //! Policies, as one stream tells them: beside the registrations, with a digest of their own.
 //!
-//! An agent gets those that may guard a workload of its node. What it was told is remembered by name and revision, and
+//! An agent gets those that may guard a workload of its node. What it was told is remembered by name, revision and text, and
 //! compared with what it should have whenever something has changed that concerns it. An agent that sends no digest is of
 //! a version that knows nothing of policies, and is spared them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bonafide_attest::registration::digest_item;
 use bonafide_crypto::digest::SetDigest;
 use bonafide_wire::types;
 use prost::Message;
@@ -21,7 +20,7 @@ pub(crate) type Wanted = Vec<Arc<PolicyRecord>>;
 #[derive(Debug)]
 pub(crate) struct Told {
     understands: bool,
-    revisions: BTreeMap<Arc<str>, u64>,
+    items: BTreeMap<Arc<str>, Vec<u8>>,
     digest: [u8; 32],
 }
 
@@ -35,11 +34,11 @@ pub(crate) struct Delta {
 }
 
 impl Told {
-    /// Begins with the digest that the agent says it has.
-    pub(crate) fn begin(claimed: &[u8], wanted: &Wanted) -> (Self, Delta) {
-        let mut told = Self { understands: !claimed.is_empty(), revisions: BTreeMap::new(), digest: [0; 32] };
+    /// Begins with the digest that the agent says it has. What it has of another incarnation of the store is nothing.
+    pub(crate) fn begin(claimed: &[u8], same_incarnation: bool, wanted: &Wanted) -> (Self, Delta) {
+        let mut told = Self { understands: !claimed.is_empty(), items: BTreeMap::new(), digest: [0; 32] };
         let delta = told.repair(wanted);
-        if claimed == told.digest { (told, Delta::default()) } else { (told, delta) }
+        if same_incarnation && claimed == told.digest { (told, Delta::default()) } else { (told, delta) }
     }
 
     /// What leads from what was told to what is wanted.
@@ -48,12 +47,12 @@ impl Told {
         if !self.understands || self.is(wanted) {
             return delta;
         }
-        let before = std::mem::replace(&mut self.revisions, revisions(wanted));
-        self.digest = digest(&self.revisions);
+        let before = std::mem::replace(&mut self.items, items(wanted));
+        self.digest = digest(&self.items);
         delta.removed.extend(
-            before.keys().filter(|name| !self.revisions.contains_key(*name)).map(|name| name.to_string()),
+            before.keys().filter(|name| !self.items.contains_key(*name)).map(|name| name.to_string()),
         );
-        let new = wanted.iter().filter(|policy| before.get(&policy.name) != Some(&policy.revision));
+        let new = wanted.iter().filter(|policy| before.get(&policy.name) != Some(&policy.digest_item()));
         delta.policies.extend(new.map(|policy| policy.for_agents()));
         delta
     }
@@ -63,8 +62,8 @@ impl Told {
         if !self.understands {
             return Delta::default();
         }
-        self.revisions = revisions(wanted);
-        self.digest = digest(&self.revisions);
+        self.items = items(wanted);
+        self.digest = digest(&self.items);
         let policies = wanted.iter().map(|policy| policy.for_agents()).collect();
         Delta { start: true, policies, removed: Vec::new() }
     }
@@ -80,8 +79,8 @@ impl Told {
     }
 
     fn is(&self, wanted: &Wanted) -> bool {
-        wanted.len() == self.revisions.len()
-            && wanted.iter().all(|policy| self.revisions.get(&policy.name) == Some(&policy.revision))
+        wanted.len() == self.items.len()
+            && wanted.iter().all(|policy| self.items.get(&policy.name) == Some(&policy.digest_item()))
     }
 }
 
@@ -108,14 +107,12 @@ impl Delta {
     }
 }
 
-fn revisions(wanted: &Wanted) -> BTreeMap<Arc<str>, u64> {
-    wanted.iter().map(|policy| (Arc::clone(&policy.name), policy.revision)).collect()
+fn items(wanted: &Wanted) -> BTreeMap<Arc<str>, Vec<u8>> {
+    wanted.iter().map(|policy| (Arc::clone(&policy.name), policy.digest_item())).collect()
 }
 
-fn digest(revisions: &BTreeMap<Arc<str>, u64>) -> [u8; 32] {
+fn digest(items: &BTreeMap<Arc<str>, Vec<u8>>) -> [u8; 32] {
     let mut digest = SetDigest::default();
-    for (name, revision) in revisions {
-        digest.insert(&digest_item(name, *revision));
-    }
+    items.values().for_each(|item| digest.insert(item));
     digest.bytes()
 }

@@ -124,7 +124,11 @@ impl Session {
     pub(crate) fn begin(hello: &Hello, view: &impl AgentView) -> (Self, Vec<Kind>) {
         let head = view.head();
         let (revocations, revoked) = Told::begin(&hello.revocations_digest, &head.revocations);
-        let (policies, guarded) = policies::Told::begin(&hello.policies_digest, &head.policies);
+        let (policies, guarded) = policies::Told::begin(
+            &hello.policies_digest,
+            hello.incarnation == head.incarnation.as_slice(),
+            &head.policies,
+        );
         let beside = Beside { revoked, policies: guarded };
         let mut session = Self {
             incarnation: head.incarnation,

@@ -81,6 +81,79 @@ async fn everything_is_written_in_one_commit_or_nothing_is() {
     assert!(state.registration("web").is_some() && state.site("edge").is_some());
 }
 
+fn policy(source: &str) -> Resource {
+    use bonafide_wire::admin::resource::Resource as Described;
+    let policy = types::Policy { source: source.to_owned(), ..types::Policy::default() };
+    Resource { resource: Some(Described::Policy(policy)) }
+}
+
+#[tokio::test]
+async fn a_guardrail_that_denies_a_call_denies_the_same_in_an_apply() {
+    let server = Server::new().await;
+    let admin = types::Registration {
+        admin: vec!["edge".into()],
+        ..entry("edge", "edge-admin", "spiffe://example.org/edge/admin", &[("unix.uid", "7")])
+    };
+    let old = types::Registration { management_labels: team("a"), ..web("edge", "old") };
+    let guardrail = "{kind: Guardrail, name: quiet, rules: [{name: q, deny: {who: anyone, can: [PutRegistration, DeleteRegistration, PutPolicy]}}]}";
+    let first = [site_resource(site("edge")), resource(admin), resource(old), policy(guardrail)];
+    assert!(apply(&server, apply_of(first.into())).await.committed);
+    server.add_agent("edge", crate::support::ADMINS_AGENT).await;
+    let caller = site_admin("spiffe://example.org/edge/admin", "edge", "edge-admin", &["edge"]);
+    let own = "{kind: Policy, name: own, sites: [edge], rules: [{name: a, allow: {who: anyone}}]}";
+    for dry_run in [true, false] {
+        let request = apply_of(vec![resource(web("edge", "new")), policy(own)]);
+        let request = ApplyRequest { prune: team("a").into_iter().collect(), dry_run, ..request };
+        let answer = server.admin.apply(&caller, request).await.unwrap();
+        assert!(!answer.committed);
+        assert_eq!(
+            told(&answer),
+            [
+                "new refused admin.denied-by-policy",
+                "own refused admin.denied-by-policy",
+                "old refused admin.denied-by-policy",
+            ]
+        );
+    }
+    let state = server.registry.state();
+    assert!(state.registration("new").is_none() && state.registration("old").is_some());
+    // What changes nothing is no such call; and whoever is at the machine is not asked about.
+    let request =
+        apply_of(vec![resource(types::Registration { management_labels: team("a"), ..web("edge", "old") })]);
+    assert_eq!(told(&server.admin.apply(&caller, request).await.unwrap()), ["old unchanged"]);
+    let request = apply_of(vec![resource(web("edge", "new")), policy(own)]);
+    assert!(apply(&server, request).await.committed);
+}
+
+#[tokio::test]
+async fn policies_of_one_apply_are_counted_together() {
+    let server = Server::new().await;
+    let admin = types::Registration {
+        admin: vec!["edge".into()],
+        ..entry("edge", "edge-admin", "spiffe://example.org/edge/admin", &[("unix.uid", "7")])
+    };
+    assert!(apply(&server, apply_of(vec![site_resource(site("edge")), resource(admin)])).await.committed);
+    server.add_agent("edge", crate::support::ADMINS_AGENT).await;
+    let caller = site_admin("spiffe://example.org/edge/admin", "edge", "edge-admin", &["edge"]);
+    let many = |count: usize| -> Vec<Resource> {
+        let one = |n| {
+            policy(&format!(
+                "{{kind: Policy, name: p{n}, sites: [edge], rules: [{{name: a, allow: {{who: anyone}}}}]}}"
+            ))
+        };
+        (0..count).map(one).collect()
+    };
+    let answer = server.admin.apply(&caller, apply_of(many(501))).await.unwrap();
+    assert!(!answer.committed);
+    assert_eq!(told(&answer)[0], "p0 refused policy.too-many-of-site");
+    assert!(server.admin.apply(&caller, apply_of(many(500))).await.unwrap().committed);
+    let answer = server.admin.apply(&caller, apply_of(many(501))).await.unwrap();
+    assert_eq!(told(&answer)[500], "p500 refused policy.too-many-of-site");
+    let global =
+        policy("{kind: Guardrail, name: all, rules: [{name: a, deny: {who: anyone, can: [Nothing]}}]}");
+    assert!(apply(&server, apply_of(vec![global])).await.committed);
+}
+
 #[tokio::test]
 async fn order_and_defaults_are_no_differences() {
     let server = Server::new().await;

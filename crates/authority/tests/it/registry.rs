@@ -259,3 +259,26 @@ async fn on_sqlite_what_was_answered_is_there_after_a_restart() {
     assert_eq!(lease_key("l7"), "lease/l7");
     assert!((0..50).all(|n| registry.state().lease(&format!("l{n}")).is_some()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_cut_off_from_its_store_knows_that_it_is_not_current() {
+    let server = Server::new().await;
+    assert!(server.registry.is_current());
+    // An idle server looks by itself.
+    for _ in 0..300 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+        assert!(server.registry.is_current());
+    }
+    server.store.cut_off(true);
+    for _ in 0..62 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
+    assert!(!server.registry.is_current());
+    server.store.cut_off(false);
+    while !server.registry.is_current() {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
+}

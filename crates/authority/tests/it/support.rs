@@ -67,6 +67,7 @@ struct Log {
     commits: u64,
     floor: u64,
     fail: Option<StoreError>,
+    cut_off: bool,
 }
 
 impl MemoryStore {
@@ -81,6 +82,11 @@ impl MemoryStore {
 
     pub(crate) fn fail_next_commit(&self, error: StoreError) {
         self.log.lock().unwrap().fail = Some(error);
+    }
+
+    /// Nobody can ask for the head, or for changes, from now on; or can again.
+    pub(crate) fn cut_off(&self, cut_off: bool) {
+        self.log.lock().unwrap().cut_off = cut_off;
     }
 
     pub(crate) fn value(&self, key: &str) -> Option<Vec<u8>> {
@@ -114,6 +120,10 @@ impl Log {
         }
     }
 
+    fn reachable(&self) -> Result<(), StoreError> {
+        if self.cut_off { Err(StoreError::Io("cut off".to_owned())) } else { Ok(()) }
+    }
+
     fn head(&self) -> Head {
         Head {
             incarnation: Incarnation::from_bytes([1; 16]),
@@ -125,7 +135,10 @@ impl Log {
 
 impl Store for MemoryStore {
     fn head(&self) -> BoxFuture<'_, Result<Head, StoreError>> {
-        Box::pin(async { Ok(self.log.lock().unwrap().head()) })
+        Box::pin(async {
+            let log = self.log.lock().unwrap();
+            log.reachable().map(|()| log.head())
+        })
     }
 
     fn commit(&self, expect: Revision, batch: Batch) -> BoxFuture<'_, Result<Revision, StoreError>> {
@@ -176,7 +189,8 @@ impl Store for MemoryStore {
         Box::pin(async move {
             let mut revision = self.revision.subscribe();
             let _ = tokio::time::timeout(timeout, revision.wait_for(|revision| *revision > after.0)).await;
-            Ok(self.log.lock().unwrap().head().revision)
+            let log = self.log.lock().unwrap();
+            log.reachable().map(|()| log.head().revision)
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What a described set of resources comes to in one state: a pure function, for dry runs and commits alike.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -12,7 +12,7 @@ use super::Key;
 use crate::{
     admin::{
         Rights,
-        policies::check_count as check_policy_count,
+        policies::Shares,
         registrations::{taken, unknown_site},
         sites::{self, check_count, deletion},
     },
@@ -100,12 +100,26 @@ impl Plan {
             .collect();
         outcomes.extend(pruned);
         planner.count_sites(&mut outcomes);
+        planner.count_policies(&mut outcomes);
         let changes = changes(&outcomes, state);
         Self { outcomes, changes }
     }
 
     pub(super) fn is_refused(&self) -> bool {
         self.outcomes.iter().any(|outcome| outcome.refusal.is_some())
+    }
+
+    /// Refuses what policies deny the caller to do to a resource by itself: together with others it is not less.
+    pub(super) fn guarded(mut self, check: impl Fn(&str) -> Result<(), Refusal>) -> Self {
+        let mut checked: HashMap<&str, Result<(), Refusal>> = HashMap::new();
+        for outcome in &mut self.outcomes {
+            let Some(call) = outcome.call() else { continue };
+            if let Err(refusal) = checked.entry(call).or_insert_with(|| check(call)) {
+                outcome.action = Action::Refused;
+                outcome.refusal = Some(refusal.clone());
+            }
+        }
+        self
     }
 
     /// With what is allowed, and probably not meant.
@@ -220,12 +234,8 @@ impl Planner<'_> {
         if before.is_some_and(|before| before.says_the_same_as(wanted)) {
             return Outcome { action: Action::Unchanged, ..outcome };
         }
-        let checked = match before {
-            None => check_policy_count(self.state.policies_after("").count() + 1),
-            Some(_) => Ok(()),
-        };
         let revision = before.map_or(0, |before| before.revision);
-        outcome.unless(checked.and_then(|()| self.compared(key, revision)))
+        outcome.unless(self.compared(key, revision))
     }
 
     /// `None`: it has gone by itself, or has other labels by now.
@@ -321,7 +331,62 @@ impl Planner<'_> {
     }
 }
 
+impl Planner<'_> {
+    /// Refuses policies beyond what there may be, counted as the whole apply leaves them.
+    fn count_policies(&self, outcomes: &mut [Outcome]) {
+        let mut after: BTreeMap<&str, &Arc<PolicyRecord>> =
+            self.state.policies_after("").map(|policy| (&*policy.name, policy)).collect();
+        let mut written = false;
+        for outcome in outcomes.iter() {
+            match (outcome.action, &outcome.before, &outcome.after) {
+                (Action::Created | Action::Changed, _, Some(Record::Policy(policy))) => {
+                    after.insert(&policy.name, policy);
+                    written = true;
+                }
+                (Action::Deleted, Some(Record::Policy(policy)), _) => drop(after.remove(&*policy.name)),
+                _ => (),
+            }
+        }
+        if !written {
+            return;
+        }
+        let shares = Shares::of(after.into_values());
+        let everything = self.rights.everything().is_ok();
+        let refusals: Vec<_> = outcomes
+            .iter()
+            .map(|outcome| match (outcome.action, &outcome.before, &outcome.after) {
+                (Action::Created, _, Some(Record::Policy(policy))) => {
+                    shares.check(policy, None, everything).err()
+                }
+                (Action::Changed, Some(Record::Policy(before)), Some(Record::Policy(policy))) => {
+                    shares.check(policy, Some(before), everything).err()
+                }
+                _ => None,
+            })
+            .collect();
+        for (outcome, refusal) in outcomes.iter_mut().zip(refusals) {
+            if refusal.is_some() {
+                outcome.action = Action::Refused;
+                outcome.refusal = refusal;
+            }
+        }
+    }
+}
+
 impl Outcome {
+    /// The call that does this to the one resource; none if nothing is done.
+    fn call(&self) -> Option<&'static str> {
+        match (self.action, self.key.kind) {
+            (Action::Created | Action::Changed, ResourceKind::Site) => Some("PutSite"),
+            (Action::Created | Action::Changed, ResourceKind::Registration) => Some("PutRegistration"),
+            (Action::Created | Action::Changed, ResourceKind::Policy) => Some("PutPolicy"),
+            (Action::Deleted, ResourceKind::Site) => Some("DeleteSite"),
+            (Action::Deleted, ResourceKind::Registration) => Some("DeleteRegistration"),
+            (Action::Deleted, ResourceKind::Policy) => Some("DeletePolicy"),
+            _ => None,
+        }
+    }
+
     fn refused(key: &Key, refusal: Refusal) -> Self {
         Self {
             key: key.clone(),

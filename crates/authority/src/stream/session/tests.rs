@@ -29,6 +29,14 @@ fn no_revocations() -> Revocations {
     Revocations::new(TrustDomain::parse("example.org").unwrap())
 }
 
+/// A policy; `other` says something else under the same name and revision.
+fn policy_of(name: &str, revision: u64, other: bool) -> PolicyRecord {
+    let rule = if other { "deny" } else { "allow" };
+    let source = format!("{{kind: Policy, name: p{name}, rules: [{{name: a, {rule}: {{who: anyone}}}}]}}");
+    let record = PolicyRecord::of_source(&source, UnixTime::from_secs(1)).unwrap();
+    PolicyRecord { revision, ..record }
+}
+
 impl Default for Log {
     fn default() -> Self {
         let revocations = Arc::new(no_revocations());
@@ -100,12 +108,8 @@ impl Log {
     }
 
     fn wanted(&self) -> Wanted {
-        let policy = |(name, revision): (&String, &u64)| {
-            let source =
-                format!("{{kind: Policy, name: p{name}, rules: [{{name: a, allow: {{who: anyone}}}}]}}");
-            let record = PolicyRecord::of_source(&source, UnixTime::from_secs(1)).unwrap();
-            Arc::new(PolicyRecord { revision: *revision, ..record })
-        };
+        let policy =
+            |(name, revision): (&String, &u64)| Arc::new(policy_of(name, *revision, self.incarnation == 9));
         self.policies.iter().map(policy).collect()
     }
 
@@ -183,7 +187,7 @@ impl Agent {
     fn policies_digest(&self) -> Bytes {
         let mut digest = SetDigest::default();
         for (name, revision) in &self.policies {
-            digest.insert(&digest_item(&format!("p{name}"), *revision));
+            digest.insert(&policy_of(name, *revision, self.incarnation.first() == Some(&9)).digest_item());
         }
         Bytes::copy_from_slice(&digest.bytes())
     }
@@ -508,4 +512,23 @@ fn an_agent_that_knows_nothing_of_revocations_is_spared_them() {
     }
     assert!(agent.revocations.is_empty());
     assert_eq!(session.acknowledged(), log.revision);
+}
+
+#[test]
+fn after_a_restore_the_same_revision_is_another_policy() {
+    let mut log = Log { incarnation: 1, ..Log::default() };
+    log.guard("a");
+    let mut agent = Agent::default();
+    let (mut session, messages) = Session::begin(&agent.hello(), &log);
+    settle(&mut session, &mut agent, &log, messages);
+    let tells = |messages: &[Kind]| {
+        messages.iter().any(|message| matches!(message, Kind::Update(update) if update.policies_start && !update.policies.is_empty()))
+    };
+    assert!(!tells(&Session::begin(&agent.hello(), &log).1));
+    // Told again whatever the agent claims, in the same words or in others.
+    for incarnation in [2, 9] {
+        log.incarnation = incarnation;
+        assert!(tells(&Session::begin(&agent.hello(), &log).1), "{incarnation}");
+    }
+    assert_ne!(policy_of("a", 1, false).digest_item(), policy_of("a", 1, true).digest_item());
 }
