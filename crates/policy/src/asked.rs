@@ -97,7 +97,7 @@ pub(crate) struct Asked<'a> {
 }
 
 /// The first clause of a rule that a request does not meet. Indices are into the rule's own maps.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Unmet {
     Id,
     TrustDomain,

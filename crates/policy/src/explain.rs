@@ -2,7 +2,7 @@
 //!
 //! Every rule is asked, one after the other: this is for people who ask why, not for the path of a request.
 
-use std::fmt;
+use std::{cmp::Reverse, collections::BinaryHeap, fmt};
 
 use crate::{
     asked::{Asked, Unmet, with_room},
@@ -76,19 +76,21 @@ impl Snapshot {
     fn explain_asked<'s>(&'s self, asked: &Asked<'_>) -> Explanation<'s> {
         let mut found = Found::default();
         let mut matched = Vec::new();
-        let mut near: Vec<(usize, NearMiss<'s>)> = Vec::new();
+        // The best, of which the last is on top; they are put into words when it is known which ones they are.
+        let mut near = BinaryHeap::new();
         for number in (0..).take(self.len()) {
             let Some((compiled, rule)) = self.rule(number) else { continue };
-            let Some(determining) = self.determining(number) else { continue };
             match rule.unmet(asked) {
                 None => {
                     found.set(Class::of(compiled.mode(), rule.effect), number);
+                    let Some(determining) = self.determining(number) else { continue };
                     matched.push(Matched { rule: determining, effect: rule.effect });
                 }
                 Some(unmet) if rule.effect == Effect::Allow && unmet.order() > 0 => {
-                    let missing = missing(rule, unmet, asked);
-                    let miss = NearMiss { rule: determining, clause: unmet.clause(), missing };
-                    near.push((unmet.order(), miss));
+                    near.push((Reverse(unmet.order()), number, unmet));
+                    if near.len() > MAX_NEAR_MISSES {
+                        near.pop();
+                    }
                 }
                 Some(_) => {}
             }
@@ -100,8 +102,12 @@ impl Snapshot {
         if decision.is_allowed() {
             near.clear();
         }
-        near.sort_by_key(|(order, _)| usize::MAX - order);
-        let near_misses = near.into_iter().take(MAX_NEAR_MISSES).map(|(_, miss)| miss).collect();
+        let near_miss = |(_, number, unmet): (_, u32, Unmet)| {
+            let (_, rule) = self.rule(number)?;
+            let missing = missing(rule, unmet, asked);
+            Some(NearMiss { rule: self.determining(number)?, clause: unmet.clause(), missing })
+        };
+        let near_misses = near.into_sorted_vec().into_iter().filter_map(near_miss).collect();
         Explanation { decision, matched, near_misses }
     }
 }

@@ -384,6 +384,11 @@ impl RegoPolicy {
         self.mode
     }
 
+    /// What happens when it is stale: see [`Snapshot::with_programs`](crate::Snapshot::with_programs).
+    pub fn stale(&self) -> Option<Stale> {
+        self.stale
+    }
+
     /// The rule that is asked, such as `data.orders.authz.result`.
     pub fn entrypoint(&self) -> &str {
         &self.entrypoint

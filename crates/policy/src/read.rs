@@ -1,6 +1,7 @@
 //! Documents from YAML.
 //!
-//! Everything is bounded: a text has at most 1 MiB, a list 256 items, a policy 10,000 rules.
+//! Everything is bounded: a text has at most 1 MiB, a list 256 items, a policy 10,000 rules, a program 64 KiB. The same
+//! holds of the [canonical text](crate::canonical) of a document, so that whoever gets that can read it.
 
 mod clause;
 mod list;
@@ -24,6 +25,8 @@ use crate::{
 pub const MAX_TEXT: usize = 1024 * 1024;
 /// Rules of one policy.
 pub const MAX_RULES: usize = 10_000;
+/// Bytes of a program in Rego.
+pub const MAX_REGO: usize = 64 * 1024;
 /// The version of the language that this reader knows.
 pub const VERSION: u32 = 1;
 
@@ -99,8 +102,32 @@ pub fn read_node(node: &Node, faults: &mut Vec<Fault>) -> Option<Document> {
         return None;
     }
     let before = faults.len();
-    let document = document(node, faults);
-    if faults.len() > before { None } else { document }
+    let document = document(node, faults)?;
+    if faults.len() == before && !document.reads_back() {
+        faults.push(Fault::new(
+            "policy.canonical",
+            document.places.name,
+            "in its canonical form, which authorities and agents read, the document is too large",
+            "split it into several policies",
+        ));
+    }
+    if faults.len() > before { None } else { Some(document) }
+}
+
+impl Document {
+    /// Whether its [canonical text](Document::canonical) can be read, and means the same. It does of every document
+    /// that [`read`] or [`read_node`] gave: a text can be within all limits while its canonical form is not.
+    pub fn reads_back(&self) -> bool {
+        let text = self.canonical();
+        if text.len() > MAX_TEXT {
+            return false;
+        }
+        let mut faults = Vec::new();
+        let nodes = tree::parse(&text, &mut faults);
+        let [node] = nodes.as_slice() else { return false };
+        let again = document(node, &mut faults);
+        faults.is_empty() && again.is_some_and(|again| again.body == self.body)
+    }
 }
 
 fn document(node: &Node, faults: &mut Vec<Fault>) -> Option<Document> {
@@ -124,7 +151,18 @@ fn document(node: &Node, faults: &mut Vec<Fault>) -> Option<Document> {
         let entrypoint = fields.required("entrypoint", "data.orders.allow", faults);
         let entrypoint = entrypoint.and_then(|node| list::one(node, "entrypoint", faults, entrypoint_of));
         let rego = fields.required("rego", "|", faults).and_then(|node| text(node, "rego", faults));
-        let rego = rego?.text.to_owned();
+        let rego = rego?;
+        if rego.text.len() > MAX_REGO {
+            let help = "split it into several policies, or write it as rules of a `Policy`";
+            faults.push(Fault::new(
+                "policy.rego-too-large",
+                rego.spot,
+                "the program is larger than 64 KiB",
+                help,
+            ));
+            return None;
+        }
+        let rego = rego.text.to_owned();
         let body =
             Body::Rego(RegoPolicy { name: name?, applies_to, mode, stale, entrypoint: entrypoint?, rego });
         let places = Places { name: spot, rules: Vec::new(), tests: Vec::new() };

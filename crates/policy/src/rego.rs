@@ -5,4 +5,6 @@ pub mod export;
 #[cfg(feature = "rego")]
 pub mod program;
 #[cfg(feature = "rego")]
+mod runs;
+#[cfg(feature = "rego")]
 mod source;

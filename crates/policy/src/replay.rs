@@ -17,6 +17,7 @@ use crate::{
     },
     judge::{Judge, Ruling},
     model::{Document, Effect},
+    path::PathFault,
     record::{self, RecordFault},
     scenario::Scenario,
 };
@@ -161,11 +162,11 @@ pub fn event(value: &Value) -> Result<Event, EventFault> {
     let hidden = hidden(masks.flatten().filter_map(Value::as_str)).ok_or(EventFault::Masked)?;
     let input = fields.get("input").ok_or(EventFault::Input(RecordFault::Missing("input")))?;
     let scenario = record::scenario(input).map_err(EventFault::Input)?;
-    // Our own log keeps the beginning of a long text, and does not say so.
+    // Our own log keeps the beginning of a long text, and of a path what stands before its `#`, and does not say so.
     let texts = [&scenario.path, &scenario.host, &scenario.key, &scenario.service];
-    if fields.get("path").and_then(Value::as_str) == Some(OWN_PATH)
-        && texts.into_iter().flatten().any(|text| text.len() >= CUT_FROM)
-    {
+    let is_cut = texts.into_iter().flatten().any(|text| text.len() >= CUT_FROM)
+        || value.pointer("/result/code").and_then(Value::as_str) == Some(PathFault::Fragment.code());
+    if fields.get("path").and_then(Value::as_str) == Some(OWN_PATH) && is_cut {
         return Err(EventFault::Masked);
     }
     let result = fields.get("result").ok_or(EventFault::Result)?;

@@ -19,8 +19,9 @@ use crate::{
     asked::{Asked, with_room},
     canonical::Digest,
     decision::{Decision, Determining, Reason, Would},
-    model::{Body, Effect, Kind, Mode, Policy, Rule, WhenStale},
+    model::{Body, Effect, Kind, LabelRequirements, Mode, Policy, RegoPolicy, Rule, Stale, WhenStale},
     request::{CertifiedLabels, Request},
+    words::Name,
 };
 
 /// Rules of one snapshot.
@@ -35,8 +36,8 @@ pub struct Snapshot {
     rules: Box<[Place]>,
     index: Index,
     plain: PlainRules,
-    /// Seconds, and by which policy.
-    stale: Option<(u64, u32)>,
+    /// Seconds, and by the policy of which name.
+    stale: Option<(u64, Name)>,
 }
 
 #[derive(Debug)]
@@ -123,14 +124,11 @@ impl Snapshot {
         let mut plain = PlainRules::default();
         rules.clone().for_each(|(_, rule)| plain.push(rule));
         let index = Index::build(rules, callee, seed);
-        let stale = (0_u32..)
-            .zip(&policies)
-            .filter(|(_, policy)| policy.mode == Mode::Enforce)
-            .filter_map(|(index, policy)| {
-                Some((policy.stale.filter(|stale| stale.then == WhenStale::Deny)?, index))
-            })
-            .map(|(stale, index)| (u64::from(stale.after), index))
-            .min();
+        let stale = policies
+            .iter()
+            .filter_map(|policy| Some((denies_after(policy.mode, policy.stale)?, &policy.name)))
+            .min_by_key(|(after, _)| *after)
+            .map(|(after, name)| (after, name.clone()));
         let policies = policies.into_iter().map(|policy| Compiled { digest: policy.digest(), policy });
         Ok(Self {
             revision,
@@ -141,6 +139,21 @@ impl Snapshot {
             plain,
             stale,
         })
+    }
+
+    /// With what programs say of themselves: requests are denied too once one that is enforced, and applies to the
+    /// workload, is [stale](crate::model::Stale). That is all that a snapshot knows of programs; they are asked beside
+    /// it.
+    #[must_use]
+    pub fn with_programs<'p>(mut self, programs: impl IntoIterator<Item = &'p RegoPolicy>) -> Self {
+        for program in programs {
+            let Some(after) = denies_after(program.mode, program.stale) else { continue };
+            let is_first = self.stale.as_ref().is_none_or(|(first, _)| after < *first);
+            if is_first && is_met(&program.applies_to, &self.callee) {
+                self.stale = Some((after, program.name.clone()));
+            }
+        }
+        self
     }
 
     /// Answers a request. Nothing is allocated.
@@ -188,10 +201,9 @@ impl Snapshot {
 
     /// Denied, because it is unknown for too long whether the policies are the current ones?
     pub(crate) fn staleness<'s>(&'s self, request: &Request<'_>) -> Option<Reason<'s>> {
-        let (after, policy) = self.stale?;
+        let (after, policy) = self.stale.as_ref()?;
         let age = request.now.since(request.current_at).as_secs();
-        let policy = self.policies.get(policy as usize).filter(|_| age > after)?;
-        Some(Reason::Stale { policy: policy.policy.name.as_str() })
+        (age > *after).then(|| Reason::Stale { policy: policy.as_str() })
     }
 
     /// The first rule of each class that is met.
@@ -257,15 +269,25 @@ impl fmt::Debug for Snapshot {
 impl Policy {
     /// Whether it applies to a workload with these labels.
     pub fn applies_to_callee(&self, callee: &CertifiedLabels) -> bool {
-        self.applies_to.iter().all(|(key, wanted)| wanted.is_met(callee.get(key.as_str())))
+        is_met(&self.applies_to, callee)
     }
 }
 
 impl Body {
     /// Whether it applies to a workload with these labels.
     pub fn applies_to_callee(&self, callee: &CertifiedLabels) -> bool {
-        self.applies_to().iter().all(|(key, wanted)| wanted.is_met(callee.get(key.as_str())))
+        is_met(self.applies_to(), callee)
     }
+}
+
+fn is_met(applies_to: &LabelRequirements, callee: &CertifiedLabels) -> bool {
+    applies_to.iter().all(|(key, wanted)| wanted.is_met(callee.get(key.as_str())))
+}
+
+/// After how many seconds without news a policy denies everything, if it ever does.
+fn denies_after(mode: Mode, stale: Option<Stale>) -> Option<u64> {
+    let stale = stale.filter(|stale| mode == Mode::Enforce && stale.then == WhenStale::Deny)?;
+    Some(u64::from(stale.after))
 }
 
 impl Kind {

@@ -125,7 +125,7 @@ pub fn encode_path(normal: &str) -> String {
     let mut out = String::new();
     for letter in normal.chars() {
         match letter {
-            ' ' | '#' | '?' | '*' => out.push_str(&format!("%{:02X}", u32::from(letter))),
+            ' ' | '*' => out.push_str(&format!("%{:02X}", u32::from(letter))),
             letter => out.push(letter),
         }
     }

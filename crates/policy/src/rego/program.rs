@@ -6,17 +6,14 @@
 //!
 //! A program is interpreted, on a thread of its own for each decision, with 64 MiB of stack, and has 20 milliseconds.
 //! The interpreter looks at the time at each of its steps; where a single step takes longer, the decision does not wait
-//! for it, and the program denies everything from then on. There is no limit on memory but the time to fill it, and
-//! what [`source`](super::source) refuses: nobody should publish programs who may not run code on the node.
+//! for it, and the program denies everything until that step has come to its end. It denies what is asked while it is
+//! asked 16 things already, too. There is no limit on memory but the time to fill it, and what
+//! [`source`](super::source) refuses: nobody should publish programs who may not run code on the node.
 
 use std::{
     fmt,
     num::NonZeroU32,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
@@ -24,7 +21,10 @@ use std::{
 use regorus::{Engine, utils::limits::ExecutionTimerConfig};
 use serde_json::Value;
 
-use super::source;
+use super::{
+    runs::{Run, Runs},
+    source,
+};
 use crate::{
     decision::{Decision, Reason},
     model::{Effect, Mode, RegoPolicy},
@@ -34,6 +34,8 @@ use crate::{
 const TIME: Duration = Duration::from_millis(20);
 /// Until then nobody waits for a step that takes too long.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Time to check a program.
+const TIME_TO_LOAD: Duration = Duration::from_secs(2);
 /// Bytes of the stack of the interpreter: its recursion is bounded by the size of a program.
 const STACK: usize = 64 * 1024 * 1024;
 /// Reasons of one answer, and bytes of each.
@@ -50,8 +52,7 @@ pub struct Program {
     mode: Mode,
     entrypoint: String,
     engine: Engine,
-    /// Whether it has once not come back in time.
-    is_stuck: Arc<AtomicBool>,
+    runs: Arc<Runs>,
 }
 
 /// What a program says of a request.
@@ -68,6 +69,9 @@ pub struct Verdict {
 /// Why a program is not loaded, or denies.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RegoFault {
+    /// It is asked too many things at once.
+    #[error("the program is asked 16 things already")]
+    Busy,
     /// A builtin that is missing, or that programs may not use.
     #[error("the program calls `{0}`, which it may not")]
     Builtin(String),
@@ -95,8 +99,11 @@ pub enum RegoFault {
     /// A function that calls itself.
     #[error("the function `{0}` calls itself")]
     Recursion(String),
+    /// It takes too long to check it.
+    #[error("the program takes longer than 2 s to load")]
+    Slow,
     /// It did not come back in time, now or before.
-    #[error("the program did not come back in time, and is not asked again")]
+    #[error("the program did not come back in time, and is not asked again until it has")]
     Stuck,
     /// It does not parse.
     #[error("the program is no Rego: {0}")]
@@ -129,6 +136,7 @@ impl RegoFault {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Builtin(_) => "policy.rego-builtin",
+            Self::Busy => "policy.rego-busy",
             Self::Control => "policy.rego-control",
             Self::Entrypoint(_) => "policy.rego-entrypoint",
             Self::Failed(_) => "policy.rego-failed",
@@ -137,6 +145,7 @@ impl RegoFault {
             Self::Import(_) => "policy.rego-import",
             Self::Input => "policy.rego-input",
             Self::Recursion(_) => "policy.rego-recursion",
+            Self::Slow => "policy.rego-slow",
             Self::Stuck => "policy.rego-stuck",
             Self::Syntax(_) => "policy.rego-syntax",
             Self::Time => "policy.rego-time",
@@ -163,7 +172,9 @@ impl RegoFault {
             Self::Import(_) => "import only `rego.v1` and parts of `input`",
             Self::Input => "ask with fewer properties",
             Self::Recursion(_) => "write it without recursion, for example with `some x in …`",
-            Self::Stuck | Self::Time => "make it simpler, or write it as rules of a `Policy`",
+            Self::Busy | Self::Slow | Self::Stuck | Self::Time => {
+                "make it simpler, or write it as rules of a `Policy`"
+            }
             Self::Syntax(_) => "write Rego v1: `allow if { … }`",
             Self::TooDeep => "give inner parts names of their own",
             Self::TooLarge | Self::TooManyRules => {
@@ -203,9 +214,7 @@ impl Program {
         };
         let thread = thread::Builder::new().name("rego-load".to_owned()).stack_size(STACK).spawn(compile);
         thread.map_err(|error| RegoFault::Failed(error.to_string()))?;
-        // A panic drops the sender.
-        let mut engine =
-            receiver.recv().map_err(|_| RegoFault::Syntax("the interpreter gave up".to_owned()))??;
+        let mut engine = loaded(&receiver, TIME_TO_LOAD)??;
         engine.set_execution_timer_config(ExecutionTimerConfig {
             limit: TIME,
             check_interval: NonZeroU32::MIN,
@@ -216,7 +225,7 @@ impl Program {
             mode: policy.mode,
             entrypoint: policy.entrypoint.clone(),
             engine,
-            is_stuck: Arc::new(AtomicBool::new(false)),
+            runs: Arc::default(),
         })
     }
 
@@ -235,24 +244,28 @@ impl Program {
     /// # Errors
     /// [`RegoFault`]: the request is denied.
     pub fn judge(&self, input: &Value) -> Result<Verdict, RegoFault> {
-        if self.is_stuck.load(Ordering::Acquire) {
+        if self.runs.is_one_late() {
             return Err(RegoFault::Stuck);
         }
         let input = input.to_string();
         if input.len() > MAX_INPUT {
             return Err(RegoFault::Input);
         }
+        let run = self.runs.begin().ok_or(RegoFault::Busy)?;
+        let awaited = Arc::downgrade(&run);
         let (mut engine, entrypoint) = (self.engine.clone(), self.entrypoint.clone());
         let (sender, receiver) = mpsc::channel();
-        let run = move || {
+        let work = move || {
             let value = engine.set_input_json(&input).and_then(|()| engine.eval_rule(entrypoint));
             let text = value.map_err(|error| failure(&error.to_string())).and_then(|value| match value {
                 regorus::Value::Undefined => Ok(None),
                 value => value.to_json_str().map(Some).map_err(|_| RegoFault::Value),
             });
+            // Before the answer: who has it may ask again.
+            drop((engine, run));
             let _ = sender.send(text);
         };
-        let thread = thread::Builder::new().name("rego".to_owned()).stack_size(STACK).spawn(run);
+        let thread = thread::Builder::new().name("rego".to_owned()).stack_size(STACK).spawn(work);
         thread.map_err(|error| RegoFault::Failed(error.to_string()))?;
         match receiver.recv_timeout(PATIENCE) {
             Ok(Ok(None)) => Ok(Verdict::default()),
@@ -262,7 +275,7 @@ impl Program {
                 Err(RegoFault::Failed("the interpreter gave up".to_owned()))
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                self.is_stuck.store(true, Ordering::Release);
+                Run::give_up(&awaited);
                 Err(RegoFault::Stuck)
             }
         }
@@ -273,6 +286,15 @@ impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Program").field("name", &self.name).field("mode", &self.mode).finish_non_exhaustive()
     }
+}
+
+/// What a thread tells that checks a program.
+fn loaded<T>(receiver: &mpsc::Receiver<T>, patience: Duration) -> Result<T, RegoFault> {
+    receiver.recv_timeout(patience).map_err(|error| match error {
+        mpsc::RecvTimeoutError::Timeout => RegoFault::Slow,
+        // A panic drops the sender.
+        mpsc::RecvTimeoutError::Disconnected => RegoFault::Syntax("the interpreter gave up".to_owned()),
+    })
 }
 
 /// What rules and programs say together.
@@ -389,5 +411,18 @@ fn summary(text: &str) -> String {
     match (message.or_else(|| text.lines().find(|line| !line.is_empty())), place) {
         (Some(message), Some(place)) => format!("{message} (at {place})"),
         (message, _) => message.unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_ever_for_a_program_to_load() {
+        let (sender, receiver) = mpsc::channel::<()>();
+        assert_eq!(loaded(&receiver, Duration::ZERO), Err(RegoFault::Slow));
+        drop(sender);
+        assert!(matches!(loaded(&receiver, TIME_TO_LOAD), Err(RegoFault::Syntax(_))));
     }
 }

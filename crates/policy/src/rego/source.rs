@@ -9,9 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::program::RegoFault;
+use crate::read::MAX_REGO;
 
-/// Bytes of a program.
-pub(super) const MAX_BYTES: usize = 64 * 1024;
 /// Rules and functions, counting each definition.
 const MAX_RULES: usize = 256;
 /// Brackets in brackets.
@@ -94,7 +93,7 @@ const BUILTINS: &[&str] = &[
 
 /// Looks at a text before it is parsed.
 pub(super) fn check_text(text: &str) -> Result<(), RegoFault> {
-    if text.len() > MAX_BYTES {
+    if text.len() > MAX_REGO {
         return Err(RegoFault::TooLarge);
     }
     if text.chars().any(|letter| letter.is_control() && !matches!(letter, '\n' | '\r' | '\t')) {

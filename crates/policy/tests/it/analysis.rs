@@ -383,4 +383,11 @@ rules:
             assert!(replay.changes.iter().all(|change| change.event.by.as_deref() == Some("old/r")));
         }
     }
+    // Of `/a#b`, which is denied whatever rules say, the agent writes `/a`.
+    let denied = event("{\"tier\":\"web\"}", "GET", false, "/a");
+    let cut = denied.replace("\"code\":\"x\"", "\"code\":\"policy.path-fragment\"");
+    for (event, changes) in [(denied, 1), (cut, 0)] {
+        let replay = replay::replay(&documents, replay::events(&event));
+        assert_eq!((replay.changes.len(), replay.skipped.len()), (changes, 1 - changes), "{event}");
+    }
 }

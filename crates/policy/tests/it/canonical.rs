@@ -41,6 +41,7 @@ fn order_comments_labels_and_tests_do_not_count() {
 }
 
 fn check(document: &Document) {
+    assert!(document.reads_back());
     let canonical = document.canonical();
     let again = read_one(&canonical);
     assert_eq!(again.body(), document.body(), "{canonical}");
@@ -63,6 +64,40 @@ fn random_documents_read_back() {
         let again = read(&print::documents(&documents)).unwrap();
         assert_eq!(again.iter().map(Document::body).collect::<Vec<_>>(), bodies);
     }
+}
+
+/// The canonical form of these is longer than they are, so that another reader would refuse it.
+#[test]
+fn what_would_not_read_back_is_not_read() {
+    let refused = |text: &str, line: usize, code: &str| {
+        let faults = read(text).unwrap_err();
+        let told: Vec<_> = faults.iter().map(|fault| (fault.spot.line, fault.code.as_str())).collect();
+        assert_eq!(told, [(line, code)], "{text:.80}");
+    };
+    let path = |path: &str| {
+        format!(
+            "kind: Policy\nname: p\nrules:\n- name: r\n  deny: {{who: anyone, on: {{path: \"/{path}\"}}}}\n"
+        )
+    };
+    refused(&path(&" ".repeat(2_000)), 5, "policy.path");
+    refused(&path(&format!("%2A{}", " ".repeat(1_400))), 5, "policy.path");
+    check(&read_one(&path(&" ".repeat(1_365))));
+    // Each of these is short enough, all of them are not.
+    let rule = |number: usize| {
+        let spaces = " ".repeat(1_300);
+        format!("- {{name: r{number}, deny: {{who: anyone, on: {{path: \"/{spaces}\"}}}}}}\n")
+    };
+    let rules: String = (0..300).map(rule).collect();
+    let text = format!("kind: Policy\nname: p\nrules:\n{rules}");
+    assert!(text.len() < 1024 * 1024);
+    refused(&text, 2, "policy.canonical");
+    // Of each newline, six bytes.
+    let program = |bytes: usize| {
+        let rego = "x\\n".repeat(bytes / 2);
+        format!("kind: RegoPolicy\nname: p\nentrypoint: data.a.b\nrego: \"{rego}\"\n")
+    };
+    refused(&program(200_000), 4, "policy.rego-too-large");
+    check(&read_one(&program(64 * 1024)));
 }
 
 proptest! {

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use bonafide_identity::{SpiffeId, UnixTime};
 use bonafide_policy::{
-    Caller, CertifiedLabels, Decision, Document, Effect, Live, Policy, Reason, Refusal, Request, Scenario,
-    Snapshot, read, scenario::DEFAULT_NOW,
+    Body, Caller, CertifiedLabels, Decision, Document, Effect, Live, Policy, Reason, Refusal, Request,
+    Scenario, Snapshot, read, scenario::DEFAULT_NOW,
 };
 use proptest::prelude::*;
 
@@ -118,6 +118,46 @@ fn what_is_stale_denies_if_its_policy_says_so() {
     }
 }
 
+/// A program is asked beside the snapshot, but what it says of its own staleness holds there as a policy's does.
+#[test]
+fn a_stale_program_denies_too() {
+    let text = |name: &str, fields: &str, stale: &str| {
+        format!(
+            "kind: RegoPolicy\nname: {name}\n{fields}stale: {stale}\nentrypoint: data.a.b\nrego: |\n  package a\n---\n"
+        )
+    };
+    let rules =
+        "kind: Policy\nname: p\nstale: {after: 10m, then: deny}\nrules: [{name: a, allow: {who: anyone}}]\n";
+    let who = caller("spiffe://a.b/web", &[]);
+    for (fields, stale, age, answer) in [
+        ("", "{after: 1m, then: deny}", 60, "allow p/a"),
+        ("", "{after: 1m, then: deny}", 61, "stale odd"),
+        ("appliesTo: {app: ledger}\n", "{after: 1m, then: deny}", 61, "stale odd"),
+        // Of others, the policy's own holds.
+        ("appliesTo: {app: orders}\n", "{after: 1m, then: deny}", 600, "allow p/a"),
+        ("mode: shadow\n", "{after: 1m, then: deny}", 600, "allow p/a"),
+        ("", "{after: 1m, then: continue}", 600, "allow p/a"),
+        ("", "{after: 1h, then: deny}", 601, "stale p"),
+    ] {
+        let last = text("last", "", "{after: 2d, then: deny}");
+        let documents = read(&format!("{}{last}{rules}", text("odd", fields, stale))).unwrap();
+        let programs = documents.iter().filter_map(|document| match document.body() {
+            Body::Rego(program) => Some(program),
+            Body::Policy(_) => None,
+        });
+        let snapshot = snapshot(rules, &[("app", "ledger")]).with_programs(programs);
+        let mut request = Request::new(&who, "GET", DEFAULT_NOW);
+        request.current_at = UnixTime::from_secs(DEFAULT_NOW.as_secs() - age);
+        for decision in [snapshot.decide(&request), snapshot.explain(&request).decision] {
+            let told = match decision.reason {
+                Reason::Stale { policy } => format!("stale {policy}"),
+                _ => told(&decision),
+            };
+            assert_eq!(told, answer, "{fields} {stale} {age}");
+        }
+    }
+}
+
 #[test]
 fn what_shadows_would_change_is_told() {
     let text = "kind: Policy\nname: live\nrules: [{name: a, allow: {who: anyone, can: [GET]}}]\n---\n\
@@ -131,6 +171,32 @@ fn what_shadows_would_change_is_told() {
     assert_eq!(decide("POST", "/"), "deny: no rule allows it (would allow: rule `b` of `draft`)");
     assert_eq!(decide("POST", "/x"), "deny: no rule allows it");
     assert_eq!(decide("PUT", "/"), "deny: no rule allows it");
+}
+
+/// However many rules are nearly met, only those are put into words that are told: the best, in the order of rules.
+#[test]
+fn the_best_near_misses_are_told() {
+    let rule = |number: usize| {
+        // The later rules miss less.
+        let (can, path) = if number < 970 { ("PUT", "/a") } else { ("GET", "/b") };
+        format!("- {{name: r{number:03}, allow: {{who: anyone, can: {can}, on: {{path: {path}}}}}}}\n")
+    };
+    let rules = |range: std::ops::Range<usize>| {
+        let rules: String = range.map(rule).collect();
+        snapshot(&format!("kind: Policy\nname: p\nrules:\n{rules}"), &[])
+    };
+    let who = caller("spiffe://a.b/web", &[]);
+    let request = Request::path(&who, "GET", "/a", DEFAULT_NOW);
+    let near = |snapshot: &Snapshot| -> Vec<String> {
+        snapshot.explain(&request).near_misses.iter().map(ToString::to_string).collect()
+    };
+    let best: Vec<String> =
+        (970..990).map(|number| format!("r{number}: on: path /b required, got /a")).collect();
+    assert_eq!(near(&rules(0..1_000)), best);
+    let told = near(&rules(955..975));
+    assert_eq!((&told[..5], told.len()), (&best[..5], 20));
+    assert_eq!(told[5], "r955: can: PUT required, got GET");
+    assert_eq!(told[19], "r969: can: PUT required, got GET");
 }
 
 #[test]
