@@ -9,7 +9,8 @@ use std::{
 use bonafide_crypto::digest::sha256;
 use bonafide_identity::{Certificate, SpiffeId, TrustDomain, time::UnixTime, x509};
 use bonafide_policy::{
-    AssertedProps, Body, Caller, CertifiedLabels, Circumstances, Request, Snapshot, Thing, model::Mode,
+    AssertedProps, Body, Caller, CertifiedLabels, Circumstances, RegoPolicy, Request, Snapshot, Thing,
+    model::Mode,
 };
 #[cfg(feature = "rego")]
 use bonafide_policy::{
@@ -295,7 +296,7 @@ impl Guard {
         #[expect(clippy::expect_used, reason = "no policies at all can be compiled")]
         let snapshot = snapshot.expect("a snapshot");
         Self {
-            snapshot,
+            snapshot: snapshot.with_programs(programs_of(policies)),
             callee: known,
             closed,
             looks_at_labels,
@@ -376,6 +377,14 @@ impl Asked<'_> {
             current_at,
         }
     }
+}
+
+/// Programs, for how long they may go on unconfirmed.
+fn programs_of(policies: &Policies) -> impl Iterator<Item = &RegoPolicy> {
+    policies.bodies().filter_map(|body| match &**body {
+        Body::Rego(program) => Some(program),
+        Body::Policy(_) => None,
+    })
 }
 
 fn check_id(id: &SpiffeId, trusted: &Published) -> Result<(), Refusal> {
