@@ -163,8 +163,8 @@ fn cedar_figure(name: &'static str) -> Result<Figure> {
     let text = cedar::policies(workload.policies.iter().map(|policy| &**policy));
     let set = theirs::PolicySet::from_str(&text)?;
     let (authorizer, entities) = (theirs::Authorizer::new(), theirs::Entities::empty());
-    let kind = |kind: &str| theirs::EntityTypeName::from_str(kind);
-    let (workloads, actions) = (kind("Workload")?, kind("Action")?);
+    let workloads = theirs::EntityTypeName::from_str("Workload")?;
+    let actions = theirs::EntityTypeName::from_str("Action")?;
     let uid = |kind: &theirs::EntityTypeName, id: &str| {
         theirs::EntityUid::from_type_name_and_id(kind.clone(), theirs::EntityId::new(id))
     };
