@@ -135,6 +135,10 @@ impl Core {
             *slot = Slot::Held(id);
         }
         self.schedule(id, now);
+        // Its time may have come while it was withheld.
+        if self.instances.get(&id).is_some_and(|instance| instance.is_due(now)) {
+            self.want_renewal(id, now);
+        }
         self.effects.push(Effect::Launch(launch));
     }
 

@@ -69,6 +69,10 @@ const FOUND: &[(u64, &str)] = &[
         "of two servers, the one that revoked a root waited for the agents of the other one no longer than its own took \
          (authority: of_two_servers_that_prepare_at_once_one_makes_the_root)",
     ),
+    (
+        674,
+        "an instance whose time to renew came while it was withheld was not renewed once it was given back",
+    ),
 ];
 
 fn number(variable: &str) -> Option<u64> {
