@@ -222,7 +222,9 @@ pub(crate) fn other_type(text: &str) -> Option<&'static str> {
         _ => (),
     }
     let digits = lower.trim_start_matches(['+', '-']);
-    let radix = ["0x", "0o", "0b"].iter().any(|prefix| digits.starts_with(prefix));
+    // Without a digit behind it, or in capitals, it is a word to every reader of YAML.
+    let radix = digits.len() > 2
+        && ["0x", "0o", "0b"].iter().any(|prefix| text.trim_start_matches(['+', '-']).starts_with(prefix));
     let number = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         && (lower.replace('_', "").parse::<f64>().is_ok()
             || radix && digits.bytes().skip(2).all(|byte| byte.is_ascii_hexdigit() || byte == b'_'));
