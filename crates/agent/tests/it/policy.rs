@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bonafide_wire::{
     admin::{
         ApplyRequest, DeleteRequest, PutRegistrationRequest, PutSiteRequest, Resource, RevokeRequest,
-        WaitRequest, resource,
+        resource,
     },
     agent::{
         AuthorizeRequest, Decision, ListDecisionsRequest, Question, WatchPoliciesRequest,
@@ -109,10 +109,9 @@ async fn apply(world: &World, sources: &[&str]) {
     wait(world, answer.revision).await;
 }
 
+/// Until the agent knows it, whichever server tells it.
 async fn wait(world: &World, revision: u64) {
-    let mut admin = world.admin().await;
-    let behind = admin.wait(WaitRequest { revision, timeout: 60 }).await.unwrap().into_inner().behind;
-    assert_eq!(behind, Vec::<String>::new());
+    world.until("told of the change", |status| status.revision >= revision).await;
 }
 
 async fn chain(world: &World) -> Vec<Bytes> {
