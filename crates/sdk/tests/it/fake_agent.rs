@@ -226,11 +226,12 @@ impl SpiffeWorkloadApi for Ending {
         let bundles = bundles
             .iter()
             .map(|(trust_domain, bundle)| {
-                // As SPIRE's agent writes it.
-                let set =
-                    String::from_utf8(bundle.to_jwt_json()).unwrap().replace(r#""use":"jwt-svid","#, "");
-                assert!(!set.contains(r#""use""#));
-                (trust_domain.id().to_string(), set.into_bytes().into())
+                // As SPIRE's agent writes it: without `use`.
+                let mut set: serde_json::Value = serde_json::from_slice(&bundle.to_jwt_json()).unwrap();
+                for key in set["keys"].as_array_mut().unwrap() {
+                    key.as_object_mut().unwrap().remove("use").unwrap();
+                }
+                (trust_domain.id().to_string(), set.to_string().into_bytes().into())
             })
             .collect();
         let response = JwtBundlesResponse { bundles };
