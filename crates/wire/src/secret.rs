@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{admin, node, workload};
+use crate::{admin, kms, node, workload};
 
 macro_rules! debug_without {
     ($message:ty, hides $($secret:ident),+; shows $($shown:ident),*) => {
@@ -20,6 +20,16 @@ debug_without!(workload::X509svid, hides x509_svid_key; shows spiffe_id, x509_sv
 debug_without!(workload::Jwtsvid, hides svid; shows spiffe_id, hint);
 debug_without!(workload::ValidateJwtsvidRequest, hides svid; shows audience);
 debug_without!(admin::CreateJoinTokenResponse, hides token, join; shows id, expires_at);
+debug_without!(kms::DataKeyResult, hides plaintext; shows problem, wrapped, version);
+debug_without!(kms::DecryptResult, hides plaintext; shows problem, version);
+debug_without!(kms::EncryptItem, hides plaintext; shows context, version);
+debug_without!(kms::FetchResult, hides material; shows problem, version, r#type);
+debug_without!(
+    kms::LeaseResult,
+    hides data_key;
+    shows problem, lease, key_id, r#type, version, wrapped, public_keys, terms, name
+);
+debug_without!(kms::RandomResponse, hides random; shows);
 debug_without!(node::AttestBegin, hides evidence; shows attestor, csr, agent_version);
 debug_without!(node::JwtIssued, hides token; shows request, expires_at);
 
@@ -45,6 +55,12 @@ mod tests {
                     ..Default::default()
                 }
             ),
+            format!("{:?}", kms::DataKeyResult { plaintext: key.clone(), ..Default::default() }),
+            format!("{:?}", kms::DecryptResult { plaintext: key.clone(), ..Default::default() }),
+            format!("{:?}", kms::EncryptItem { plaintext: key.clone(), ..Default::default() }),
+            format!("{:?}", kms::FetchResult { material: key.clone(), ..Default::default() }),
+            format!("{:?}", kms::LeaseResult { data_key: key.clone(), ..Default::default() }),
+            format!("{:?}", kms::RandomResponse { random: key.clone() }),
             format!("{:?}", node::AttestBegin { evidence: key, ..Default::default() }),
             format!("{:?}", node::JwtIssued { token: CANARY.into(), ..Default::default() }),
         ];

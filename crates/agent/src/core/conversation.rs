@@ -232,8 +232,8 @@ impl Core {
             Some(Kind::Checkpoint(checkpoint)) => {
                 self.witness(&checkpoint, now).map_err(Disconnect::Contradiction)?;
             }
-            // Of a newer authority.
-            None => {}
+            // Of a newer authority, or of leases, of which this agent asks for none.
+            Some(Kind::LeasesEnded(_)) | None => {}
         }
         self.pump(now);
         Ok(())

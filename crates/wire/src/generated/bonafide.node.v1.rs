@@ -249,7 +249,7 @@ pub struct Cosigned {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AuthorityMessage {
-    #[prost(oneof = "authority_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "authority_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: ::core::option::Option<authority_message::Kind>,
 }
 /// Nested message and enum types in `AuthorityMessage`.
@@ -272,6 +272,8 @@ pub mod authority_message {
         Banned(super::Banned),
         #[prost(message, tag = "8")]
         Checkpoint(super::Checkpoint),
+        #[prost(message, tag = "9")]
+        LeasesEnded(super::LeasesEnded),
     }
 }
 /// A delta, or a part of a snapshot. What `revision` names holds once the message is applied.
@@ -383,6 +385,22 @@ pub struct Checkpoint {
     /// 32 bytes each: that the log begins with that of the checkpoint which the agent holds (RFC 6962 section 2.1.2).
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub consistency: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// Leases of keys that are over before their time (`bonafide.kms.v1.Keys.Lease`). Told at once, and only to an agent that holds
+/// them; it drops them before it does anything else. Not acknowledged: whoever is cut off drops them by `max_stale`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LeasesEnded {
+    #[prost(message, repeated, tag = "1")]
+    pub ended: ::prost::alloc::vec::Vec<LeaseEnded>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseEnded {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub lease: ::prost::bytes::Bytes,
+    /// Why: `kms.denied`, `kms.key-disabled`, `kms.lease-superseded` (another version is the primary one: ask for a new lease), ...
+    #[prost(message, optional, tag = "2")]
+    pub problem: ::core::option::Option<super::super::types::v1::Problem>,
 }
 /// `AttestBegin.evidence`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

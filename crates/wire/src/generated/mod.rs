@@ -31,9 +31,15 @@ mod bonafide {
             include!("bonafide.admin.v1.rs");
         }
     }
+    pub mod kms {
+        pub mod v1 {
+            include!("bonafide.kms.v1.rs");
+        }
+    }
 }
 
 pub use bonafide::admin::v1 as admin;
 pub use bonafide::agent::v1 as agent;
+pub use bonafide::kms::v1 as kms;
 pub use bonafide::node::v1 as node;
 pub use bonafide::types::v1 as types;
