@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 const FLOOR_0: &[&str] = &["crypto", "identity", "policy", "secmem", "wire"];
-const FLOOR_1: &[&str] = &["attest", "ca", "keyring", "ledger", "store"];
+const FLOOR_1: &[&str] = &["attest", "ca", "keyring", "kms", "ledger", "store"];
 const FLOOR_2: &[&str] = &["net", "tls"];
 const FLOOR_3: &[&str] = &["agent", "authority", "cli", "sdk", "simulation"];
 
@@ -16,13 +16,13 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
         "crypto" => vec!["secmem"],
         "identity" => vec!["crypto"],
         "policy" | "wire" => vec!["identity"],
-        "store" | "ledger" => vec!["crypto"],
+        "store" | "ledger" | "kms" => vec!["crypto"],
         "keyring" => vec!["crypto", "secmem"],
         "ca" | "attest" | "tls" => vec!["crypto", "identity"],
         "net" => vec!["tls"],
         "authority" => below_roles(),
         "agent" => below_roles().into_iter().filter(|room| !["ca", "store"].contains(room)).collect(),
-        "sdk" => vec!["crypto", "identity", "policy", "tls", "wire"],
+        "sdk" => vec!["crypto", "identity", "kms", "policy", "tls", "wire"],
         // A client of the authority's wire, for `cli` and `lab`: knowing no role, it measures whichever serves.
         "simulation" => vec!["attest", "crypto", "identity", "tls", "wire"],
         "cli" => [below_roles().as_slice(), FLOOR_3].concat(),

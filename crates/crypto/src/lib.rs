@@ -6,10 +6,17 @@
 
 pub mod aead;
 pub mod asn1;
+pub mod cipher;
 pub mod csr;
 pub mod digest;
+pub mod hmac;
 pub mod jose;
 pub mod kdf;
 pub mod key;
+pub mod keywrap;
 pub mod mac;
+pub mod mldsa;
+pub mod mlkem;
+pub mod oaep;
 pub mod random;
+pub mod xaes;
