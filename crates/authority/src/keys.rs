@@ -4,6 +4,7 @@
 //! the server starts, and when a key is activated; what is open is published as one [`KeySet`].
 
 mod agents;
+mod applications;
 mod change;
 mod orders;
 mod rotation;
@@ -25,6 +26,7 @@ use bonafide_tls::Trust;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+pub use self::applications::application_keys;
 pub(crate) use self::change::state_of;
 pub(crate) use self::orders::Ordered;
 pub(crate) use self::rotation::{Family, Rotation};

@@ -3,6 +3,7 @@
 use std::{pin::pin, sync::Arc};
 
 use bonafide_agent::{Agent, AgentConfig, AgentError};
+use bonafide_authority::keys::application_keys;
 use bonafide_authority::{Authority, AuthorityConfig, StartError};
 use bonafide_crypto::random::SystemRandom;
 use bonafide_keyring::WorkerProgram;
@@ -80,7 +81,8 @@ pub async fn create_authority_beside(
 /// # Errors
 /// When a person starts it: it is no command.
 pub fn serve_key_worker() -> Result<(), Failure> {
-    bonafide_keyring::serve_worker(Arc::new(SystemRandom))
+    let random = Arc::new(SystemRandom);
+    bonafide_keyring::serve_worker_with(Arc::clone(&random) as _, application_keys(random))
         .map_err(|cause| Failure::of(cause.code(), &cause, cause.hint()))
 }
 

@@ -37,6 +37,12 @@ pub enum KeyringError {
     /// There is no such token, or none that could be told from others.
     #[error("there is no PKCS#11 token `{0}`")]
     DeviceToken(String),
+    /// More requests wait for the worker than may.
+    #[error("too many requests wait for the key worker")]
+    Busy,
+    /// The process that holds the keyring does nothing else.
+    #[error("there is no handler beside the keys for such requests")]
+    NoHandler,
     /// A key or the seal is in a device, and none is configured.
     #[error("the key is in a PKCS#11 device, and none is configured")]
     NoDevice,
@@ -132,6 +138,8 @@ impl KeyringError {
             Self::DeviceModule { .. } => "keyring.device-module",
             Self::DevicePin => "keyring.device-pin",
             Self::DeviceToken(_) => "keyring.device-token",
+            Self::Busy => "keyring.busy",
+            Self::NoHandler => "keyring.no-handler",
             Self::NoDevice => "keyring.no-device",
             Self::Key(error) => error.code(),
             Self::Exists(_) => "keyring.exists",
@@ -171,6 +179,8 @@ impl KeyringError {
             Self::DeviceToken(_) => {
                 "name the label of one token in `keys.pkcs11.token`; the vendor's tool lists them"
             }
+            Self::Busy => "ask again in a moment; if it persists, give the server more cores",
+            Self::NoHandler => "run server and worker from one and the same program",
             Self::NoDevice => "configure the device in `[keys.pkcs11]`",
             Self::Key(error) => error.hint(),
             Self::Exists(_) => "open it, or choose another place; nothing is overwritten",
@@ -202,6 +212,17 @@ impl KeyringError {
         }
     }
 
+    /// The same once more, for another who waits: with code, hint and message.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::WorkerProtocol(what) => Self::WorkerProtocol(what),
+            Self::WorkerGone(why) => Self::WorkerGone(why.clone()),
+            Self::Busy => Self::Busy,
+            Self::NoHandler => Self::NoHandler,
+            other => Self::Worker { code: other.code(), hint: other.hint(), message: other.to_string() },
+        }
+    }
+
     /// One of each that a worker answers.
     fn samples() -> Vec<Self> {
         use bonafide_crypto::key::KeyError;
@@ -214,6 +235,8 @@ impl KeyringError {
             Self::DeviceModule { module: path(), why: none() },
             Self::DevicePin,
             Self::DeviceToken(none()),
+            Self::Busy,
+            Self::NoHandler,
             Self::NoDevice,
             Self::Exists(path()),
             Self::Format { path: path(), what: "" },

@@ -16,6 +16,9 @@
 //! unseals the keyring by itself, has no network, and answers to its parent alone. What reaches the server are
 //! signatures, wrapped keys, and the MAC keys of its store. [`LocalKeys`] is the same in one process.
 //!
+//! Other secrets can live in that process too, with code of their own: a [`Handler`] is a function of bytes with the keyring at
+//! hand, limited to what it has wrapped itself. [`Dispatch`] gathers what many callers ask it.
+//!
 //! What this protects: a copy of the data directory without the seal's secret holds no key. What it does not: a key
 //! file that lies beside the data is copied with it, and who is root reads the worker's memory too. An attacker in the server's process can have anything
 //! signed while he is there; he can't take the key along.
@@ -23,8 +26,10 @@
 mod codec;
 #[cfg_attr(not(feature = "pkcs11"), path = "device/absent.rs")]
 mod device;
+mod dispatch;
 mod error;
 mod file;
+mod handler;
 mod keyring;
 mod live;
 mod seal;
@@ -32,9 +37,11 @@ mod worker;
 
 pub use self::{
     device::{Device, DeviceConfig},
+    dispatch::{Dispatch, Handled},
     error::KeyringError,
+    handler::{Handler, MAX_HANDLED, Wrapping},
     keyring::Keyring,
     live::{KeySpec, LiveKeys, LocalKeys, NewKey},
     seal::{KeyFileSeal, PassphraseCost, PassphraseSeal, Seal, SealSource},
-    worker::{Worker, WorkerProgram, serve_worker},
+    worker::{Worker, WorkerProgram, serve_worker, serve_worker_with},
 };

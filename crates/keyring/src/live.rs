@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use bonafide_crypto::key::{KeyAlgorithm, PrivateKey, PublicKey, Signer};
 use bonafide_crypto::{mac::MacKey, random::Random};
+use zeroize::Zeroizing;
 
-use crate::{Device, Keyring, KeyringError};
+use crate::handler::MAX_HANDLED;
+use crate::{Device, Handler, Keyring, KeyringError, Wrapping};
 
 /// Precedes the public half of a key that is in a device. PKCS#8 begins with another byte.
 const IN_DEVICE: &[u8] = b"bonafide key in a device v1\n";
@@ -36,6 +38,13 @@ pub trait LiveKeys: Debug + Send + Sync {
     /// # Errors
     /// When the keys are out of reach.
     fn mac_key(&self, purpose: &str) -> Result<MacKey, KeyringError>;
+
+    /// Asks the [`Handler`] that lives beside the keys, one or more requests at a time. There may be fewer answers than requests,
+    /// but one at least: the rest was not looked at, and is to be asked again.
+    ///
+    /// # Errors
+    /// [`KeyringError::NoHandler`] if there is none; when the keys are out of reach.
+    fn handle(&self, requests: &[&[u8]]) -> Result<Vec<Zeroizing<Vec<u8>>>, KeyringError>;
 }
 
 /// What key to draw.
@@ -61,13 +70,14 @@ pub struct LocalKeys {
     keyring: Keyring,
     device: Option<Device>,
     random: Arc<dyn Random>,
+    handler: Option<Arc<dyn Handler>>,
 }
 
 impl LocalKeys {
     /// Keys under an open keyring.
     #[must_use]
     pub fn new(keyring: Keyring, random: Arc<dyn Random>) -> Self {
-        Self { keyring, device: None, random }
+        Self { keyring, device: None, random, handler: None }
     }
 
     /// With a device for the keys that shall be in one.
@@ -76,8 +86,23 @@ impl LocalKeys {
         Self { device, ..self }
     }
 
+    /// With what else is to be done where the keys are.
+    #[must_use]
+    pub fn with_handler(self, handler: Arc<dyn Handler>) -> Self {
+        Self { handler: Some(handler), ..self }
+    }
+
     pub(crate) fn keyring(&self) -> &Keyring {
         &self.keyring
+    }
+
+    pub(crate) fn handle_one(&self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        let handler = &**self.handler.as_ref().ok_or(KeyringError::NoHandler)?;
+        let answer = handler.answer(&Wrapping::new(&self.keyring, &*self.random, handler), request);
+        if answer.len() > MAX_HANDLED {
+            return Err(KeyringError::WorkerProtocol("an answer that is too large"));
+        }
+        Ok(answer)
     }
 }
 
@@ -115,6 +140,10 @@ impl LiveKeys for LocalKeys {
 
     fn mac_key(&self, purpose: &str) -> Result<MacKey, KeyringError> {
         Ok(self.keyring.mac_key(purpose))
+    }
+
+    fn handle(&self, requests: &[&[u8]]) -> Result<Vec<Zeroizing<Vec<u8>>>, KeyringError> {
+        requests.iter().map(|request| self.handle_one(request)).collect()
     }
 }
 

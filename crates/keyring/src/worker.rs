@@ -8,7 +8,8 @@
 //! A signing thread sends all that it has to sign in one frame, so that neither the socket nor the switch between the
 //! processes shows beside the signatures.
 //!
-//! There is no request that yields a private key, the root key, or a wrapping key.
+//! There is no request that yields a private key, the root key, or a wrapping key. A [`Handler`](crate::Handler) answers
+//! requests of its own; what the keyring holds for others is out of its reach.
 
 mod client;
 mod frame;
@@ -16,7 +17,7 @@ mod message;
 mod server;
 
 pub use client::{Worker, WorkerProgram};
-pub use server::serve_worker;
+pub use server::{serve_worker, serve_worker_with};
 
 /// Both sides must speak the same one: they are one program.
 const PROTOCOL: u8 = 1;

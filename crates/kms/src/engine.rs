@@ -29,8 +29,8 @@ use crate::material::{Encoded, MAX_SECRET, Material};
 
 /// Wraps secrets for a context, and unwraps them: the keyring.
 pub trait Wrapping {
-    /// Encrypts a secret, bound to a context.
-    fn wrap(&self, context: &str, secret: &[u8]) -> Vec<u8>;
+    /// Encrypts a secret, bound to a context; `None` if it can't.
+    fn wrap(&self, context: &str, secret: &[u8]) -> Option<Vec<u8>>;
 
     /// Decrypts it; `None` if it was wrapped for another context, or was changed.
     fn unwrap(&self, context: &str, wrapped: &[u8]) -> Option<Zeroizing<Vec<u8>>>;
@@ -94,7 +94,7 @@ impl Engine {
             Request::WrapAgain { key, version, wrapped } => {
                 let path = path(key, version);
                 let encoded = wrapping.unwrap(&path, wrapped).ok_or(Refusal::Wrapped)?;
-                Ok(Answer::bytes(wrapping.wrap(&path, &encoded)))
+                wrapping.wrap(&path, &encoded).map(Answer::bytes).ok_or(Refusal::Wrapped)
             }
             Request::Forget { handle } => {
                 self.table.forget(handle);
@@ -160,7 +160,7 @@ impl Engine {
         material: Material,
         encoded: &Encoded,
     ) -> Outcome {
-        let wrapped = wrapping.wrap(&path(key, version), encoded.expose());
+        let wrapped = wrapping.wrap(&path(key, version), encoded.expose()).ok_or(Refusal::Wrapped)?;
         self.keep(key, version, material, wrapped)
     }
 

@@ -118,7 +118,9 @@ impl Options {
 fn main() -> ExitCode {
     // Before there is a second thread.
     if std::env::args_os().nth(1).is_some_and(|first| first == authority::KEY_WORKER) {
-        let served = bonafide_keyring::serve_worker(Arc::new(SystemRandom));
+        let random = Arc::new(SystemRandom);
+        let applications = bonafide_authority::keys::application_keys(Arc::clone(&random) as _);
+        let served = bonafide_keyring::serve_worker_with(random, applications);
         return finish(served.map(|()| true).map_err(Into::into));
     }
     let options = Options::parse();

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use super::{StartError, database};
 use crate::config::{AuthorityConfig, SealConfig, StoreConfig};
+use crate::keys::application_keys;
 use crate::registry::Registry;
 
 /// Purpose of the MAC key that authenticates the store's rows.
@@ -190,7 +191,11 @@ async fn unseal(config: &AuthorityConfig, random: Arc<dyn Random>) -> Result<Ope
         let Some(program) = program else {
             let device = device.map(|device| Device::open(&device)).transpose()?;
             let keyring = Keyring::open(&path, &*source.open(device.as_ref())?)?;
-            let live: Arc<dyn LiveKeys> = Arc::new(LocalKeys::new(keyring, random).with_device(device));
+            let live: Arc<dyn LiveKeys> = Arc::new(
+                LocalKeys::new(keyring, Arc::clone(&random))
+                    .with_device(device)
+                    .with_handler(application_keys(random)),
+            );
             return Ok(OpenKeys { live, worker: None, seal });
         };
         let (ended, end) = oneshot::channel();

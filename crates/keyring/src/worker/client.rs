@@ -19,9 +19,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use zeroize::Zeroizing;
 
 use super::frame::{Frames, MAX_FRAME};
-use super::message::{Answer, DevicePart, MAX_BATCH, MAX_MESSAGE, Request, SealPart};
+use super::message::{Answer, DevicePart, MAX_BATCH, MAX_MESSAGE, MAX_PARTS, Request, SealPart};
 use super::{MAX_LANES, PROTOCOL};
 use crate::{DeviceConfig, KeySpec, KeyringError, LiveKeys, NewKey, SealSource};
 
@@ -234,6 +235,16 @@ impl LiveKeys for Worker {
     fn mac_key(&self, purpose: &str) -> Result<MacKey, KeyringError> {
         self.0.call(&Request::MacKey { purpose }, |answer| match answer {
             Answer::MacKey(key) => Some(MacKey::from_bytes(key)),
+            _ => None,
+        })
+    }
+
+    fn handle(&self, requests: &[&[u8]]) -> Result<Vec<Zeroizing<Vec<u8>>>, KeyringError> {
+        let now = requests.split_at_checked(MAX_PARTS).map_or(requests, |(now, _)| now);
+        self.0.call(&Request::Handle(now.to_vec()), |answer| match answer {
+            Answer::Handled(answers) if answers.len() <= now.len() => {
+                Some(answers.into_iter().map(|answer| Zeroizing::new(answer.to_vec())).collect())
+            }
             _ => None,
         })
     }

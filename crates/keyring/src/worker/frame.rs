@@ -4,8 +4,8 @@ use std::io::{self, Read, Write};
 
 use zeroize::Zeroize;
 
-/// No frame is longer. A batch of 32 certificates takes 40 KiB.
-pub(super) const MAX_FRAME: usize = 1024 * 1024;
+/// No frame is longer. A batch of 32 certificates takes 40 KiB; of what a handler is asked, several MiB may come together.
+pub(super) const MAX_FRAME: usize = 4 * 1024 * 1024;
 /// A buffer that was larger is given back after use.
 const KEEP: usize = 128 * 1024;
 
@@ -14,6 +14,8 @@ const KEEP: usize = 128 * 1024;
 pub(super) struct Frames {
     sent: Vec<u8>,
     received: Vec<u8>,
+    /// Bytes of `received` that the last frame took.
+    used: usize,
 }
 
 impl Frames {
@@ -51,7 +53,7 @@ impl Frames {
                 }
                 wanted = 4 + length;
                 if self.received.len() < wanted {
-                    self.received.resize(wanted, 0);
+                    self.grow(wanted, filled);
                 }
                 if length == 0 {
                     return Err(wrong("the frame is empty"));
@@ -61,6 +63,7 @@ impl Frames {
                 return Err(wrong("two frames at once"));
             }
             if filled == wanted {
+                self.used = wanted;
                 return Ok(self.received.get(4..wanted));
             }
             match from.read(self.received.get_mut(filled..).unwrap_or_default()) {
@@ -73,11 +76,21 @@ impl Frames {
         }
     }
 
-    /// Forgets what the last frames said.
+    /// Forgets what the last frames said. Whoever sends a secret reserves its place before, so that it lies nowhere else.
     pub(super) fn wipe(&mut self) {
-        // Its spare capacity too.
-        self.sent.zeroize();
-        self.received.zeroize();
+        // What earlier secret frames have left behind them was erased in their turn.
+        self.sent.as_mut_slice().zeroize();
+        self.received.get_mut(..self.used).unwrap_or_default().zeroize();
+    }
+
+    /// Makes room, and leaves no copy of what came already.
+    fn grow(&mut self, wanted: usize, filled: usize) {
+        let mut larger = vec![0; wanted];
+        for (to, from) in larger.iter_mut().zip(self.received.iter().take(filled)) {
+            *to = *from;
+        }
+        self.received.as_mut_slice().get_mut(..filled).unwrap_or_default().zeroize();
+        self.received = larger;
     }
 
     /// Gives back what large frames have taken.
@@ -125,6 +138,21 @@ mod tests {
                 prop_assert_eq!(content, &noise[4..4 + content.len()]);
             }
         }
+    }
+
+    #[test]
+    fn what_was_wiped_is_gone() {
+        let mut frames = Frames::default();
+        let secret = vec![0x5a; 200_000];
+        let mut wire = Vec::new();
+        let put = |out: &mut Vec<u8>| {
+            out.extend_from_slice(&secret);
+            Some(())
+        };
+        frames.send(&mut wire, put).unwrap();
+        assert_eq!(frames.receive(Drip(&wire, 100_000)).unwrap().unwrap(), secret);
+        frames.wipe();
+        assert!(frames.sent.iter().chain(&frames.received).all(|byte| *byte == 0));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use bonafide_crypto::key::{KeyAlgorithm, SignError, SignatureAlgorithm};
 
 use crate::KeySpec;
 use crate::codec::{Input, put_bytes, put_string};
+use crate::handler::MAX_HANDLED;
 
 /// Messages in one request to sign.
 pub(super) const MAX_BATCH: usize = 64;
@@ -21,6 +22,10 @@ pub(super) const MAX_WRAPPED: usize = 16 * 1024;
 const MAX_SIGNATURE: usize = 1024;
 const MAX_SPKI: usize = 2048;
 const MAX_TEXT: usize = 1024;
+/// Requests to a handler in one frame.
+pub(super) const MAX_PARTS: usize = 64;
+/// One of them, and the answer to it.
+pub(super) const MAX_PART: usize = MAX_HANDLED;
 
 /// What a worker is asked.
 pub(super) enum Request<'a> {
@@ -38,6 +43,8 @@ pub(super) enum Request<'a> {
     Forget { handle: u32 },
     /// Wrap a key that was made elsewhere.
     Import { context: &'a str, pkcs8: &'a [u8] },
+    /// For the handler: one or more, in their order.
+    Handle(Vec<&'a [u8]>),
 }
 
 /// What opens the seal.
@@ -71,6 +78,8 @@ pub(super) enum Answer<'a> {
     Signatures(Vec<Result<&'a [u8], SignError>>),
     MacKey(&'a [u8; 32]),
     Forgotten,
+    /// One for each, as far as they fit into a frame: what is not there was not done.
+    Handled(Vec<&'a [u8]>),
     Refused {
         code: &'a str,
         message: &'a str,
@@ -136,6 +145,10 @@ impl<'a> Request<'a> {
                 put_string(out, context.as_bytes())?;
                 put_bytes(out, pkcs8)
             }
+            Self::Handle(parts) => {
+                out.push(8);
+                put_parts(out, parts)
+            }
         }
     }
 
@@ -181,6 +194,7 @@ impl<'a> Request<'a> {
             5 => Self::MacKey { purpose: input.text(MAX_NAME)? },
             6 => Self::Forget { handle: input.number()? },
             7 => Self::Import { context: input.text(MAX_NAME)?, pkcs8: input.bytes(MAX_WRAPPED)? },
+            8 => Self::Handle(parts(&mut input)?),
             _ => return None,
         };
         input.finish().map(|()| request)
@@ -188,7 +202,7 @@ impl<'a> Request<'a> {
 
     /// Whether its bytes, or those of its answer, are worth stealing.
     pub(super) fn is_secret(&self) -> bool {
-        matches!(self, Self::Unseal { .. } | Self::MacKey { .. } | Self::Import { .. })
+        matches!(self, Self::Unseal { .. } | Self::MacKey { .. } | Self::Import { .. } | Self::Handle(_))
     }
 }
 
@@ -243,6 +257,10 @@ impl<'a> Answer<'a> {
                 out.push(6);
                 Some(())
             }
+            Self::Handled(parts) => {
+                out.push(7);
+                put_parts(out, parts)
+            }
         }
     }
 
@@ -277,10 +295,26 @@ impl<'a> Answer<'a> {
             }
             5 => Self::MacKey(input.array()?),
             6 => Self::Forgotten,
+            7 => Self::Handled(parts(&mut input)?),
             _ => return None,
         };
         input.finish().map(|()| answer)
     }
+}
+
+fn put_parts(out: &mut Vec<u8>, parts: &[&[u8]]) -> Option<()> {
+    // In one piece: a buffer that grew would leave copies behind.
+    out.reserve_exact(1 + parts.iter().map(|part| 4 + part.len()).sum::<usize>());
+    out.push(u8::try_from(parts.len()).ok()?);
+    parts.iter().try_for_each(|part| put_bytes(out, part))
+}
+
+fn parts<'a>(input: &mut Input<'a>) -> Option<Vec<&'a [u8]>> {
+    let count = usize::from(input.byte()?);
+    if count == 0 || count > MAX_PARTS {
+        return None;
+    }
+    (0..count).map(|_| input.bytes(MAX_PART)).collect()
 }
 
 fn flag(input: &mut Input<'_>) -> Option<bool> {
@@ -304,7 +338,7 @@ mod tests {
     fn requests() -> impl Strategy<Value = Vec<u8>> {
         let name = "[a-z/]{0,40}";
         let blob = prop::collection::vec(any::<u8>(), 0..300);
-        (0..8_usize, name, blob, any::<u32>(), 0..10_usize, 1..=MAX_BATCH).prop_map(
+        (0..9_usize, name, blob, any::<u32>(), 0..10_usize, 1..=MAX_BATCH).prop_map(
             |(which, name, blob, handle, algorithm, count)| {
                 let spec = KeySpec { algorithm: KeyAlgorithm::EcP384, in_device: algorithm % 2 == 0 };
                 let path = Path::new(&name);
@@ -330,6 +364,7 @@ mod tests {
                     }
                     5 => Request::MacKey { purpose: &name },
                     6 => Request::Forget { handle },
+                    7 => Request::Handle(vec![&blob; count]),
                     _ => Request::Import { context: &name, pkcs8: &blob },
                 };
                 let mut out = Vec::new();

@@ -12,10 +12,10 @@ use bonafide_crypto::random::Random;
 use bonafide_secmem::{Confinement, Missing, SecretBytes};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, recvmsg, shutdown};
 
-use super::frame::Frames;
-use super::message::{Answer, DevicePart, Request, SealPart};
+use super::frame::{Frames, MAX_FRAME};
+use super::message::{Answer, DevicePart, MAX_PART, Request, SealPart};
 use super::{MAX_LANES, PROTOCOL};
-use crate::{Device, DeviceConfig, Keyring, KeyringError, LiveKeys as _, LocalKeys, SealSource};
+use crate::{Device, DeviceConfig, Handler, Keyring, KeyringError, LiveKeys as _, LocalKeys, SealSource};
 
 /// Keys that are open at a time. A trust domain has a handful, and a few more while they rotate.
 const MAX_OPEN: usize = 1024;
@@ -28,6 +28,7 @@ struct Service {
     unsealing: Mutex<()>,
     open: RwLock<Open>,
     random: Arc<dyn Random>,
+    handler: Option<Arc<dyn Handler>>,
 }
 
 #[derive(Default)]
@@ -39,6 +40,7 @@ struct Open {
 /// What an answer is made of.
 enum Reply {
     Forgotten,
+    Handled(Vec<zeroize::Zeroizing<Vec<u8>>>),
     Key { handle: u32, signer: Arc<dyn Signer>, wrapped: Vec<u8> },
     MacKey(zeroize::Zeroizing<[u8; 32]>),
     Signatures(Vec<Result<Vec<u8>, bonafide_crypto::key::SignError>>),
@@ -51,6 +53,18 @@ enum Reply {
 /// # Errors
 /// When standard input is not what a parent of ours gives, and when another process traces this one.
 pub fn serve_worker(random: Arc<dyn Random>) -> Result<(), KeyringError> {
+    serve(random, None)
+}
+
+/// The same, and `handler` answers what the parent asks it.
+///
+/// # Errors
+/// As [`serve_worker`].
+pub fn serve_worker_with(random: Arc<dyn Random>, handler: Arc<dyn Handler>) -> Result<(), KeyringError> {
+    serve(random, Some(handler))
+}
+
+fn serve(random: Arc<dyn Random>, handler: Option<Arc<dyn Handler>>) -> Result<(), KeyringError> {
     let stdin = io::stdin();
     let lifeline = stdin.as_fd();
     let refused = |_| KeyringError::WorkerProtocol("standard input is not the socket of a server");
@@ -76,6 +90,7 @@ pub fn serve_worker(random: Arc<dyn Random>) -> Result<(), KeyringError> {
         unsealing: Mutex::default(),
         open: RwLock::default(),
         random,
+        handler,
     });
     let lanes = receive_lanes(lifeline)?;
     // Once the keyring is open there are no new threads: so nobody is served before all are there.
@@ -165,6 +180,10 @@ impl Service {
                     Keyring::open(keyring, &*seal.open(device.as_ref())?)?
                 };
                 let keys = LocalKeys::new(keyring, Arc::clone(&self.random)).with_device(device);
+                let keys = match &self.handler {
+                    Some(handler) => keys.with_handler(Arc::clone(handler)),
+                    None => keys,
+                };
                 let _ = self.keys.set(keys);
                 let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
                 missing.extend(self.confinement.settle());
@@ -196,6 +215,20 @@ impl Service {
                 self.open.write().unwrap_or_else(PoisonError::into_inner).keys.remove(&handle);
                 Ok(Reply::Forgotten)
             }
+            Request::Handle(requests) => {
+                let keys = self.keys()?;
+                let (mut answers, mut room) = (Vec::with_capacity(requests.len()), MAX_FRAME - 1024);
+                for request in requests {
+                    // What is done and can't be told would be lost.
+                    if room < MAX_PART + 4 {
+                        break;
+                    }
+                    let answer = keys.handle_one(request)?;
+                    room = room.saturating_sub(answer.len() + 4);
+                    answers.push(answer);
+                }
+                Ok(Reply::Handled(answers))
+            }
         }
     }
 
@@ -219,6 +252,9 @@ impl Service {
 fn encode(reply: &Result<Reply, KeyringError>, out: &mut Vec<u8>) -> Option<()> {
     match reply {
         Ok(Reply::Forgotten) => Answer::Forgotten.encode(out),
+        Ok(Reply::Handled(answers)) => {
+            Answer::Handled(answers.iter().map(|answer| answer.as_slice()).collect()).encode(out)
+        }
         Ok(Reply::Key { handle, signer, wrapped }) => {
             Answer::Key { handle: *handle, spki: signer.public_key().spki_der(), wrapped }.encode(out)
         }
