@@ -39,7 +39,7 @@ const SETS: &[Set] = &[
     },
     Set {
         include: "crates/authority/proto",
-        protos: &["record.proto", "entry.proto"],
+        protos: &["record.proto", "entry.proto", "key_entry.proto"],
         out: "crates/authority/src/generated",
         services: Services::None,
     },
@@ -57,6 +57,9 @@ const SECRET: &[&str] = &[
     ".ValidateJWTSVIDRequest",
     ".X509SVID",
     ".bonafide.admin.v1.CreateJoinTokenResponse",
+    ".bonafide.admin.v1.CreateKeyRequest",
+    ".bonafide.admin.v1.ExportKeyResponse",
+    ".bonafide.admin.v1.RotateKey",
     ".bonafide.kms.v1.DataKeyResult",
     ".bonafide.kms.v1.DecryptResult",
     ".bonafide.kms.v1.EncryptItem",

@@ -5,6 +5,7 @@ mod authorities;
 mod caller;
 mod guard;
 mod insight;
+mod keys;
 mod nodes;
 mod paging;
 mod policies;
@@ -23,11 +24,11 @@ use bonafide_wire::admin::admin_server::AdminServer;
 use prost::Message;
 use tonic::service::interceptor::InterceptedService;
 
-pub use self::caller::{Caller, CertifiedAdmin, LocalAdmins};
+pub use self::caller::{Caller, LocalAdmins};
 use self::{caller::Rights, guard::Guard, quota::Quota};
 use crate::{
-    idempotency::Idempotency, keys::Rotation, presence::Presence, records::RecordChange, refusal::Refusal,
-    registry::Registry, state::State,
+    idempotency::Idempotency, keys::Rotation, kms::service::Service, presence::Presence,
+    records::RecordChange, refusal::Refusal, registry::Registry, state::State,
 };
 
 /// Largest message of an admin: as many resources as one apply may have.
@@ -90,6 +91,8 @@ pub struct Admin {
     guard: Arc<Guard>,
     /// None where there are no keys to change.
     rotation: Option<Rotation>,
+    /// Of applications. None where there are none.
+    keys: Option<Service>,
 }
 
 impl Admin {
@@ -104,12 +107,17 @@ impl Admin {
     ) -> Self {
         let (info, quota) = (Arc::new(info), Arc::default());
         let guard = Arc::new(Guard::new(u64::from_ne_bytes(random.array())));
-        Self { registry, presence, clock, random, info, quota, guard, rotation: None }
+        Self { registry, presence, clock, random, info, quota, guard, rotation: None, keys: None }
     }
 
     /// Lets operators change what signs.
     pub(crate) fn with_rotation(self, rotation: Rotation) -> Self {
         Self { rotation: Some(rotation), ..self }
+    }
+
+    /// Lets admins make keys of applications, and change them.
+    pub(crate) fn with_keys(self, keys: Service) -> Self {
+        Self { keys: Some(keys), ..self }
     }
 
     /// The service of gRPC. Who may not administer is refused before his message is read: nobody else may make the

@@ -13,12 +13,14 @@ mod generated;
 
 pub mod admin;
 pub mod audit;
+pub mod certified;
 pub mod config;
 mod convert;
 mod idempotency;
 mod issuance;
 mod journal;
 pub mod keys;
+pub mod kms;
 mod lease;
 pub mod node;
 pub mod policy;
@@ -39,6 +41,6 @@ pub mod token;
 mod witnesses;
 
 pub use config::{AuthorityConfig, ConfigError};
-pub use generated::entry;
+pub use generated::{entry, key_entry};
 pub use refusal::Refusal;
 pub use server::{Authority, Running, StartError};

@@ -28,6 +28,7 @@ use crate::config::Limits;
 use crate::issuance::Issuer;
 use crate::issuance::lineages::Lineages;
 use crate::journal::{Journal, Source};
+use crate::kms::service::Service;
 use crate::presence::Presence;
 use crate::rates::Rates;
 use crate::refusal::Refusal;
@@ -52,6 +53,8 @@ pub(crate) struct NodeService(pub(crate) Arc<NodeShared>);
 #[derive(Debug)]
 pub(crate) struct NodeShared {
     pub(crate) registry: Registry,
+    /// Of applications.
+    pub(crate) keys: Service,
     pub(crate) feed: Arc<Feed>,
     pub(crate) presence: Presence,
     pub(crate) issuer: Issuer,

@@ -15,17 +15,18 @@ use crate::{
     convert::record as convert,
     generated::record::{self as proto, record::Kind},
     idempotency::hex,
+    kms::KeyRecord,
     policy::PolicyRecord,
     site::Site,
 };
 
 pub use crate::generated::record::{
-    Idempotency, Lease, LedgerMark, LedgerWitness, LineageOwner, Server, SigningKey, Succession, ledger_mark,
-    lineage_owner, signing_key,
+    Idempotency, KeyGrant, KeyVersion, Lease, LedgerMark, LedgerWitness, LineageOwner, Server, SigningKey,
+    Succession, ledger_mark, lineage_owner, signing_key,
 };
 
 /// The version of records that this server writes and reads.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// One record, `settings`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +117,12 @@ pub enum Object {
     Idempotency(Arc<str>, Arc<Idempotency>),
     /// `token/<id>`
     JoinToken(Arc<JoinToken>),
+    /// `kms/<id>`
+    Key(Arc<KeyRecord>),
+    /// `kms-grant/<id>`
+    KeyGrant(Arc<KeyGrant>),
+    /// `kms-version/<id>/<number>`
+    KeyVersion(Arc<KeyVersion>),
     /// `lease/<name>`; the name stands here.
     Lease(Arc<str>, Arc<Lease>),
     /// `ledger/<server>`; the server stands here.
@@ -183,6 +190,9 @@ impl Object {
             Self::Agent(agent) => agent_key(&agent.id),
             Self::Idempotency(key, _) => idempotency_key(key),
             Self::JoinToken(token) => token_key(&token.id),
+            Self::Key(key) => key_key(key.id()),
+            Self::KeyGrant(grant) => key_grant_key(&grant.id),
+            Self::KeyVersion(version) => key_version_key(&version.key, version.number),
             Self::Lease(name, _) => lease_key(name),
             Self::LedgerMark(server, _) => format!("{LEDGER}{server}"),
             Self::LedgerWitness(names, _) => format!("{WITNESS}{names}"),
@@ -204,6 +214,7 @@ impl Object {
         match self {
             Self::Idempotency(_, idempotency) => Some(UnixTime::from_secs(idempotency.expires_at)),
             Self::JoinToken(token) => Some(token.expires_at),
+            Self::KeyGrant(grant) => Some(UnixTime::from_secs(grant.expires_at)),
             Self::LineageOwner(_, owner) => Some(UnixTime::from_secs(owner.expires_at)),
             Self::Registration(registration) => registration.expires_at,
             // A quarantine lasts until it is lifted.
@@ -221,6 +232,9 @@ impl Object {
             Self::Agent(agent) => Kind::Agent(convert::from_agent(agent)),
             Self::Idempotency(_, idempotency) => Kind::Idempotency((**idempotency).clone()),
             Self::JoinToken(token) => Kind::JoinToken(convert::from_token(token)),
+            Self::Key(key) => Kind::Key(key.to_record()),
+            Self::KeyGrant(grant) => Kind::KeyGrant((**grant).clone()),
+            Self::KeyVersion(version) => Kind::KeyVersion((**version).clone()),
             Self::Lease(_, lease) => Kind::Lease((**lease).clone()),
             Self::LedgerMark(_, mark) => Kind::LedgerMark((**mark).clone()),
             Self::LedgerWitness(_, witness) => Kind::LedgerWitness((**witness).clone()),
@@ -249,6 +263,8 @@ impl Object {
         match self {
             // Nothing is given to anybody because of them: a server without them loses nothing that it had.
             Self::Server(..) | Self::Succession(..) => Mark { min_reader: 2, critical: false },
+            // A server that knows of no keys lets nobody use them.
+            Self::Key(_) | Self::KeyGrant(_) | Self::KeyVersion(_) => Mark { min_reader: 5, critical: false },
             // A server that can't read it is no witness.
             Self::LedgerWitness(..) => Mark { min_reader: 4, critical: false },
             // An older server would go on publishing what was revoked.
@@ -283,6 +299,9 @@ impl Object {
                 key.strip_prefix(IDEMPOTENCY).map(|key| Self::Idempotency(key.into(), Arc::new(idempotency)))
             }
             Kind::JoinToken(token) => convert::to_token(token).map(|token| Self::JoinToken(Arc::new(token))),
+            Kind::Key(key) => KeyRecord::of_record(key, revision).map(|key| Self::Key(Arc::new(key))),
+            Kind::KeyGrant(grant) => Some(Self::KeyGrant(Arc::new(grant))),
+            Kind::KeyVersion(version) => Some(Self::KeyVersion(Arc::new(version))),
             Kind::Lease(lease) => {
                 key.strip_prefix(LEASE).map(|name| Self::Lease(name.into(), Arc::new(lease)))
             }
@@ -383,6 +402,30 @@ pub fn agent_key(id: &SpiffeId) -> String {
 #[must_use]
 pub fn idempotency_key(key: &str) -> String {
     format!("{IDEMPOTENCY}{key}")
+}
+
+/// Key of the record of a key of applications.
+#[must_use]
+pub fn key_key(id: &[u8]) -> String {
+    format!("kms/{}", hex(id))
+}
+
+/// Key of the record of a version. What is wrapped in it is bound to `kms/<id>/<number>`: see [`key_material_context`].
+#[must_use]
+pub fn key_version_key(id: &[u8], number: u32) -> String {
+    format!("kms-version/{}/{number}", hex(id))
+}
+
+/// What the secret of a version is wrapped for: it opens under no other name.
+#[must_use]
+pub fn key_material_context(id: &[u8], number: u32) -> String {
+    format!("kms/{}/{number}", hex(id))
+}
+
+/// Key of a grant.
+#[must_use]
+pub fn key_grant_key(id: &str) -> String {
+    format!("kms-grant/{id}")
 }
 
 /// Key of a lease.

@@ -142,6 +142,12 @@ impl Registry {
         self.shared.read.lock().unwrap_or_else(PoisonError::into_inner).elapsed() <= CURRENT
     }
 
+    /// For how long this server has not seen that the store has nothing more than what is published.
+    #[must_use]
+    pub fn unread_for(&self) -> Duration {
+        self.shared.read.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
     /// Every change from now on, after it was published. Subscribe first, then look at [`Self::state`]: changes that
     /// the state has already are told by their revision. A subscriber that is told that it lagged starts over.
     #[must_use]

@@ -4,6 +4,7 @@ mod boot;
 pub(crate) mod checkpoints;
 mod database;
 pub(crate) mod identity;
+mod keys;
 mod replication;
 
 use std::io;
@@ -22,6 +23,7 @@ use bonafide_net::http::HttpLimits;
 use bonafide_net::{tls_listener, unix};
 use bonafide_store::Store;
 use bonafide_tls::{Authorizer, Clients, IdentitySlot, TlsLimits, Trust};
+use bonafide_wire::kms::keys_server::KeysServer;
 use bonafide_wire::node::node_server::NodeServer;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -41,6 +43,7 @@ use crate::issuance::moves::Moves;
 use crate::issuance::{Issuer, IssuerParts};
 use crate::journal::Journal;
 use crate::keys::{Keys, Rotation, Upstream, Vault};
+use crate::kms::grpc::{Grpc, MAX_MESSAGE as MAX_BATCH};
 use crate::lease::Holder;
 use crate::node::{JoinTokens, MAX_ATTESTATION, MAX_MESSAGE, NodeService, NodeShared, X509Pop};
 use crate::presence::Presence;
@@ -83,6 +86,7 @@ struct Broken {
 struct Open {
     store: Arc<dyn Store>,
     ledger: Arc<Ledger>,
+    key_ledger: Arc<Ledger>,
     checkpoints: Checkpoints,
 }
 
@@ -177,9 +181,10 @@ async fn assemble(
     accepted: Accepted,
 ) -> Result<Running, StartError> {
     let Opened { keys: OpenKeys { live, worker, .. }, store, registry, seal } = opened;
-    let vault = Vault::new(live, config.keys.clone(), Arc::clone(&random));
+    let vault = Vault::new(Arc::clone(&live), config.keys.clone(), Arc::clone(&random));
     let ledger_key = vault.ledger_key(&registry, &config.server, &*clock).await?;
     let peers_signer = Arc::clone(&ledger_key);
+    let key_ledger = keys::open_ledger(&config, Arc::clone(&ledger_key)).await?;
     let directory = config.data_dir.join("ledger");
     let origin = format!("{}/bonafide/authority/{}", config.trust_domain, config.server);
     let ledger =
@@ -300,7 +305,17 @@ async fn assemble(
     };
     tasks.spawn(checkpoints.clone().run(shutdown.clone()));
 
+    let needs = keys::Needs {
+        registry: registry.clone(),
+        live,
+        keys: Arc::clone(&keys),
+        lineages: Arc::clone(&lineages),
+        clock: Arc::clone(&clock),
+        random: Arc::clone(&random),
+    };
+    let applications = keys::start(&config, needs, &key_ledger, &feed, &tasks, &shutdown)?;
     let node = NodeService(Arc::new(NodeShared {
+        keys: applications.clone(),
         registry: registry.clone(),
         feed,
         presence: presence.clone(),
@@ -369,7 +384,8 @@ async fn assemble(
             site_of_instance: Arc::new(site_of_instance),
         },
     )
-    .with_rotation(rotation);
+    .with_rotation(rotation)
+    .with_keys(applications.clone());
     let admin_socket = config.admin_socket_path();
     let mode = if config.admin_gid.is_some() { 0o660 } else { 0o600 };
     let local = unix::Listener::bind(&admin_socket, mode, config.admin_gid)?;
@@ -379,7 +395,9 @@ async fn assemble(
             .add_service(admin.clone().into_service())
             .into_axum_router()
     };
-    let known = (port(MAX_MESSAGE), HttpLimits::remote());
+    let users_of_keys = KeysServer::new(Grpc(applications)).max_decoding_message_size(MAX_BATCH);
+    let users_of_keys = Routes::new(users_of_keys).into_axum_router();
+    let known = (port(MAX_MESSAGE).merge(users_of_keys), HttpLimits::remote());
     let strangers = (port(MAX_ATTESTATION), HttpLimits::strangers());
     let (stop, report) = (shutdown.clone(), failed.clone());
     tasks.spawn(async move {
@@ -398,13 +416,14 @@ async fn assemble(
     };
     tasks.spawn(stop_when(registry_broken, failed.clone(), shutdown.clone()));
     tasks.spawn(stop_when(ledger_broken(ledger.failed()), failed.clone(), shutdown.clone()));
+    tasks.spawn(stop_when(ledger_broken(key_ledger.failed()), failed.clone(), shutdown.clone()));
     let key_worker = worker.as_ref().map(|(process, _)| *process);
     if let Some((_, end)) = worker {
         tasks.spawn(stop_when(worker_gone(end), failed, shutdown.clone()));
     }
     tasks.close();
     tracing::info!(trust_domain = %config.trust_domain, server = config.server, address = %node_address, "the authority serves");
-    let open = Some(Open { store, ledger, checkpoints });
+    let open = Some(Open { store, ledger, key_ledger, checkpoints });
     Ok(Running { node_address, admin_socket, key_worker, keys, shutdown, tasks, failure, open })
 }
 
@@ -440,7 +459,7 @@ impl Running {
     /// [`StartError::Failed`] if a listener, the store or the ledger broke.
     pub async fn wait(&mut self) -> Result<(), StartError> {
         self.tasks.wait().await;
-        if let Some(Open { store, ledger, checkpoints }) = self.open.take() {
+        if let Some(Open { store, ledger, key_ledger, checkpoints }) = self.open.take() {
             // Ours, that of `checkpoints`, of its witnesses and of its peers: then nobody appends any more, and the last checkpoint
             // is of everything.
             boot::quiet(&ledger, 4).await;
@@ -449,6 +468,7 @@ impl Running {
             checkpoints.finish(ended_well).await;
             boot::close(store).await;
             boot::close(ledger).await;
+            boot::close(key_ledger).await;
         }
         match self.failure.borrow().clone() {
             None => Ok(()),

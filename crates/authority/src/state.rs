@@ -4,6 +4,7 @@
 //! that a change costs what it changes, however much there is.
 
 mod bundle;
+mod keys;
 mod loading;
 mod registered;
 mod site;
@@ -22,6 +23,7 @@ use bonafide_identity::{
 use bonafide_policy::CertifiedLabels;
 use bonafide_store::Incarnation;
 
+use self::keys::KeyShelf;
 pub(crate) use self::loading::Loaded;
 use self::registered::Registered;
 pub use self::{bundle::bundle_of, site::SiteState};
@@ -59,6 +61,8 @@ pub struct State {
     ledger_witnesses: BTreeMap<Arc<str>, Arc<LedgerWitness>>,
     lineage_owners: HashMap<InstanceId, Arc<LineageOwner>>,
     policies: BTreeMap<Arc<str>, Arc<PolicyRecord>>,
+    /// Keys of applications.
+    keys: KeyShelf,
     servers: BTreeMap<Arc<str>, Arc<Server>>,
     successions: BTreeMap<Arc<str>, Arc<Succession>>,
     /// By the store's key.
@@ -109,6 +113,7 @@ impl State {
             ledger_witnesses: BTreeMap::new(),
             lineage_owners: HashMap::new(),
             policies: BTreeMap::new(),
+            keys: KeyShelf::default(),
             servers: BTreeMap::new(),
             successions: BTreeMap::new(),
             expiries: BTreeSet::new(),
@@ -497,6 +502,9 @@ impl State {
                 self.token_by_hash.insert(token.sha256, token.clone());
                 self.tokens.insert(token.id.clone(), token);
             }
+            Object::Key(key) => self.keys.put_key(key),
+            Object::KeyGrant(grant) => self.keys.put_grant(grant),
+            Object::KeyVersion(version) => self.keys.put_version(version),
             Object::Lease(name, lease) => {
                 self.leases.insert(name, lease);
             }
@@ -563,6 +571,9 @@ impl State {
                 self.leave_site(&token.site.clone(), SiteState::remove_token);
                 Some(Object::JoinToken(token))
             }
+            "kms" => self.keys.take_key(name).map(Object::Key),
+            "kms-grant" => self.keys.take_grant(name).map(Object::KeyGrant),
+            "kms-version" => self.keys.take_version(name).map(Object::KeyVersion),
             "lease" => self.leases.remove_entry(name).map(|(name, lease)| Object::Lease(name, lease)),
             "ledger" => {
                 self.ledger_marks.remove_entry(name).map(|(server, mark)| Object::LedgerMark(server, mark))

@@ -42,7 +42,8 @@ pub const MAX_NAME: usize = 128;
 pub struct Key {
     /// Which one. Drawn at random.
     pub id: KeyId,
-    /// What people call it: letters, digits, `.`, `_`, `-`, not beginning with a dot or a dash.
+    /// What people call it: segments, separated by `/`, of letters, digits, `.`, `_`, `-`, none of which begins with a dot or a
+    /// dash.
     pub name: String,
     /// Other names for it, of the same form.
     pub aliases: BTreeSet<String>,
@@ -374,12 +375,15 @@ impl Key {
 pub const MAX_ROTATION: Duration = Duration::from_secs(10 * 365 * 86_400);
 const DEFAULT_STALE: Duration = Duration::from_secs(60);
 
-/// Whether a key or an alias can be called so.
+/// Whether a key or an alias can be called so: one or more segments, as policies know keys.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
-    let begins = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    let rest = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
-    begins && rest && name.len() <= MAX_NAME
+    name.len() <= MAX_NAME && name.split('/').all(is_segment)
+}
+
+fn is_segment(segment: &str) -> bool {
+    let begins = segment.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    begins && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 #[expect(clippy::ptr_arg, reason = "goes over strings as they lie in maps")]

@@ -6,5 +6,4 @@
 
 pub mod fault;
 pub mod fields;
-pub(crate) mod json;
 pub mod tree;

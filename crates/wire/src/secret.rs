@@ -20,6 +20,13 @@ debug_without!(workload::X509svid, hides x509_svid_key; shows spiffe_id, x509_sv
 debug_without!(workload::Jwtsvid, hides svid; shows spiffe_id, hint);
 debug_without!(workload::ValidateJwtsvidRequest, hides svid; shows audience);
 debug_without!(admin::CreateJoinTokenResponse, hides token, join; shows id, expires_at);
+debug_without!(
+    admin::CreateKeyRequest,
+    hides material;
+    shows name, r#type, exportable, convergent, settings, aliases, management_labels, idempotency_key
+);
+debug_without!(admin::ExportKeyResponse, hides material; shows version, r#type);
+debug_without!(admin::RotateKey, hides material; shows);
 debug_without!(kms::DataKeyResult, hides plaintext; shows problem, wrapped, version);
 debug_without!(kms::DecryptResult, hides plaintext; shows problem, version);
 debug_without!(kms::EncryptItem, hides plaintext; shows context, version);
@@ -55,6 +62,9 @@ mod tests {
                     ..Default::default()
                 }
             ),
+            format!("{:?}", admin::CreateKeyRequest { material: key.clone(), ..Default::default() }),
+            format!("{:?}", admin::ExportKeyResponse { material: key.clone(), ..Default::default() }),
+            format!("{:?}", admin::RotateKey { material: key.clone() }),
             format!("{:?}", kms::DataKeyResult { plaintext: key.clone(), ..Default::default() }),
             format!("{:?}", kms::DecryptResult { plaintext: key.clone(), ..Default::default() }),
             format!("{:?}", kms::EncryptItem { plaintext: key.clone(), ..Default::default() }),

@@ -2,20 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use bonafide_attest::SelectorSet;
-use bonafide_identity::{
-    Certificate, InstanceId, SpiffeId, reserved, time::UnixTime, x509::VerifiedX509Svid,
-};
+use bonafide_identity::time::UnixTime;
 use bonafide_net::{tls_listener::PeerSvid, unix};
-use bonafide_policy::CertifiedLabels;
 use tonic::{Code, Extensions};
 
-use crate::{
-    issuance::AGENT_KEY,
-    refusal::Refusal,
-    registration::admitted_agent,
-    state::{SiteState, State},
-};
+use crate::{certified::Certified, refusal::Refusal, state::State};
 
 /// Who may administer through the local socket.
 #[derive(Clone, Copy, Debug)]
@@ -36,34 +27,7 @@ pub enum Caller {
         uid: u32,
     },
     /// By mutual TLS, with an SVID that carries admin rights.
-    Peer(CertifiedAdmin),
-}
-
-/// What a verified certificate says of an admin. Never enough by itself: see [`Caller::rights`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertifiedAdmin {
-    /// The certificate's SPIFFE ID.
-    pub id: SpiffeId,
-    /// The site whose evidence earned it.
-    pub site: String,
-    /// The launch that it was issued to, and from when on it is valid: it may be revoked.
-    pub instance: Option<InstanceId>,
-    /// See `instance`.
-    pub issued_at: UnixTime,
-    /// The registration that it was issued for.
-    pub registration: String,
-    /// The agent that asked for it.
-    pub agent: SpiffeId,
-    /// What the registration asked of the workload when it was issued.
-    pub selectors: SelectorSet,
-    /// What was certified of the workload.
-    pub labels: CertifiedLabels,
-    /// The sites that it says may be administered.
-    pub admin: BTreeSet<String>,
-    /// What it was verified by, the leaf's issuer first and the root last: one may be revoked since.
-    pub authorities: Vec<Certificate>,
-    /// Its end: a connection may outlive it.
-    pub expires_at: UnixTime,
+    Peer(Certified),
 }
 
 /// What a caller may see and touch.
@@ -95,7 +59,10 @@ impl Caller {
             return Ok(Self::Local { uid: caller.uid });
         }
         match extensions.get::<PeerSvid>() {
-            Some(PeerSvid(Some(svid))) => CertifiedAdmin::of(svid).map(Self::Peer).ok_or_else(not_admin),
+            Some(PeerSvid(Some(svid))) => Certified::of(svid)
+                .filter(|certified| !certified.admin.is_empty())
+                .map(Self::Peer)
+                .ok_or_else(not_admin),
             _ => Err(Refusal::new(Code::Unauthenticated, "admin.unauthenticated", "the caller is not known")
                 .hint("use the server's local socket, or an SVID that carries admin rights")),
         }
@@ -119,71 +86,18 @@ impl Caller {
         match self {
             Self::Local { .. } => Ok(Rights::All),
             Self::Peer(peer) => {
-                let sites = peer.still_granted(state, now);
+                let sites = still_granted(peer, state, now);
                 if sites.is_empty() { Err(not_admin()) } else { Ok(Rights::Sites(sites)) }
             }
         }
     }
 }
 
-impl CertifiedAdmin {
-    /// `None` for a certificate without admin rights.
-    fn of(svid: &VerifiedX509Svid) -> Option<Self> {
-        let attributes = svid.attributes()?;
-        let admin: BTreeSet<String> = attributes
-            .admin()
-            .filter_map(|(_, value)| std::str::from_utf8(value).ok())
-            .map(ToOwned::to_owned)
-            .collect();
-        if admin.is_empty() {
-            return None;
-        }
-        let agent = attributes.evidence().find(|(key, _)| *key == AGENT_KEY)?.1;
-        let selectors =
-            attributes.selectors().map(|(key, value)| Some((key, std::str::from_utf8(value).ok()?)));
-        Some(Self {
-            id: svid.id().clone(),
-            site: attributes.site()?.to_owned(),
-            instance: attributes.instance,
-            issued_at: svid.leaf().not_before(),
-            registration: attributes.registration()?.to_owned(),
-            agent: SpiffeId::new(svid.id().trust_domain(), std::str::from_utf8(agent).ok()?).ok()?,
-            selectors: SelectorSet::from_pairs(selectors.collect::<Option<Vec<_>>>()?).ok()?,
-            labels: CertifiedLabels::of(attributes).ok()?,
-            admin,
-            authorities: svid.authorities().to_vec(),
-            expires_at: svid.not_after(),
-        })
-    }
-
-    /// The sites that certificate, registration and scope all name: what the same launch would be certified today.
-    fn still_granted(&self, state: &State, now: UnixTime) -> BTreeSet<String> {
-        let granted = || {
-            let registration = state.registration(&self.registration)?;
-            let site = state.site(&self.site).and_then(SiteState::site)?;
-            let agent = admitted_agent(state, &self.agent).ok()?;
-            let revoked = state.revocations().of_token(&self.id, self.instance, Some(self.issued_at));
-            let stands = now < self.expires_at
-                && state.vouches(&self.authorities)
-                && revoked.is_none()
-                && !state.is_quarantined(&self.site)
-                && registration.site == self.site
-                && agent.site == self.site
-                && registration.parent.as_ref().is_none_or(|parent| *parent == self.agent)
-                && registration.selectors.is_subset_of(&self.selectors)
-                && !registration.is_expired(now)
-                && registration.can_yield(&self.id)
-                && self.id.trust_domain() == state.trust_domain()
-                && !reserved::is_reserved(&self.id)
-                && site.scope.spiffe_ids.iter().any(|pattern| pattern.matches(&self.id));
-            stands.then(|| {
-                let named =
-                    |name: &&String| registration.admin.contains(name) && site.scope.admin.contains(*name);
-                self.admin.iter().filter(named).cloned().collect()
-            })
-        };
-        granted().unwrap_or_default()
-    }
+/// The sites that certificate, registration and scope all name: what the same launch would be certified today.
+fn still_granted(peer: &Certified, state: &State, now: UnixTime) -> BTreeSet<String> {
+    let Some(standing) = peer.standing(state, now) else { return BTreeSet::new() };
+    let named = |name: &&String| standing.registration.admin.contains(name) && standing.admin.contains(*name);
+    peer.admin.iter().filter(named).cloned().collect()
 }
 
 impl Rights {

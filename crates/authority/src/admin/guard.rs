@@ -16,8 +16,8 @@ use bonafide_policy::{
     Body, Caller as Subject, CertifiedLabels, Effect, Mode, Policy, Reason, Request, Snapshot, Thing,
 };
 
-use super::caller::{Caller, CertifiedAdmin};
-use crate::{policy::PolicyRecord, refusal::Refusal, state::State};
+use super::caller::Caller;
+use crate::{certified::Certified, policy::PolicyRecord, refusal::Refusal, state::State};
 
 /// By which policies name the authority.
 const APP: (&str, &str) = ("app", "bonafide-authority");
@@ -62,7 +62,7 @@ impl Guard {
         state: &State,
         now: UnixTime,
     ) -> Result<(), Refusal> {
-        let Caller::Peer(CertifiedAdmin { id, labels, .. }) = caller else { return Ok(()) };
+        let Caller::Peer(Certified { id, labels, .. }) = caller else { return Ok(()) };
         let denied = |why: String| {
             Refusal::denied("admin.denied-by-policy", format!("policies deny `{call}`: {why}"))
                 .hint("ask whoever has written them; on the server's local socket they don't hold")
@@ -144,7 +144,7 @@ mod tests {
 
     fn admin(labels: &[(&str, &str)]) -> Caller {
         let id: SpiffeId = "spiffe://example.org/admin".parse().unwrap();
-        Caller::Peer(CertifiedAdmin {
+        Caller::Peer(Certified {
             id: id.clone(),
             site: "edge".into(),
             instance: None,

@@ -2,9 +2,11 @@
 
 use bonafide_wire::admin::{
     ApplyRequest, ApplyResponse, AuthorityStatus, BanAgentRequest, ChangeAuthorityRequest,
-    ChangeAuthorityResponse, CreateJoinTokenRequest, CreateJoinTokenResponse, DeleteRequest, ExplainRequest,
-    ExplainResponse, GetBundleRequest, GetBundleResponse, ListAgentsRequest, ListAgentsResponse,
-    ListAuthoritiesRequest, ListAuthoritiesResponse, ListJoinTokensRequest, ListJoinTokensResponse,
+    ChangeAuthorityResponse, ChangeKeyRequest, CreateJoinTokenRequest, CreateJoinTokenResponse,
+    CreateKeyRequest, DeleteRequest, ExplainRequest, ExplainResponse, ExportKeyRequest, ExportKeyResponse,
+    GetBundleRequest, GetBundleResponse, GrantKeyRequest, KeyGrantResponse, KeyResponse, ListAgentsRequest,
+    ListAgentsResponse, ListAuthoritiesRequest, ListAuthoritiesResponse, ListJoinTokensRequest,
+    ListJoinTokensResponse, ListKeyGrantsRequest, ListKeyGrantsResponse, ListKeysRequest, ListKeysResponse,
     ListPoliciesRequest, ListPoliciesResponse, ListRegistrationsRequest, ListRegistrationsResponse,
     ListRevocationsRequest, ListRevocationsResponse, ListSitesRequest, ListSitesResponse,
     PrepareAuthorityRequest, PutRegistrationRequest, PutRegistrationResponse, PutSiteRequest,
@@ -93,4 +95,12 @@ calls! {
     list_revocations => list_revocations(ListRevocationsRequest) -> ListRevocationsResponse;
     list_policies => list_policies(ListPoliciesRequest) -> ListPoliciesResponse;
     delete_policy => delete_policy(DeleteRequest) -> WriteResponse: writes;
+    create_key => create_key(CreateKeyRequest) -> KeyResponse: writes;
+    list_keys => list_keys(ListKeysRequest) -> ListKeysResponse;
+    change_key => change_key(ChangeKeyRequest) -> KeyResponse: writes;
+    delete_key => delete_key(DeleteRequest) -> WriteResponse: writes;
+    export_key => export_key(ExportKeyRequest) -> ExportKeyResponse: waits;
+    grant_key => grant_key(GrantKeyRequest) -> KeyGrantResponse: writes;
+    list_key_grants => list_key_grants(ListKeyGrantsRequest) -> ListKeyGrantsResponse;
+    revoke_key_grant => revoke_key_grant(DeleteRequest) -> WriteResponse: writes;
 }

@@ -15,7 +15,7 @@ pub struct Envelope {
 pub struct Record {
     #[prost(
         oneof = "record::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20, 21, 22, 23"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20, 21, 22, 23, 30, 31, 32"
     )]
     pub kind: ::core::option::Option<record::Kind>,
 }
@@ -53,6 +53,12 @@ pub mod record {
         LineageOwner(super::LineageOwner),
         #[prost(message, tag = "23")]
         LedgerWitness(super::LedgerWitness),
+        #[prost(message, tag = "30")]
+        Key(super::Key),
+        #[prost(message, tag = "31")]
+        KeyVersion(super::KeyVersion),
+        #[prost(message, tag = "32")]
+        KeyGrant(super::KeyGrant),
     }
 }
 /// One record, `settings`.
@@ -527,4 +533,172 @@ pub mod lineage_owner {
         #[prost(bytes = "bytes", tag = "3")]
         pub key_id: ::prost::bytes::Bytes,
     }
+}
+/// A key of applications. `kms/<id>`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Key {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// `aes256-gcm`, ...
+    #[prost(string, tag = "4")]
+    pub r#type: ::prost::alloc::string::String,
+    #[prost(int64, tag = "5")]
+    pub born_at: i64,
+    #[prost(bool, tag = "6")]
+    pub exportable: bool,
+    #[prost(bool, tag = "7")]
+    pub convergent: bool,
+    #[prost(enumeration = "key::State", tag = "8")]
+    pub state: i32,
+    #[prost(int64, tag = "9")]
+    pub destroy_at: i64,
+    #[prost(message, repeated, tag = "10")]
+    pub versions: ::prost::alloc::vec::Vec<key::Version>,
+    #[prost(uint32, tag = "11")]
+    pub primary: u32,
+    #[prost(uint32, tag = "12")]
+    pub min_encrypt: u32,
+    #[prost(uint32, tag = "13")]
+    pub min_decrypt: u32,
+    #[prost(uint32, tag = "14")]
+    pub trimmed: u32,
+    /// Seconds; 0: by hand only.
+    #[prost(uint32, tag = "15")]
+    pub rotation: u32,
+    #[prost(int64, tag = "16")]
+    pub next_rotation: i64,
+    /// `process`, `agent`, `never`.
+    #[prost(string, tag = "17")]
+    pub local: ::prost::alloc::string::String,
+    /// Seconds.
+    #[prost(uint32, tag = "18")]
+    pub max_stale: u32,
+    /// Of leases: seconds, messages, bytes.
+    #[prost(uint32, tag = "19")]
+    pub max_age: u32,
+    #[prost(uint64, tag = "20")]
+    pub max_messages: u64,
+    #[prost(uint64, tag = "21")]
+    pub max_bytes: u64,
+    #[prost(bool, tag = "22")]
+    pub audit_sync: bool,
+    #[prost(string, repeated, tag = "23")]
+    pub sites: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(btree_map = "string, string", tag = "24")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(btree_map = "string, string", tag = "25")]
+    pub management_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+/// Nested message and enum types in `Key`.
+pub mod key {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Version {
+        #[prost(uint32, tag = "1")]
+        pub number: u32,
+        #[prost(enumeration = "State", tag = "2")]
+        pub state: i32,
+        /// Of `STATE_DESTROY_SCHEDULED`.
+        #[prost(int64, tag = "3")]
+        pub destroy_at: i64,
+        #[prost(int64, tag = "4")]
+        pub created_at: i64,
+        #[prost(bool, tag = "5")]
+        pub imported: bool,
+    }
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum State {
+        Unspecified = 0,
+        Enabled = 1,
+        Disabled = 2,
+        DestroyScheduled = 3,
+        Destroyed = 4,
+    }
+    impl State {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "STATE_UNSPECIFIED",
+                Self::Enabled => "STATE_ENABLED",
+                Self::Disabled => "STATE_DISABLED",
+                Self::DestroyScheduled => "STATE_DESTROY_SCHEDULED",
+                Self::Destroyed => "STATE_DESTROYED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "STATE_UNSPECIFIED" => Some(Self::Unspecified),
+                "STATE_ENABLED" => Some(Self::Enabled),
+                "STATE_DISABLED" => Some(Self::Disabled),
+                "STATE_DESTROY_SCHEDULED" => Some(Self::DestroyScheduled),
+                "STATE_DESTROYED" => Some(Self::Destroyed),
+                _ => None,
+            }
+        }
+    }
+}
+/// The secret of one version. `kms-version/<id>/<number>`. Gone when the version is destroyed or trimmed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyVersion {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "2")]
+    pub number: u32,
+    /// Under the keyring, for `kms/<id>/<number>`.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub wrapped: ::prost::bytes::Bytes,
+    /// SubjectPublicKeyInfo, or what stands for it; empty of a symmetric key.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub public_key: ::prost::bytes::Bytes,
+}
+/// Lets somebody use a key for a while. `kms-grant/<id>`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KeyGrant {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: ::prost::bytes::Bytes,
+    /// SPIFFE ID.
+    #[prost(string, tag = "3")]
+    pub grantee: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub operations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the context must say, at least.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub context: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(int64, tag = "6")]
+    pub expires_at: i64,
+    /// A SPIFFE ID, or `local`.
+    #[prost(string, tag = "7")]
+    pub granted_by: ::prost::alloc::string::String,
+    #[prost(int64, tag = "8")]
+    pub granted_at: i64,
 }

@@ -5,6 +5,11 @@ pub mod entry {
     include!("bonafide.entry.v1.rs");
 }
 
+/// The entries of the ledger of keys.
+pub mod key_entry {
+    include!("bonafide.keyentry.v1.rs");
+}
+
 pub(crate) mod record {
     include!("bonafide.record.v1.rs");
 }

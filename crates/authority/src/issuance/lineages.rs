@@ -193,6 +193,12 @@ impl Lineages {
         }
     }
 
+    /// Whether the process of an instance is known to have ended.
+    pub(crate) fn has_ended(&self, instance: InstanceId, now: UnixTime) -> bool {
+        let shard = self.shard(instance);
+        shard.instances.get(&instance).is_some_and(|newest| newest.not_after > now && newest.ended)
+    }
+
     /// How many instances are remembered: those that are alive, and some that no longer are.
     pub(crate) fn count(&self) -> usize {
         let shards = self.shards.iter();

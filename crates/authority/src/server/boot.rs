@@ -220,8 +220,8 @@ fn fitted(program: &WorkerProgram, config: &AuthorityConfig) -> WorkerProgram {
     if config.limits.signing_threads > 0 {
         program.lanes = config.limits.signing_threads;
     }
-    // One for each thread that signs for agents, and one for the server itself.
-    program.lanes += 1;
+    // One for each thread that signs for agents, one for the server itself, and those of applications' keys.
+    program.lanes += 1 + super::keys::THREADS;
     if let Some(pkcs11) = &config.keys.pkcs11 {
         program.confinement = Confinement { network: pkcs11.network, foreign_code: true };
         let variable = |(name, value): (&String, &String)| (name.into(), value.into());

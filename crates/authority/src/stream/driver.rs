@@ -33,6 +33,8 @@ const HELLO_TIME: Duration = Duration::from_secs(10);
 /// How often the digest is compared when nothing happens; whenever something does, it is compared too. It also shows each
 /// side that the other one lives, so that neither has to ping.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(300);
+/// How often an agent hears that nothing has changed while it holds leases of keys: it stops using them when it hears nothing.
+const BOOKMARK_LEASED: Duration = Duration::from_secs(10);
 /// When it is looked again, while the store can't be read, whether there is a bookmark to send.
 const BOOKMARK_AGAIN: Duration = Duration::from_secs(10);
 /// How long an agent may take to read what it is sent.
@@ -114,6 +116,7 @@ impl Driver {
         let expires_in = self.svid.not_after().since(self.shared.clock.now());
         let expiry = tokio::time::sleep(expires_in);
         let bookmark = tokio::time::sleep(BOOKMARK_EVERY);
+        let endings = self.shared.keys.endings(&self.agent);
         tokio::pin!(expiry, bookmark);
         loop {
             tokio::select! {
@@ -127,13 +130,14 @@ impl Driver {
                 () = self.sender.answers.too_slow() => {
                     return Err(closing(Code::ResourceExhausted, "stream.too-slow", "the agent does not read its answers"));
                 }
+                ended = endings.next() => self.send(vec![Kind::LeasesEnded(ended)]).await?,
                 () = changes.changed() => {
                     open.record = self.admitted()?;
                     let view = self.shared.feed.view(&open.record, open.asker.connection.concern());
                     let messages = open.session.advance(&view);
                     drop(view);
                     if !messages.is_empty() {
-                        bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
+                        bookmark.as_mut().reset(Instant::now() + self.quiet());
                     }
                     self.send(messages).await?;
                     // After it was told: an honest agent knows then why, and whom to distrust.
@@ -143,10 +147,16 @@ impl Driver {
                 // Boxed, as is how it began: for most of its time, a stream waits.
                 burst = burst(inbound) => Box::pin(self.hear(&mut open, burst?)).await?,
                 () = called(open.seat.as_ref()) => self.offer(&mut open).await?,
+                () = endings.given() => {
+                    let soon = Instant::now() + BOOKMARK_LEASED;
+                    if bookmark.deadline() > soon {
+                        bookmark.as_mut().reset(soon);
+                    }
+                }
                 () = &mut bookmark => {
                     // An agent takes what it has for current when it hears so: not from a server that can't know.
                     let current = self.shared.registry.is_current();
-                    let next = if current { BOOKMARK_EVERY } else { BOOKMARK_AGAIN };
+                    let next = if current { self.quiet() } else { BOOKMARK_AGAIN };
                     bookmark.as_mut().reset(Instant::now() + next);
                     let view = self.shared.feed.view(&open.record, open.asker.connection.concern());
                     let mut messages = open.session.advance(&view);
@@ -158,6 +168,11 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// How long the agent may hear nothing when nothing happens.
+    fn quiet(&self) -> Duration {
+        if self.shared.keys.holds(&self.agent) { BOOKMARK_LEASED } else { BOOKMARK_EVERY }
     }
 
     /// From the agent's hello until it has been told where it stands.

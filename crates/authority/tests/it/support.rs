@@ -13,7 +13,8 @@ use std::{
 };
 
 use bonafide_authority::{
-    admin::{Admin, Caller, CertifiedAdmin, LedgerStatus, LocalAdmins, ServerInfo},
+    admin::{Admin, Caller, LedgerStatus, LocalAdmins, ServerInfo},
+    certified::Certified,
     presence::Presence,
     records::{Agent, Object, RecordChange, SigningKey, signing_key},
     registry::Registry,
@@ -348,7 +349,7 @@ pub(crate) const ADMINS_SELECTORS: [(&str, &str); 2] = [("unix.uid", "7"), ("x.a
 
 /// What a verified certificate of a site's admin says.
 pub(crate) fn site_admin(spiffe_id: &str, site: &str, registration: &str, admin: &[&str]) -> Caller {
-    Caller::Peer(CertifiedAdmin {
+    Caller::Peer(Certified {
         id: id(spiffe_id),
         site: site.into(),
         instance: None,

@@ -9,7 +9,6 @@
 )]
 
 mod device;
-mod handler;
 mod worker;
 
 use std::{
@@ -24,7 +23,7 @@ use bonafide_keyring::{KeyFileSeal, Keyring, KeyringError, PassphraseCost, Passp
 use bonafide_secmem::SecretBytes;
 use proptest::prelude::*;
 
-pub(crate) struct Directory(tempfile::TempDir);
+struct Directory(tempfile::TempDir);
 
 impl Directory {
     fn new() -> Self {

@@ -10,11 +10,10 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bonafide_crypto::key::{KeyAlgorithm, SignError, SignatureAlgorithm};
-use bonafide_keyring::{KeySpec, LiveKeys, LocalKeys, SealSource, Worker, WorkerProgram, serve_worker_with};
+use bonafide_keyring::{KeySpec, LiveKeys, LocalKeys, SealSource, Worker, WorkerProgram, serve_worker};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::handler::Drawer;
 use super::*;
 
 const P384: KeySpec = KeySpec { algorithm: KeyAlgorithm::EcP384, in_device: false };
@@ -23,7 +22,7 @@ const SOON: Duration = Duration::from_secs(60);
 #[test]
 #[ignore = "what the other tests start"]
 fn worker_process() {
-    serve_worker_with(Arc::new(SystemRandom), Arc::new(Drawer)).unwrap();
+    serve_worker(Arc::new(SystemRandom)).unwrap();
 }
 
 pub(crate) fn program() -> WorkerProgram {
@@ -33,14 +32,14 @@ pub(crate) fn program() -> WorkerProgram {
     }
 }
 
-pub(crate) struct Running {
-    pub(crate) worker: Worker,
-    pub(crate) ended: mpsc::Receiver<KeyringError>,
-    pub(crate) directory: Directory,
+struct Running {
+    worker: Worker,
+    ended: mpsc::Receiver<KeyringError>,
+    directory: Directory,
     missing: Vec<String>,
 }
 
-pub(crate) fn start() -> Running {
+fn start() -> Running {
     let directory = Directory::new();
     key_file_keyring(&directory);
     let (tell, ended) = mpsc::channel();
@@ -50,7 +49,7 @@ pub(crate) fn start() -> Running {
     Running { worker, ended, directory, missing }
 }
 
-pub(crate) fn local(directory: &Directory) -> LocalKeys {
+fn local(directory: &Directory) -> LocalKeys {
     let seal = KeyFileSeal::open(directory.at("seal.key")).unwrap();
     LocalKeys::new(Keyring::open(directory.at("keyring"), &seal).unwrap(), Arc::new(SystemRandom))
 }

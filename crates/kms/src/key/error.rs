@@ -152,7 +152,7 @@ impl KeyError {
                 "`bonafide key show` lists the versions; raise the bounds from above, lower them from below"
             }
             Self::Name(_) => {
-                "use at most 128 letters, digits, `.`, `_` and `-`, not beginning with a dot or a dash"
+                "use segments of letters, digits, `.`, `_` and `-`, separated by `/`, that don't begin with a dot or a dash; 128 bytes"
             }
             Self::NoVersion(_) => "`bonafide key show` lists the versions",
             Self::NotExportable => {

@@ -643,6 +643,304 @@ pub struct ListPoliciesResponse {
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyVersion {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    /// `enabled`, `disabled`, `destroy-scheduled`, `destroyed`.
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    /// Unix seconds; of one that is scheduled.
+    #[prost(int64, tag = "3")]
+    pub destroy_at: i64,
+    #[prost(int64, tag = "4")]
+    pub created_at: i64,
+    #[prost(bool, tag = "5")]
+    pub imported: bool,
+    /// SubjectPublicKeyInfo, or what stands for it; empty of a symmetric key.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub public_key: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Key {
+    /// 16 bytes: what ciphertexts name.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// `aes256-gcm`, `ecdsa-p256`, ...
+    #[prost(string, tag = "4")]
+    pub r#type: ::prost::alloc::string::String,
+    #[prost(int64, tag = "5")]
+    pub created_at: i64,
+    #[prost(bool, tag = "6")]
+    pub exportable: bool,
+    #[prost(bool, tag = "7")]
+    pub convergent: bool,
+    #[prost(string, tag = "8")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(int64, tag = "9")]
+    pub destroy_at: i64,
+    #[prost(message, repeated, tag = "10")]
+    pub versions: ::prost::alloc::vec::Vec<KeyVersion>,
+    #[prost(uint32, tag = "11")]
+    pub primary: u32,
+    #[prost(uint32, tag = "12")]
+    pub min_encrypt: u32,
+    #[prost(uint32, tag = "13")]
+    pub min_decrypt: u32,
+    /// Versions below are gone.
+    #[prost(uint32, tag = "14")]
+    pub trimmed: u32,
+    /// Unix seconds; 0: only by hand.
+    #[prost(int64, tag = "15")]
+    pub next_rotation: i64,
+    #[prost(message, optional, tag = "16")]
+    pub settings: ::core::option::Option<KeySettings>,
+    #[prost(btree_map = "string, string", tag = "17")]
+    pub management_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// The log revision of the last change.
+    #[prost(uint64, tag = "18")]
+    pub revision: u64,
+}
+/// What can be set at any time. In a request, what is not set stays as it is.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KeySettings {
+    #[prost(uint32, optional, tag = "1")]
+    pub primary: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "2")]
+    pub min_encrypt: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    pub min_decrypt: ::core::option::Option<u32>,
+    /// Seconds; 0: only by hand.
+    #[prost(uint32, optional, tag = "4")]
+    pub rotation: ::core::option::Option<u32>,
+    /// `process`, `agent`, `never`: where leased data keys may be used.
+    #[prost(string, optional, tag = "5")]
+    pub local: ::core::option::Option<::prost::alloc::string::String>,
+    /// Seconds for which a holder of leases, and a server, may have heard nothing.
+    #[prost(uint32, optional, tag = "6")]
+    pub max_stale: ::core::option::Option<u32>,
+    /// Ceilings of one lease.
+    #[prost(uint32, optional, tag = "7")]
+    pub max_age: ::core::option::Option<u32>,
+    #[prost(uint64, optional, tag = "8")]
+    pub max_messages: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "9")]
+    pub max_bytes: ::core::option::Option<u64>,
+    /// Operations are on the disk before they are executed, and not only before they are answered.
+    #[prost(bool, optional, tag = "10")]
+    pub audit_sync: ::core::option::Option<bool>,
+    /// Sites whose workloads may use it, and whose admins have it. Empty: all, and the operators.
+    #[prost(message, optional, tag = "11")]
+    pub sites: ::core::option::Option<StringSet>,
+    /// What policies select keys by.
+    #[prost(message, optional, tag = "12")]
+    pub labels: ::core::option::Option<StringMap>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StringSet {
+    #[prost(string, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StringMap {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub values: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct CreateKeyRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Empty: `aes256-gcm`.
+    #[prost(string, tag = "2")]
+    pub r#type: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub exportable: bool,
+    #[prost(bool, tag = "4")]
+    pub convergent: bool,
+    #[prost(message, optional, tag = "5")]
+    pub settings: ::core::option::Option<KeySettings>,
+    #[prost(string, repeated, tag = "6")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub management_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Raw bytes of a symmetric key, PKCS#8 of a key pair.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub material: ::prost::bytes::Bytes,
+    #[prost(string, tag = "15")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KeyResponse {
+    #[prost(message, optional, tag = "1")]
+    pub key: ::core::option::Option<Key>,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListKeysRequest {
+    /// Only this one, by its name or an alias. Empty: all.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub page_size: u32,
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListKeysResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<Key>,
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChangeKeyRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "15")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    #[prost(oneof = "change_key_request::Change", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    pub change: ::core::option::Option<change_key_request::Change>,
+}
+/// Nested message and enum types in `ChangeKeyRequest`.
+pub mod change_key_request {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Change {
+        #[prost(message, tag = "2")]
+        Rotate(super::RotateKey),
+        #[prost(message, tag = "3")]
+        Configure(super::KeySettings),
+        #[prost(message, tag = "4")]
+        Disable(super::KeyTarget),
+        #[prost(message, tag = "5")]
+        Enable(super::KeyTarget),
+        #[prost(message, tag = "6")]
+        Destroy(super::DestroyKey),
+        /// Cancels a destruction that is scheduled. What was to be destroyed is disabled then.
+        #[prost(message, tag = "7")]
+        Restore(super::KeyTarget),
+        /// Takes all versions below this one away, for ever.
+        #[prost(uint32, tag = "8")]
+        Trim(u32),
+        #[prost(string, tag = "9")]
+        AddAlias(::prost::alloc::string::String),
+        #[prost(string, tag = "10")]
+        RemoveAlias(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct RotateKey {
+    /// Empty: it is drawn.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub material: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyTarget {
+    /// 0: the key as a whole.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DestroyKey {
+    /// 0: the key as a whole.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// Seconds, an hour at least; 0: a week.
+    #[prost(uint32, tag = "2")]
+    pub grace: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportKeyRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// 0: the primary.
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct ExportKeyResponse {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(string, tag = "2")]
+    pub r#type: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub material: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KeyGrant {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub operations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub context: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(int64, tag = "6")]
+    pub expires_at: i64,
+    #[prost(string, tag = "7")]
+    pub granted_by: ::prost::alloc::string::String,
+    #[prost(int64, tag = "8")]
+    pub granted_at: i64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GrantKeyRequest {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub operations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub context: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Seconds.
+    #[prost(uint32, tag = "5")]
+    pub ttl: u32,
+    #[prost(string, tag = "15")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KeyGrantResponse {
+    #[prost(message, optional, tag = "1")]
+    pub grant: ::core::option::Option<KeyGrant>,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListKeyGrantsRequest {
+    /// Of this key. Empty: all that the caller may see.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListKeyGrantsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub grants: ::prost::alloc::vec::Vec<KeyGrant>,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ResourceKind {
@@ -1363,6 +1661,190 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "DeletePolicy"));
             self.inner.unary(req, path, codec).await
         }
+        /// Keys of applications. An admin of sites has those that are limited to sites of his; all others are the operators'.
+        /// With `material`, the first version is that; otherwise it is drawn.
+        pub async fn create_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateKeyRequest>,
+        ) -> std::result::Result<tonic::Response<super::KeyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/CreateKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "CreateKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_keys(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListKeysResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/ListKeys",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "ListKeys"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn change_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeKeyRequest>,
+        ) -> std::result::Result<tonic::Response<super::KeyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/ChangeKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "ChangeKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Forgets a key that was destroyed: its name is free again.
+        pub async fn delete_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteRequest>,
+        ) -> std::result::Result<tonic::Response<super::WriteResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/DeleteKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "DeleteKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The private or secret part of versions, of a key that was born exportable.
+        pub async fn export_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExportKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/ExportKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "ExportKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn grant_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GrantKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KeyGrantResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/GrantKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "GrantKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_key_grants(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListKeyGrantsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListKeyGrantsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/ListKeyGrants",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "ListKeyGrants"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn revoke_key_grant(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteRequest>,
+        ) -> std::result::Result<tonic::Response<super::WriteResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/RevokeKeyGrant",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "RevokeKeyGrant"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1529,6 +2011,54 @@ pub mod admin_server {
             tonic::Status,
         >;
         async fn delete_policy(
+            &self,
+            request: tonic::Request<super::DeleteRequest>,
+        ) -> std::result::Result<tonic::Response<super::WriteResponse>, tonic::Status>;
+        /// Keys of applications. An admin of sites has those that are limited to sites of his; all others are the operators'.
+        /// With `material`, the first version is that; otherwise it is drawn.
+        async fn create_key(
+            &self,
+            request: tonic::Request<super::CreateKeyRequest>,
+        ) -> std::result::Result<tonic::Response<super::KeyResponse>, tonic::Status>;
+        async fn list_keys(
+            &self,
+            request: tonic::Request<super::ListKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListKeysResponse>,
+            tonic::Status,
+        >;
+        async fn change_key(
+            &self,
+            request: tonic::Request<super::ChangeKeyRequest>,
+        ) -> std::result::Result<tonic::Response<super::KeyResponse>, tonic::Status>;
+        /// Forgets a key that was destroyed: its name is free again.
+        async fn delete_key(
+            &self,
+            request: tonic::Request<super::DeleteRequest>,
+        ) -> std::result::Result<tonic::Response<super::WriteResponse>, tonic::Status>;
+        /// The private or secret part of versions, of a key that was born exportable.
+        async fn export_key(
+            &self,
+            request: tonic::Request<super::ExportKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExportKeyResponse>,
+            tonic::Status,
+        >;
+        async fn grant_key(
+            &self,
+            request: tonic::Request<super::GrantKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KeyGrantResponse>,
+            tonic::Status,
+        >;
+        async fn list_key_grants(
+            &self,
+            request: tonic::Request<super::ListKeyGrantsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListKeyGrantsResponse>,
+            tonic::Status,
+        >;
+        async fn revoke_key_grant(
             &self,
             request: tonic::Request<super::DeleteRequest>,
         ) -> std::result::Result<tonic::Response<super::WriteResponse>, tonic::Status>;
@@ -2734,6 +3264,352 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeletePolicySvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/CreateKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateKeySvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::CreateKeyRequest>
+                    for CreateKeySvc<T> {
+                        type Response = super::KeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::create_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateKeySvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/ListKeys" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListKeysSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ListKeysRequest>
+                    for ListKeysSvc<T> {
+                        type Response = super::ListKeysResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListKeysRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_keys(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListKeysSvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/ChangeKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeKeySvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ChangeKeyRequest>
+                    for ChangeKeySvc<T> {
+                        type Response = super::KeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::change_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeKeySvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/DeleteKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteKeySvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::DeleteRequest>
+                    for DeleteKeySvc<T> {
+                        type Response = super::WriteResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::delete_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteKeySvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/ExportKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportKeySvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ExportKeyRequest>
+                    for ExportKeySvc<T> {
+                        type Response = super::ExportKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExportKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::export_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportKeySvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/GrantKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct GrantKeySvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::GrantKeyRequest>
+                    for GrantKeySvc<T> {
+                        type Response = super::KeyGrantResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GrantKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::grant_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GrantKeySvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/ListKeyGrants" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListKeyGrantsSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ListKeyGrantsRequest>
+                    for ListKeyGrantsSvc<T> {
+                        type Response = super::ListKeyGrantsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListKeyGrantsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_key_grants(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListKeyGrantsSvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/RevokeKeyGrant" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeKeyGrantSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::DeleteRequest>
+                    for RevokeKeyGrantSvc<T> {
+                        type Response = super::WriteResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::revoke_key_grant(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeKeyGrantSvc(inner);
                         let codec = crate::codec::MessageCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -23,7 +23,7 @@ pub struct EncryptRequest {
 #[derive(Clone, PartialEq, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct EncryptItem {
-    /// At most 1 MiB.
+    /// At most 512 KiB.
     #[prost(bytes = "bytes", tag = "1")]
     pub plaintext: ::prost::bytes::Bytes,
     #[prost(btree_map = "string, string", tag = "2")]
@@ -197,11 +197,8 @@ pub struct SignRequest {
 pub struct SignItem {
     #[prost(bytes = "bytes", tag = "1")]
     pub message: ::prost::bytes::Bytes,
-    /// `message` is a digest already, made with the algorithm's hash function.
-    #[prost(bool, tag = "2")]
-    pub prehashed: bool,
-    /// `ecdsa-sha256`, `ecdsa-sha384`, `ecdsa-sha512`, `ed25519`, `rsa-pss-sha256`, `rsa-pkcs1-sha256`, ..., `ml-dsa-65`. Empty:
-    /// the usual one of the key's type. Policies see it as `alg`.
+    /// `ecdsa-p256-sha256`, `ed25519`, `rsa-pss-sha256`, `rsa-pkcs1-sha512`, ..., `ml-dsa-65`. Empty: the usual one of the key's
+    /// type. Policies see it as `alg`.
     #[prost(string, tag = "3")]
     pub algorithm: ::prost::alloc::string::String,
     #[prost(uint32, tag = "4")]
@@ -245,8 +242,6 @@ pub struct VerifyRequest {
 pub struct VerifyItem {
     #[prost(bytes = "bytes", tag = "1")]
     pub message: ::prost::bytes::Bytes,
-    #[prost(bool, tag = "2")]
-    pub prehashed: bool,
     /// As `Sign` gave it.
     #[prost(bytes = "bytes", tag = "3")]
     pub signature: ::prost::bytes::Bytes,
@@ -375,7 +370,7 @@ pub struct GrantRequest {
     /// Who gets it.
     #[prost(string, tag = "2")]
     pub spiffe_id: ::prost::alloc::string::String,
-    /// `encrypt`, `decrypt`, `rewrap`, `mac`, `verify-mac`, `sign`, `verify`, `data-key`, `public-key`. Never `grant` or `fetch-key`.
+    /// `encrypt`, `decrypt`, `rewrap`, `mac`, `verify-mac`, `sign`, `verify`, `data-key`, `public-key`.
     #[prost(string, repeated, tag = "3")]
     pub operations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Only with a context that says at least this.
@@ -384,7 +379,7 @@ pub struct GrantRequest {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
-    /// Seconds, at most a day more than 30 days.
+    /// Seconds, at most 30 days.
     #[prost(uint32, tag = "5")]
     pub ttl: u32,
     #[prost(string, tag = "6")]
@@ -454,9 +449,11 @@ pub mod lease_item {
 pub struct EncryptLease {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DecryptLease {
-    /// As it stands in the ciphertext (`bonafide-kms::ciphertext`, envelope).
+    /// As both stand in the ciphertext (`bonafide-kms::ciphertext`, envelope).
     #[prost(bytes = "bytes", tag = "1")]
     pub wrapped: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VerifyLease {}
@@ -886,7 +883,8 @@ pub mod keys_client {
                 .insert(GrpcMethod::new("bonafide.kms.v1.Keys", "GetPublicKey"));
             self.inner.unary(req, path, codec).await
         }
-        /// The private or secret part itself: only of a key that was born exportable, for whoever policies allow `fetch-key`.
+        /// The private or secret part itself: only of a key that was born exportable, for whoever policies allow `fetch-key`. All other
+        /// calls are the action of their operation's name: `encrypt`, `verify-mac`, `data-key`, `public-key`, ...
         pub async fn fetch(
             &mut self,
             request: impl tonic::IntoRequest<super::FetchRequest>,
@@ -1090,7 +1088,8 @@ pub mod keys_server {
             tonic::Response<super::GetPublicKeyResponse>,
             tonic::Status,
         >;
-        /// The private or secret part itself: only of a key that was born exportable, for whoever policies allow `fetch-key`.
+        /// The private or secret part itself: only of a key that was born exportable, for whoever policies allow `fetch-key`. All other
+        /// calls are the action of their operation's name: `encrypt`, `verify-mac`, `data-key`, `public-key`, ...
         async fn fetch(
             &self,
             request: tonic::Request<super::FetchRequest>,
