@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::{Keyring, KeyringError};
 
 /// The longest request to a handler, and the longest answer of one.
-pub const MAX_HANDLED: usize = 1024 * 1024 + 4096;
+pub const MAX_HANDLED: usize = 2 * 1024 * 1024 + 4096;
 
 /// Answers requests in the process that holds the keyring. Several threads call it at a time.
 pub trait Handler: Debug + Send + Sync {

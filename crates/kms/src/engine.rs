@@ -25,7 +25,7 @@ use crate::ciphertext::{EnvelopeParts, Header, KeyId, Kind};
 use crate::context::ContextDigest;
 use crate::envelope::{DATA_KEY, DataKey};
 use crate::error::Refusal;
-use crate::material::{Encoded, MAX_SECRET, Material};
+use crate::material::{Encoded, MAX_SECRET, Material, Message};
 
 /// Wraps secrets for a context, and unwraps them: the keyring.
 pub trait Wrapping {
@@ -126,10 +126,12 @@ impl Engine {
             Request::VerifyMac { handle, message, tag } => {
                 self.table.get(handle)?.material.verify_mac(message, tag).map(|()| Answer::Done)
             }
-            Request::Sign { handle, scheme, message } => {
+            Request::Sign { handle, scheme, prehashed, message } => {
+                let message = if prehashed { Message::Digest(message) } else { Message::Whole(message) };
                 self.table.get(handle)?.material.sign(scheme, message).map(Answer::bytes)
             }
-            Request::Verify { handle, scheme, message, signature } => {
+            Request::Verify { handle, scheme, prehashed, message, signature } => {
+                let message = if prehashed { Message::Digest(message) } else { Message::Whole(message) };
                 self.table.get(handle)?.material.verify(scheme, message, signature).map(|()| Answer::Done)
             }
             Request::DataKey { handle, context, length, plaintext } => {

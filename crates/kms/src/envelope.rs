@@ -62,7 +62,7 @@ impl DataKey {
     /// Encrypts: a whole ciphertext, made in one allocation.
     ///
     /// # Errors
-    /// [`Refusal::TooLong`] above 512 KiB.
+    /// [`Refusal::TooLong`] above 1 MiB.
     pub fn seal(&self, plaintext: &[u8], random: &dyn Random) -> Result<Vec<u8>, Refusal> {
         if plaintext.len() > MAX_PLAINTEXT {
             return Err(Refusal::TooLong);

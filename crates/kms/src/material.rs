@@ -7,7 +7,7 @@ use std::fmt;
 
 use bonafide_crypto::hmac::{HmacHash, HmacKey};
 use bonafide_crypto::kdf::hkdf_sha256;
-use bonafide_crypto::key::{PrivateKey, Signer as _};
+use bonafide_crypto::key::{PrivateKey, SignError, Signer as _};
 use bonafide_crypto::mldsa::MlDsaPrivateKey;
 use bonafide_crypto::mlkem::{self, MlKemPrivateKey};
 use bonafide_crypto::oaep::{OaepHash, OaepPrivateKey, OaepPublicKey};
@@ -16,15 +16,15 @@ use bonafide_crypto::xaes::XaesKey;
 use zeroize::Zeroizing;
 
 use self::cipher::Sealer;
-pub use self::public::PublicHalf;
+pub use self::public::{Message, PublicHalf};
 use crate::algorithm::{KeyType, Scheme};
 use crate::codec::Input;
 use crate::error::Refusal;
 
 /// The longest plaintext of a cipher.
-pub const MAX_PLAINTEXT: usize = 512 * 1024;
+pub const MAX_PLAINTEXT: usize = 1024 * 1024;
 /// The longest message that is signed or authenticated.
-pub const MAX_MESSAGE: usize = 512 * 1024;
+pub const MAX_MESSAGE: usize = 1024 * 1024;
 /// The longest secret that is imported, and the longest encoded material. An RSA key of 4096 bits takes 2.4 KiB.
 pub const MAX_SECRET: usize = 8 * 1024;
 /// The longest body of a wrapped data key: that of ML-KEM-768.
@@ -304,44 +304,40 @@ impl Material {
         key.verify(&[message], tag).map_err(|_| Refusal::Mac)
     }
 
-    /// Signs a message.
+    /// Signs a message, or a digest of one, made with the hash of the scheme.
     ///
     /// # Errors
     /// [`Refusal::Unfit`] if the key does not sign so; [`Refusal::TooLong`].
-    pub fn sign(&self, scheme: Scheme, message: &[u8]) -> Result<Vec<u8>, Refusal> {
-        if message.len() > MAX_MESSAGE {
-            return Err(Refusal::TooLong);
-        }
+    pub fn sign(&self, scheme: Scheme, message: Message<'_>) -> Result<Vec<u8>, Refusal> {
         if !scheme.fits(self.key_type) {
             return Err(Refusal::Unfit);
         }
-        match (&self.secret, scheme) {
-            (Secret::Classic(key, _), Scheme::Classic(algorithm)) => key.sign_with(algorithm, message),
-            (Secret::MlDsa(key), Scheme::MlDsa65) => key.sign(message),
+        message.check()?;
+        match (&self.secret, scheme, message) {
+            (Secret::Classic(key, _), Scheme::Classic(algorithm), Message::Whole(message)) => {
+                key.sign_with(algorithm, message)
+            }
+            (Secret::Classic(key, _), Scheme::Classic(algorithm), Message::Digest(digest)) => {
+                key.sign_digest(algorithm, digest)
+            }
+            (Secret::MlDsa(key), Scheme::MlDsa65, Message::Whole(message)) => key.sign(message),
             _ => return Err(Refusal::Unfit),
         }
-        .map_err(|_| Refusal::Library)
+        .map_err(|error| if error == SignError::Unfit { Refusal::Unfit } else { Refusal::Library })
     }
 
     /// Checks a signature.
     ///
     /// # Errors
     /// [`Refusal::Signature`] if it does not match; [`Refusal::Unfit`], [`Refusal::TooLong`].
-    pub fn verify(&self, scheme: Scheme, message: &[u8], signature: &[u8]) -> Result<(), Refusal> {
-        if message.len() > MAX_MESSAGE {
-            return Err(Refusal::TooLong);
-        }
-        if !scheme.fits(self.key_type) {
-            return Err(Refusal::Unfit);
-        }
-        match (&self.secret, scheme) {
-            (Secret::Classic(key, _), Scheme::Classic(algorithm)) => {
-                key.public_key().verify(algorithm, message, signature)
+    pub fn verify(&self, scheme: Scheme, message: Message<'_>, signature: &[u8]) -> Result<(), Refusal> {
+        match &self.secret {
+            Secret::Classic(key, _) => {
+                public::verify_classic(self.key_type, key.public_key(), scheme, message, signature)
             }
-            (Secret::MlDsa(key), Scheme::MlDsa65) => key.public_key().verify(message, signature),
-            _ => return Err(Refusal::Unfit),
+            Secret::MlDsa(key) => public::verify_ml_dsa(key.public_key(), scheme, message, signature),
+            Secret::Cipher(_) | Secret::Mac(_) | Secret::MlKem(_) => Err(Refusal::Unfit),
         }
-        .map_err(|_| Refusal::Signature)
     }
 }
 

@@ -9,6 +9,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+#[cfg(feature = "engines")]
+use bonafide_policy::read_canonical;
 use bonafide_policy::{Live, Request, Snapshot};
 
 use self::workload::Workload;
@@ -38,6 +40,8 @@ pub(crate) fn figure(name: &'static str) -> Result<Figure> {
         }
         #[cfg(feature = "engines")]
         "decide-cedar-10k" => cedar_figure(name),
+        #[cfg(feature = "engines")]
+        "decide-regorus-10k" => regorus_figure(name),
         _ => load(name, &Workload::mixed(10_000)?),
     }
 }
@@ -191,5 +195,55 @@ fn cedar_figure(name: &'static str) -> Result<Figure> {
         target: None,
         what: "for comparison: Cedar on the rules and requests of decide-10k, its context made before"
             .to_owned(),
+    })
+}
+
+/// `decide-regorus-10k`: the same rules and requests, decided by an interpreter of Rego.
+#[cfg(feature = "engines")]
+fn regorus_figure(name: &'static str) -> Result<Figure> {
+    use std::num::NonZeroUsize;
+
+    use bonafide_policy::{analysis::world::Scope, record, rego::export};
+    use regorus::utils::limits::PolicyLengthConfig;
+
+    /// It looks at every rule.
+    const SOME: usize = 8;
+    let workload = Workload::mixed(10_000)?;
+    let mut documents = Vec::with_capacity(workload.documents.len());
+    for text in &workload.documents {
+        documents.push(read_canonical(text).context("a workload that is no policy")?);
+    }
+    let mut engine = regorus::Engine::new();
+    let (size, lines) = (NonZeroUsize::new(16 << 20), NonZeroUsize::new(1 << 20));
+    engine.set_policy_length_config(PolicyLengthConfig {
+        max_file_bytes: size.context("not zero")?,
+        max_lines: lines.context("not zero")?,
+        ..PolicyLengthConfig::default()
+    });
+    engine.add_policy("policies.rego".to_owned(), export::module(&documents, Scope::Enforced))?;
+    let snapshot = workload.snapshot()?;
+    let mut rounds = Vec::new();
+    for scenario in workload.requests.iter().take(SOME) {
+        let input = regorus::Value::from_json_str(&record::of(scenario).to_string())?;
+        engine.set_input(input);
+        let start = CpuClock::thread().now()?;
+        let answer = black_box(engine.eval_rule("data.bonafide.policies.allow".to_owned())?);
+        rounds.push((CpuClock::thread().now()? - start).as_secs_f64() * 1e6);
+        let expected = snapshot.decide(&scenario.request()).is_allowed();
+        ensure!(answer == regorus::Value::from(expected), "regorus decides otherwise");
+    }
+    // The first one also prepares the program.
+    let first = rounds.remove(0);
+    Ok(Figure {
+        name,
+        value: median(rounds),
+        unit: "µs",
+        floor: None,
+        ratio: None,
+        target: None,
+        what: format!(
+            "for comparison: regorus on the rules and requests of decide-10k, exported; {:.1} s the first time",
+            first / 1e6
+        ),
     })
 }

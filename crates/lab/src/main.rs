@@ -65,6 +65,8 @@ const NAMES: &[&str] = &[
     "policy-load-10k",
     #[cfg(feature = "engines")]
     "decide-cedar-10k",
+    #[cfg(feature = "engines")]
+    "decide-regorus-10k",
 ];
 
 /// Measures, and compares with what is physically possible.

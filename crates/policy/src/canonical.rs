@@ -147,6 +147,13 @@ fn write_form(out: &mut String, form: &Form) {
 /// Text in quotes, as JSON and YAML read it.
 pub(crate) fn quote(out: &mut String, text: &str) {
     out.push('"');
+    // Most text is such, and there is much of it.
+    let plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+    if text.bytes().all(plain) {
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
     for letter in text.chars() {
         match letter {
             '"' => out.push_str("\\\""),

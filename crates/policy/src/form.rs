@@ -1,6 +1,9 @@
 //! A policy as fields and values again: what is hashed and what is printed are two ways to write one form.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use crate::{
     duration,
@@ -13,6 +16,9 @@ use crate::{
     words::{LabelKey, Name},
 };
 
+/// A field's name: one of the language, or a person's.
+pub(crate) type Field = Cow<'static, str>;
+
 /// A value, as documents have them.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Form {
@@ -22,7 +28,7 @@ pub(crate) enum Form {
     Set(Vec<Self>),
     /// By name, or in the order in which people expect them.
     List(Vec<Self>),
-    Map(Vec<(String, Self)>),
+    Map(Vec<(Field, Self)>),
 }
 
 impl Form {
@@ -31,6 +37,9 @@ impl Form {
     }
 
     fn set<T: ToString>(items: &[T]) -> Self {
+        if let [one] = items {
+            return Self::Set(vec![Self::Text(one.to_string())]);
+        }
         let texts: BTreeSet<String> = items.iter().map(ToString::to_string).collect();
         Self::Set(texts.into_iter().map(Self::Text).collect())
     }
@@ -38,22 +47,22 @@ impl Form {
 
 /// Fields in their order; empty ones are left out.
 #[derive(Default)]
-struct Map(Vec<(String, Form)>);
+struct Map(Vec<(Field, Form)>);
 
 impl Map {
-    fn add(&mut self, name: &str, form: Form) -> &mut Self {
+    fn add(&mut self, name: impl Into<Field>, form: Form) -> &mut Self {
         let is_empty = match &form {
             Form::Set(items) | Form::List(items) => items.is_empty(),
             Form::Map(fields) => fields.is_empty(),
             Form::Number(_) | Form::Text(_) => false,
         };
         if !is_empty {
-            self.0.push((name.to_owned(), form));
+            self.0.push((name.into(), form));
         }
         self
     }
 
-    fn add_some(&mut self, name: &str, text: Option<impl ToString>) -> &mut Self {
+    fn add_some(&mut self, name: &'static str, text: Option<impl ToString>) -> &mut Self {
         if let Some(text) = text {
             self.add(name, Form::text(text));
         }
@@ -66,7 +75,7 @@ impl Map {
 }
 
 /// What decides: all but comments, management labels and tests. With its version, if asked for.
-pub(crate) fn body(body: &Body, version: Option<u32>) -> Vec<(String, Form)> {
+pub(crate) fn body(body: &Body, version: Option<u32>) -> Vec<(Field, Form)> {
     match body {
         Body::Policy(own) => policy(own, version),
         Body::Rego(RegoPolicy { name, applies_to, mode, stale, entrypoint, rego }) => {
@@ -78,7 +87,7 @@ pub(crate) fn body(body: &Body, version: Option<u32>) -> Vec<(String, Form)> {
 }
 
 /// As [`body`], of a policy of rules.
-pub(crate) fn policy(policy: &Policy, version: Option<u32>) -> Vec<(String, Form)> {
+pub(crate) fn policy(policy: &Policy, version: Option<u32>) -> Vec<(Field, Form)> {
     let Policy { kind, name, applies_to, mode, stale, cache_for, rules, digest: _ } = policy;
     let mut map = head((*kind, version), name, applies_to, *mode, *stale);
     map.add_some("cacheFor", cache_for.map(|seconds| duration::format(seconds.into())));
@@ -108,26 +117,25 @@ fn head(
 }
 
 /// All of a document.
-pub(crate) fn document(document: &Document) -> Vec<(String, Form)> {
+pub(crate) fn document(document: &Document) -> Vec<(Field, Form)> {
     let mut fields = body(&document.body, None);
     let mut labels = Map::default();
     for (key, value) in &document.labels {
-        labels.add(key, Form::text(value));
+        labels.add(key.to_owned(), Form::text(value));
     }
     let labels = labels.form();
     if labels != Form::Map(Vec::new()) {
-        fields.insert(2, ("labels".to_owned(), labels));
+        fields.insert(2, ("labels".into(), labels));
     }
     if !document.sites.is_empty() {
         let sites = document.sites.iter().map(Form::text).collect();
-        let after =
-            1 + fields.iter().position(|(name, _)| matches!(name.as_str(), "name" | "labels")).unwrap_or(0);
-        fields.insert(after, ("sites".to_owned(), Form::Set(sites)));
+        let after = 1 + fields.iter().position(|(name, _)| matches!(&**name, "name" | "labels")).unwrap_or(0);
+        fields.insert(after, ("sites".into(), Form::Set(sites)));
     }
     if !document.tests.is_empty() {
         let kind = document.body.kind();
         let tests = document.tests.iter().map(|own| test(own, kind)).collect();
-        fields.push(("tests".to_owned(), Form::List(tests)));
+        fields.push(("tests".into(), Form::List(tests)));
     }
     fields
 }
@@ -151,7 +159,7 @@ fn rule(rule: &Rule) -> Form {
     clauses.add("except", Form::Set(exceptions.into_iter().collect()));
     let mut map = Map::default();
     map.add("name", Form::text(&rule.name));
-    map.0.push((rule.effect.as_str().to_owned(), clauses.form()));
+    map.0.push((rule.effect.as_str().into(), clauses.form()));
     map.form()
 }
 
@@ -178,7 +186,7 @@ fn when(when: &When) -> Form {
     let mut aad = Map::default();
     for (name, bound) in when.aad.iter() {
         aad.add(
-            name.as_str(),
+            name.as_str().to_owned(),
             match bound {
                 Bound::Is(value) => Form::text(value),
                 Bound::CallersLabel(key) => Form::text(template(key)),
@@ -232,7 +240,7 @@ fn requirements<'a, V: Ord + std::fmt::Display + 'a>(
             Requirement::Exists => Form::text("exists"),
             Requirement::Absent => Form::text("absent"),
         };
-        map.add(key, form);
+        map.add(key.to_owned(), form);
     }
     map.form()
 }
@@ -281,9 +289,9 @@ fn test_when(scenario: &Scenario) -> Form {
 fn certified<'a>(labels: impl Iterator<Item = (&'a str, &'a [u8])>) -> Form {
     let facts: BTreeMap<&str, String> =
         labels.map(|(key, value)| (key, String::from_utf8_lossy(value).into_owned())).collect();
-    Form::Map(facts.into_iter().map(|(key, value)| (key.to_owned(), Form::Text(value))).collect())
+    Form::Map(facts.into_iter().map(|(key, value)| (key.to_owned().into(), Form::Text(value))).collect())
 }
 
 fn asserted(props: &AssertedProps) -> Form {
-    Form::Map(props.iter().map(|(key, value)| (key.to_owned(), Form::text(value))).collect())
+    Form::Map(props.iter().map(|(key, value)| (key.to_owned().into(), Form::text(value))).collect())
 }

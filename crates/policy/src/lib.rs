@@ -69,7 +69,7 @@ pub use crate::{
     explain::{Explanation, NearMiss, Refusal},
     live::Live,
     model::{Body, Document, Effect, Kind, Mode, Policy, RegoPolicy},
-    read::{read, read_node},
+    read::{read, read_canonical, read_node},
     request::{AssertedProps, Caller, CertifiedLabels, Circumstances, Request, Thing},
     scenario::Scenario,
     snapshot::Snapshot,

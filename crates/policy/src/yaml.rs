@@ -6,4 +6,5 @@
 
 pub mod fault;
 pub mod fields;
+pub(crate) mod json;
 pub mod tree;

@@ -301,9 +301,8 @@ impl Shared {
         }
         for policy in &update.policies {
             let text = std::str::from_utf8(&policy.document).unwrap_or_default();
-            let document =
-                bonafide_policy::read(text).ok().and_then(|documents| documents.into_iter().next());
-            let body = document.map(|document| Arc::new(document.body().clone()));
+            let body =
+                bonafide_policy::read_canonical(text).map(|document| Arc::new(document.body().clone()));
             told.bodies.insert(policy.name.clone(), body);
         }
         if update.more {

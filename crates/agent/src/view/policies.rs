@@ -189,7 +189,7 @@ impl Sum {
 /// The one policy of a document, if it is what its name says.
 fn read(wire: &types::Policy) -> Option<Arc<Body>> {
     let text = std::str::from_utf8(&wire.document).ok()?;
-    let document = bonafide_policy::read(text).ok()?.into_iter().next();
+    let document = bonafide_policy::read_canonical(text);
     let body = document.map(|document| document.body().clone());
     let body = body.filter(|body| body.name().as_str() == wire.name);
     if body.is_none() {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::{
     generated::record as proto,
-    policy::{PolicyRecord, read_one},
+    policy::PolicyRecord,
     records::{Agent, Ban, JoinToken, NodeProof, RevocationRecord},
     scope::{LabelPattern, Scope},
     site::Site,
@@ -79,13 +79,13 @@ pub(crate) fn from_policy(policy: &PolicyRecord) -> proto::Policy {
 
 pub(crate) fn to_policy(record: proto::Policy, revision: u64) -> Option<PolicyRecord> {
     // What was checked when it was written, and is authentic since.
-    let body = read_one(std::str::from_utf8(&record.document).ok()?).ok()?;
+    let document = bonafide_policy::read_canonical(std::str::from_utf8(&record.document).ok()?)?;
     Some(PolicyRecord {
         name: record.name.into(),
         source: record.source,
         sha256: bonafide_crypto::digest::sha256(&record.document),
         document: record.document,
-        body: Arc::new(body.body().clone()),
+        body: Arc::new(document.body().clone()),
         sites: record.sites.into_iter().collect(),
         revision,
         created_at: UnixTime::from_secs(record.created_at),

@@ -21,7 +21,7 @@ pub struct PolicyView {
 impl From<Policy> for PolicyView {
     fn from(policy: Policy) -> Self {
         let text = std::str::from_utf8(&policy.document).unwrap_or_default();
-        let document = bonafide_policy::read(text).ok().and_then(|documents| documents.into_iter().next());
+        let document = bonafide_policy::read_canonical(text);
         let body = document.as_ref().map(Document::body);
         Self {
             kind: body.map_or("?", |body| body.kind().as_str()),

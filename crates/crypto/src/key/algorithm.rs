@@ -162,6 +162,17 @@ impl SignatureAlgorithm {
         }
     }
 
+    /// The hash that it begins with; none for Ed25519, which takes messages whole.
+    pub(super) fn hash(self) -> Option<&'static aws_lc_rs::digest::Algorithm> {
+        use aws_lc_rs::digest::{SHA256, SHA384, SHA512};
+        match self {
+            Self::EcdsaP256Sha256 | Self::RsaPkcs1Sha256 | Self::RsaPssSha256 => Some(&SHA256),
+            Self::EcdsaP384Sha384 | Self::RsaPkcs1Sha384 | Self::RsaPssSha384 => Some(&SHA384),
+            Self::EcdsaP521Sha512 | Self::RsaPkcs1Sha512 | Self::RsaPssSha512 => Some(&SHA512),
+            Self::Ed25519 => None,
+        }
+    }
+
     /// The AlgorithmIdentifier (RFC 5758 section 3.2, RFC 8410 section 3, RFC 4055 sections 3.1 and 5), a SEQUENCE
     /// with tag and length.
     #[must_use]

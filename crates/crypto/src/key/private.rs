@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest::Digest;
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa;
@@ -126,6 +127,30 @@ impl PrivateKey {
     #[must_use]
     pub fn public_key(&self) -> &PublicKey {
         &self.public
+    }
+
+    /// Signs a message of which only the digest is known, made with the algorithm's own hash. Whoever has such signatures made
+    /// can have anything signed that he has hashed himself.
+    ///
+    /// # Errors
+    /// [`SignError::Unfit`] if the key can't do that, the algorithm has no hash, or the digest another length.
+    pub fn sign_digest(&self, algorithm: SignatureAlgorithm, digest: &[u8]) -> Result<Vec<u8>, SignError> {
+        if !algorithm.fits(self.public.algorithm()) {
+            return Err(SignError::Unfit);
+        }
+        let hash = algorithm.hash().ok_or(SignError::Unfit)?;
+        let digest = Digest::import_less_safe(digest, hash).map_err(|_| SignError::Unfit)?;
+        let failed = |_| SignError::Failed("the cryptographic library refused".to_owned());
+        match &self.pair {
+            Pair::Ecdsa(pair) => Ok(pair.sign_digest(&digest).map_err(failed)?.as_ref().to_vec()),
+            Pair::Ed25519(_) => Err(SignError::Unfit),
+            Pair::Rsa(pair) => {
+                let mut out = vec![0; pair.public_modulus_len()];
+                let encoding = rsa_encoding(algorithm).ok_or(SignError::Unfit)?;
+                pair.sign_digest(encoding, &digest, &mut out).map_err(failed)?;
+                Ok(out)
+            }
+        }
     }
 
     fn new(pair: Pair) -> Result<Self, KeyError> {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
+use aws_lc_rs::digest::Digest;
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
 
 use super::{KeyError, MAX_SPKI_BYTES, PublicKeyAlgorithm, SignatureAlgorithm};
@@ -103,25 +104,39 @@ impl PublicKey {
         message: &[u8],
         sig: &[u8],
     ) -> Result<(), BadSignature> {
+        self.verifier(algorithm)?.verify_sig(message, sig).map_err(|_| BadSignature)
+    }
+
+    /// Checks a signature of a message of which only the digest is known, made with the algorithm's own hash.
+    ///
+    /// # Errors
+    /// [`BadSignature`], also if the algorithm does not fit the key, has no hash, or the digest has another length.
+    pub fn verify_digest(
+        &self,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+        sig: &[u8],
+    ) -> Result<(), BadSignature> {
+        let hash = algorithm.hash().ok_or(BadSignature)?;
+        let digest = Digest::import_less_safe(digest, hash).map_err(|_| BadSignature)?;
+        self.verifier(algorithm)?.verify_digest_sig(&digest, sig).map_err(|_| BadSignature)
+    }
+
+    fn verifier(&self, algorithm: SignatureAlgorithm) -> Result<&ParsedPublicKey, BadSignature> {
         if !algorithm.fits(self.0.algorithm) {
             return Err(BadSignature);
         }
-        let key = match &self.0.verifier {
-            Verifier::One(key) => key,
+        match &self.0.verifier {
+            Verifier::One(key) => Ok(key),
             Verifier::Rsa(keys) => {
                 let (slot, scheme) = rsa_scheme(algorithm).ok_or(BadSignature)?;
-                keys.get(slot)
-                    .and_then(|key| {
-                        key.get_or_init(|| {
-                            let rsa = read_rsa(&self.0.spki).ok()?;
-                            ParsedPublicKey::new(scheme, rsa.key_der).ok()
-                        })
-                        .as_ref()
-                    })
-                    .ok_or(BadSignature)?
+                let key = keys.get(slot).ok_or(BadSignature)?.get_or_init(|| {
+                    let rsa = read_rsa(&self.0.spki).ok()?;
+                    ParsedPublicKey::new(scheme, rsa.key_der).ok()
+                });
+                key.as_ref().ok_or(BadSignature)
             }
-        };
-        key.verify_sig(message, sig).map_err(|_| BadSignature)
+        }
     }
 
     /// The public numbers, for a JWK: coordinates of a point, or modulus and exponent.

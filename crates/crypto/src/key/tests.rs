@@ -49,6 +49,30 @@ fn a_key_survives_pkcs8_and_spki_and_signs() {
 }
 
 #[test]
+fn a_digest_is_signed_as_its_message() {
+    for algorithm in FAST {
+        let key = PrivateKey::generate(algorithm).unwrap();
+        let public = key.public_key();
+        for scheme in SignatureAlgorithm::ALL.into_iter().filter(|scheme| scheme.fits(public.algorithm())) {
+            let digest = |message: &[u8]| scheme.hash().map(|hash| aws_lc_rs::digest::digest(hash, message));
+            let Some(digest) = digest(b"message") else {
+                assert_eq!(key.sign_digest(scheme, &[0; 32]), Err(SignError::Unfit));
+                assert_eq!(public.verify_digest(scheme, &[0; 32], &[0; 64]), Err(BadSignature));
+                continue;
+            };
+            let signature = key.sign_digest(scheme, digest.as_ref()).unwrap();
+            assert_eq!(public.verify(scheme, b"message", &signature), Ok(()));
+            assert_eq!(public.verify_digest(scheme, digest.as_ref(), &signature), Ok(()));
+            assert_eq!(public.verify_digest(scheme, &digest.as_ref()[1..], &signature), Err(BadSignature));
+            assert_eq!(key.sign_digest(scheme, b"short"), Err(SignError::Unfit));
+            let mut other = digest.as_ref().to_vec();
+            other[0] ^= 1;
+            assert_eq!(public.verify_digest(scheme, &other, &signature), Err(BadSignature));
+        }
+    }
+}
+
+#[test]
 fn an_algorithm_identifier_is_itself_only() {
     for algorithm in SignatureAlgorithm::ALL {
         let der = algorithm.algorithm_identifier_der();

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use zeroize::Zeroize;
 
 /// No frame is longer. A batch of 32 certificates takes 40 KiB; of what a handler is asked, several MiB may come together.
-pub(super) const MAX_FRAME: usize = 4 * 1024 * 1024;
+pub(super) const MAX_FRAME: usize = 8 * 1024 * 1024;
 /// A buffer that was larger is given back after use.
 const KEEP: usize = 128 * 1024;
 

@@ -9,6 +9,7 @@
 )]
 
 mod device;
+mod handler;
 mod worker;
 
 use std::{
@@ -23,7 +24,7 @@ use bonafide_keyring::{KeyFileSeal, Keyring, KeyringError, PassphraseCost, Passp
 use bonafide_secmem::SecretBytes;
 use proptest::prelude::*;
 
-struct Directory(tempfile::TempDir);
+pub(crate) struct Directory(tempfile::TempDir);
 
 impl Directory {
     fn new() -> Self {

@@ -10,10 +10,11 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bonafide_crypto::key::{KeyAlgorithm, SignError, SignatureAlgorithm};
-use bonafide_keyring::{KeySpec, LiveKeys, LocalKeys, SealSource, Worker, WorkerProgram, serve_worker};
+use bonafide_keyring::{KeySpec, LiveKeys, LocalKeys, SealSource, Worker, WorkerProgram, serve_worker_with};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::handler::Drawer;
 use super::*;
 
 const P384: KeySpec = KeySpec { algorithm: KeyAlgorithm::EcP384, in_device: false };
@@ -22,7 +23,7 @@ const SOON: Duration = Duration::from_secs(60);
 #[test]
 #[ignore = "what the other tests start"]
 fn worker_process() {
-    serve_worker(Arc::new(SystemRandom)).unwrap();
+    serve_worker_with(Arc::new(SystemRandom), Arc::new(Drawer)).unwrap();
 }
 
 pub(crate) fn program() -> WorkerProgram {
@@ -32,14 +33,14 @@ pub(crate) fn program() -> WorkerProgram {
     }
 }
 
-struct Running {
-    worker: Worker,
-    ended: mpsc::Receiver<KeyringError>,
-    directory: Directory,
+pub(crate) struct Running {
+    pub(crate) worker: Worker,
+    pub(crate) ended: mpsc::Receiver<KeyringError>,
+    pub(crate) directory: Directory,
     missing: Vec<String>,
 }
 
-fn start() -> Running {
+pub(crate) fn start() -> Running {
     let directory = Directory::new();
     key_file_keyring(&directory);
     let (tell, ended) = mpsc::channel();
@@ -49,7 +50,7 @@ fn start() -> Running {
     Running { worker, ended, directory, missing }
 }
 
-fn local(directory: &Directory) -> LocalKeys {
+pub(crate) fn local(directory: &Directory) -> LocalKeys {
     let seal = KeyFileSeal::open(directory.at("seal.key")).unwrap();
     LocalKeys::new(Keyring::open(directory.at("keyring"), &seal).unwrap(), Arc::new(SystemRandom))
 }

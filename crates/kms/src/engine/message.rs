@@ -15,9 +15,9 @@ use crate::material::{Flags, MAX_MESSAGE, MAX_PLAINTEXT, MAX_SECRET, WRAPPED_MAX
 /// Requests in one batch.
 pub const MAX_ITEMS: usize = 256;
 /// Bytes of one batch of requests.
-pub const MAX_REQUEST: usize = 1024 * 1024;
+pub const MAX_REQUEST: usize = 2 * 1024 * 1024;
 /// Bytes of the results of one batch.
-pub const MAX_ANSWER: usize = 1024 * 1024;
+pub const MAX_ANSWER: usize = 2 * 1024 * 1024;
 
 /// Bytes of a body: that of an envelope around the longest plaintext.
 const MAX_BODY: usize = MAX_PLAINTEXT + WRAPPED_MAX + 64;
@@ -163,6 +163,8 @@ pub enum Request<'a> {
         handle: u32,
         /// How.
         scheme: Scheme,
+        /// Whether `message` is the digest of one.
+        prehashed: bool,
         /// What.
         message: &'a [u8],
     },
@@ -172,6 +174,8 @@ pub enum Request<'a> {
         handle: u32,
         /// How it was signed.
         scheme: Scheme,
+        /// Whether `message` is the digest of one.
+        prehashed: bool,
         /// What was signed.
         message: &'a [u8],
         /// The signature.
@@ -353,14 +357,14 @@ impl<'a> Request<'a> {
                 put_bytes(out, message)?;
                 put_bytes(out, tag)?;
             }
-            Self::Sign { handle: number, scheme, message } => {
+            Self::Sign { handle: number, scheme, prehashed, message } => {
                 handle(out, 13, number);
-                out.push(scheme.tag());
+                out.extend_from_slice(&[scheme.tag(), u8::from(prehashed)]);
                 put_bytes(out, message)?;
             }
-            Self::Verify { handle: number, scheme, message, signature } => {
+            Self::Verify { handle: number, scheme, prehashed, message, signature } => {
                 handle(out, 14, number);
-                out.push(scheme.tag());
+                out.extend_from_slice(&[scheme.tag(), u8::from(prehashed)]);
                 put_bytes(out, message)?;
                 put_bytes(out, signature)?;
             }
@@ -447,11 +451,13 @@ impl<'a> Request<'a> {
             13 => Self::Sign {
                 handle: input.number()?,
                 scheme: scheme(input)?,
+                prehashed: input.flag()?,
                 message: input.bytes(MAX_MESSAGE)?,
             },
             14 => Self::Verify {
                 handle: input.number()?,
                 scheme: scheme(input)?,
+                prehashed: input.flag()?,
                 message: input.bytes(MAX_MESSAGE)?,
                 signature: input.bytes(MAX_SIGNATURE)?,
             },

@@ -8,6 +8,15 @@ use super::MAX_MESSAGE;
 use crate::algorithm::{KeyType, Scheme};
 use crate::error::Refusal;
 
+/// What is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// A message.
+    Whole(&'a [u8]),
+    /// The digest of one, made with the scheme's own hash. Ed25519 and ML-DSA-65 take none.
+    Digest(&'a [u8]),
+}
+
 /// A public key of one version, read once.
 #[derive(Debug)]
 pub struct PublicHalf {
@@ -53,19 +62,12 @@ impl PublicHalf {
     ///
     /// # Errors
     /// [`Refusal::Signature`] if it does not match; [`Refusal::Unfit`], [`Refusal::TooLong`].
-    pub fn verify(&self, scheme: Scheme, message: &[u8], signature: &[u8]) -> Result<(), Refusal> {
-        if message.len() > MAX_MESSAGE {
-            return Err(Refusal::TooLong);
+    pub fn verify(&self, scheme: Scheme, message: Message<'_>, signature: &[u8]) -> Result<(), Refusal> {
+        match &self.key {
+            Half::Classic(key) => verify_classic(self.key_type, key, scheme, message, signature),
+            Half::MlDsa(key) => verify_ml_dsa(key, scheme, message, signature),
+            Half::MlKem(_) => Err(Refusal::Unfit),
         }
-        if !scheme.fits(self.key_type) {
-            return Err(Refusal::Unfit);
-        }
-        match (&self.key, scheme) {
-            (Half::Classic(key), Scheme::Classic(algorithm)) => key.verify(algorithm, message, signature),
-            (Half::MlDsa(key), Scheme::MlDsa65) => key.verify(message, signature),
-            _ => return Err(Refusal::Unfit),
-        }
-        .map_err(|_| Refusal::Signature)
     }
 
     /// Draws a secret and encapsulates it, for a key that does that: ciphertext and secret. What a partner does.
@@ -77,5 +79,47 @@ impl PublicHalf {
             Half::MlKem(key) => key.encapsulate().map_err(|_| Refusal::Library),
             Half::Classic(_) | Half::MlDsa(_) => Err(Refusal::Unfit),
         }
+    }
+}
+
+impl Message<'_> {
+    pub(super) fn check(self) -> Result<(), Refusal> {
+        let (Self::Whole(bytes) | Self::Digest(bytes)) = self;
+        if bytes.len() > MAX_MESSAGE { Err(Refusal::TooLong) } else { Ok(()) }
+    }
+}
+
+pub(super) fn verify_classic(
+    key_type: KeyType,
+    key: &PublicKey,
+    scheme: Scheme,
+    message: Message<'_>,
+    signature: &[u8],
+) -> Result<(), Refusal> {
+    let Scheme::Classic(algorithm) = scheme else { return Err(Refusal::Unfit) };
+    if !scheme.fits(key_type) {
+        return Err(Refusal::Unfit);
+    }
+    message.check()?;
+    match message {
+        Message::Whole(message) => key.verify(algorithm, message, signature),
+        Message::Digest(_) if key_type == KeyType::Ed25519 => return Err(Refusal::Unfit),
+        Message::Digest(digest) => key.verify_digest(algorithm, digest, signature),
+    }
+    .map_err(|_| Refusal::Signature)
+}
+
+pub(super) fn verify_ml_dsa(
+    key: &MlDsaPublicKey,
+    scheme: Scheme,
+    message: Message<'_>,
+    signature: &[u8],
+) -> Result<(), Refusal> {
+    message.check()?;
+    match (scheme, message) {
+        (Scheme::MlDsa65, Message::Whole(message)) => {
+            key.verify(message, signature).map_err(|_| Refusal::Signature)
+        }
+        _ => Err(Refusal::Unfit),
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use bonafide_identity::SpiffeId;
-use bonafide_policy::{Caller, CertifiedLabels, Policy, Scenario, Snapshot, read};
+use bonafide_policy::{Caller, CertifiedLabels, Policy, Scenario, Snapshot, read, read_canonical};
 
 const METHODS: [&str; 4] = ["GET", "POST", "PUT", "DELETE"];
 const REQUESTS: u64 = 512;
@@ -128,8 +128,8 @@ impl Workload {
     /// As it is done after an edit: one document is read, and all are compiled.
     pub(crate) fn reload(&self) -> Result<Snapshot> {
         let edited = self.documents.first().context("there is a document")?;
-        let Ok(documents) = read(edited) else { bail!("a workload that is no policy") };
-        let edited = documents.iter().filter_map(|document| document.policy().cloned());
+        let edited = read_canonical(edited).context("a workload that is no policy")?;
+        let edited = edited.policy().cloned().into_iter();
         let policies = edited.chain(self.policies.iter().skip(1).cloned());
         Ok(Snapshot::compile(policies, &CertifiedLabels::none(), 1, 0x5eed)?)
     }
@@ -138,8 +138,8 @@ impl Workload {
     pub(crate) fn load(&self) -> Result<Snapshot> {
         let mut policies = Vec::with_capacity(self.documents.len());
         for text in &self.documents {
-            let Ok(documents) = read(text) else { bail!("a workload that is no policy") };
-            policies.extend(documents.iter().filter_map(|document| document.policy().cloned()));
+            let document = read_canonical(text).context("a workload that is no policy")?;
+            policies.extend(document.policy().cloned());
         }
         Ok(Snapshot::compile(policies, &CertifiedLabels::none(), 1, 0x5eed)?)
     }
