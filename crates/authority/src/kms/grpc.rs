@@ -151,6 +151,7 @@ impl Keys for Grpc {
             let items = message.items.into_iter().map(|item| Item {
                 what: What::Sign {
                     message: item.message,
+                    prehashed: item.prehashed,
                     scheme: scheme(&item.algorithm).unwrap_or_default(),
                     version: version(item.version),
                 },
@@ -173,7 +174,11 @@ impl Keys for Grpc {
     async fn verify(&self, request: Request<wire::VerifyRequest>) -> Answer<wire::VerifyResponse> {
         let all = self.execute(request, |message| {
             let items = message.items.into_iter().map(|item| Item {
-                what: What::Verify { message: item.message, signature: item.signature },
+                what: What::Verify {
+                    message: item.message,
+                    prehashed: item.prehashed,
+                    signature: item.signature,
+                },
                 context: item.context,
             });
             (message.key, message.on_behalf_of, items.collect())

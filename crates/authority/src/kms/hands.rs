@@ -39,8 +39,8 @@ pub(crate) enum Task {
     Rewrap { handle: u32, to: u32, context: ContextDigest, kind: Kind, body: Bytes },
     Mac { handle: u32, message: Bytes },
     VerifyMac { handle: u32, message: Bytes, tag: Bytes },
-    Sign { handle: u32, scheme: Scheme, message: Bytes },
-    Verify { handle: u32, scheme: Scheme, message: Bytes, signature: Bytes },
+    Sign { handle: u32, scheme: Scheme, prehashed: bool, message: Bytes },
+    Verify { handle: u32, scheme: Scheme, prehashed: bool, message: Bytes, signature: Bytes },
     DataKey { handle: u32, context: ContextDigest, length: u8, plaintext: bool },
     Export { handle: u32 },
 }
@@ -79,12 +79,16 @@ impl Task {
             }
             Self::Mac { handle, message } => Request::Mac { handle: *handle, message },
             Self::VerifyMac { handle, message, tag } => Request::VerifyMac { handle: *handle, message, tag },
-            Self::Sign { handle, scheme, message } => {
-                Request::Sign { handle: *handle, scheme: *scheme, message }
+            Self::Sign { handle, scheme, prehashed, message } => {
+                Request::Sign { handle: *handle, scheme: *scheme, prehashed: *prehashed, message }
             }
-            Self::Verify { handle, scheme, message, signature } => {
-                Request::Verify { handle: *handle, scheme: *scheme, message, signature }
-            }
+            Self::Verify { handle, scheme, prehashed, message, signature } => Request::Verify {
+                handle: *handle,
+                scheme: *scheme,
+                prehashed: *prehashed,
+                message,
+                signature,
+            },
             Self::DataKey { handle, context, length, plaintext } => Request::DataKey {
                 handle: *handle,
                 context: *context,

@@ -71,8 +71,8 @@ pub(crate) enum What {
     Rewrap { ciphertext: Bytes, version: Option<u32> },
     Mac { message: Bytes, version: Option<u32> },
     VerifyMac { message: Bytes, mac: Bytes },
-    Sign { message: Bytes, scheme: Option<Scheme>, version: Option<u32> },
-    Verify { message: Bytes, signature: Bytes },
+    Sign { message: Bytes, prehashed: bool, scheme: Option<Scheme>, version: Option<u32> },
+    Verify { message: Bytes, prehashed: bool, signature: Bytes },
     DataKey { bytes: u8, wrapped_only: bool, version: Option<u32> },
     PublicKey { version: Option<u32> },
     Fetch { version: Option<u32> },
@@ -144,7 +144,7 @@ impl What {
             | Self::Rewrap { ciphertext: bytes, .. }
             | Self::Mac { message: bytes, .. }
             | Self::Sign { message: bytes, .. } => bytes.len(),
-            Self::VerifyMac { message, mac: proof } | Self::Verify { message, signature: proof } => {
+            Self::VerifyMac { message, mac: proof } | Self::Verify { message, signature: proof, .. } => {
                 message.len() + proof.len()
             }
             Self::DataKey { .. } | Self::PublicKey { .. } | Self::Fetch { .. } => 0,
@@ -590,10 +590,14 @@ fn task(item: &Ready<'_>, handle: u32, to: u32) -> Task {
         What::Rewrap { .. } => Task::Rewrap { handle, to, context, kind, body: body() },
         What::Mac { message, .. } => Task::Mac { handle, message: message.clone() },
         What::VerifyMac { message, .. } => Task::VerifyMac { handle, message: message.clone(), tag: body() },
-        What::Sign { message, .. } => Task::Sign { handle, scheme, message: message.clone() },
-        What::Verify { message, .. } => {
-            Task::Verify { handle, scheme, message: message.clone(), signature: body() }
+        What::Sign { message, prehashed, .. } => {
+            Task::Sign { handle, scheme, prehashed: *prehashed, message: message.clone() }
         }
+        What::Verify { message, prehashed, .. } => {
+            let prehashed = *prehashed;
+            Task::Verify { handle, scheme, prehashed, message: message.clone(), signature: body() }
+        }
+
         What::DataKey { bytes, wrapped_only, .. } => {
             Task::DataKey { handle, context, length: *bytes, plaintext: !wrapped_only }
         }

@@ -23,7 +23,7 @@ pub struct EncryptRequest {
 #[derive(Clone, PartialEq, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct EncryptItem {
-    /// At most 512 KiB.
+    /// At most 1 MiB.
     #[prost(bytes = "bytes", tag = "1")]
     pub plaintext: ::prost::bytes::Bytes,
     #[prost(btree_map = "string, string", tag = "2")]
@@ -197,6 +197,9 @@ pub struct SignRequest {
 pub struct SignItem {
     #[prost(bytes = "bytes", tag = "1")]
     pub message: ::prost::bytes::Bytes,
+    /// `message` is a digest already, made with the algorithm's hash function.
+    #[prost(bool, tag = "2")]
+    pub prehashed: bool,
     /// `ecdsa-p256-sha256`, `ed25519`, `rsa-pss-sha256`, `rsa-pkcs1-sha512`, ..., `ml-dsa-65`. Empty: the usual one of the key's
     /// type. Policies see it as `alg`.
     #[prost(string, tag = "3")]
@@ -242,6 +245,8 @@ pub struct VerifyRequest {
 pub struct VerifyItem {
     #[prost(bytes = "bytes", tag = "1")]
     pub message: ::prost::bytes::Bytes,
+    #[prost(bool, tag = "2")]
+    pub prehashed: bool,
     /// As `Sign` gave it.
     #[prost(bytes = "bytes", tag = "3")]
     pub signature: ::prost::bytes::Bytes,
