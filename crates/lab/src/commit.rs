@@ -1,10 +1,11 @@
-//! `commit`: what a change costs the store, many at once and one at a time.
+//! `commit`, `commit-postgres`: what a change costs the store, many at once and one at a time.
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bonafide_crypto::{mac::MacKey, random::SystemRandom};
-use bonafide_store::{Batch, Revision, SqliteStore, Store};
+use bonafide_store::{Batch, PostgresAddress, PostgresStore, Revision, SqliteStore, Store};
+use bonafide_testkit::Postgres;
 
 use crate::{Options, clock::CpuClock, figure::Figure, pairs::median};
 
@@ -23,17 +24,34 @@ pub(crate) async fn figure(options: &Options) -> Result<Figure> {
         MacKey::from_bytes(&[7; 32]),
         &SystemRandom,
     )?;
-    let grouped = rounds(&store, GROUP, GROUPS).await?;
-    let alone = rounds(&store, 1, ALONE).await?;
+    measure("commit", &store, "on SQLite").await
+}
+
+/// The store of several servers; `None`, and a word about it, if PostgreSQL is not installed.
+pub(crate) async fn postgres_figure() -> Result<Option<Figure>> {
+    let Some(server) = tokio::task::spawn_blocking(Postgres::start).await? else { return Ok(None) };
+    let address: PostgresAddress = server.database().url().parse().ok().context("an address")?;
+    let key = MacKey::from_bytes(&[7; 32]);
+    PostgresStore::create(&address, &key, &SystemRandom).await?;
+    let store = PostgresStore::open(address, &key).await?;
+    let figure = measure("commit-postgres", &store, "on PostgreSQL, its own work aside").await?;
+    drop(store);
+    tokio::task::spawn_blocking(move || drop(server)).await?;
+    Ok(Some(figure))
+}
+
+async fn measure(name: &'static str, store: &dyn Store, on: &str) -> Result<Figure> {
+    let grouped = rounds(store, GROUP, GROUPS).await?;
+    let alone = rounds(store, 1, ALONE).await?;
     Ok(Figure {
-        name: "commit",
+        name,
         value: grouped.cpu,
         unit: "µs",
         floor: None,
         ratio: None,
         target: Some(20.0),
         what: format!(
-            "CPU time of a change in a group of {GROUP} on SQLite, {:.1} ms for the group on the disk; alone {:.0} µs and {:.1} ms",
+            "CPU time of a change in a group of {GROUP} {on}, {:.1} ms for the group on the disk; alone {:.0} µs and {:.1} ms",
             grouped.wall.as_secs_f64() * 1e3,
             alone.cpu,
             alone.wall.as_secs_f64() * 1e3

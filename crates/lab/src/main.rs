@@ -47,6 +47,7 @@ const NAMES: &[&str] = &[
     "handshake",
     "ledger-append",
     "commit",
+    "commit-postgres",
     "memory-100k",
     "memory-1m",
     "start-100k",
@@ -193,6 +194,10 @@ async fn measure(options: &Options) -> Result<()> {
                 tokio::task::spawn_blocking(move || decide::figure(name)).await??
             }
             ("commit", _) => commit::figure(options).await?,
+            ("commit-postgres", _) => match commit::postgres_figure().await? {
+                Some(figure) => figure,
+                None => continue,
+            },
             ("memory-100k", _) => filled.memory_figure(options, "memory-100k", 100_000, 80.0).await?,
             ("memory-1m", _) => filled.memory_figure(options, "memory-1m", 1_000_000, 400.0).await?,
             ("start-100k", _) => filled.start_figure(options).await?,
