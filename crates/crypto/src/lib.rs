@@ -12,6 +12,7 @@ pub mod digest;
 pub mod hmac;
 pub mod jose;
 pub mod kdf;
+pub mod kept;
 pub mod key;
 pub mod keywrap;
 pub mod mac;

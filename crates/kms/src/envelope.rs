@@ -6,8 +6,9 @@
 use std::fmt;
 
 use bonafide_crypto::cipher::TAG;
+use bonafide_crypto::kept::KeptKey;
 use bonafide_crypto::random::Random;
-use bonafide_crypto::xaes::{NONCE_256, XaesKey};
+use bonafide_crypto::xaes::NONCE_256;
 use zeroize::Zeroizing;
 
 use crate::algorithm::KeyType;
@@ -19,9 +20,11 @@ use crate::material::{MAX_PLAINTEXT, WRAPPED_MAX};
 /// Bytes of a data key for envelopes.
 pub const DATA_KEY: usize = 32;
 
-/// A data key in use, for one key, version and context. It can't be printed or copied, and is erased when dropped.
+/// A data key in use, for one key, version and context. It lies in protected memory, can't be printed or copied, and is erased
+/// when dropped.
 pub struct DataKey {
-    key: XaesKey,
+    key: KeptKey,
+    header: Header,
     /// Header, and the wrapped data key behind its length: the same in each ciphertext.
     prefix: Box<[u8]>,
     aad: [u8; AAD],
@@ -32,7 +35,7 @@ impl DataKey {
     /// A data key with its wrapped form. Nothing here can tell whether they belong together: who lent it says so.
     ///
     /// # Errors
-    /// [`Refusal::Wrapped`] if the wrapped form is empty, or longer than any is.
+    /// [`Refusal::Wrapped`] if the wrapped form is empty, or longer than any is; [`Refusal::Library`] without memory for it.
     pub fn new(
         key_type: KeyType,
         key: KeyId,
@@ -46,7 +49,8 @@ impl DataKey {
             u16::try_from(wrapped.len()).ok().filter(|_| wrapped.len() <= WRAPPED_MAX && !wrapped.is_empty());
         let length = length.ok_or(Refusal::Wrapped)?.to_be_bytes();
         Ok(Self {
-            key: XaesKey::xaes_256(data_key),
+            key: KeptKey::new(data_key).map_err(|_| Refusal::Library)?,
+            header,
             prefix: [header.encode().as_slice(), &length, wrapped].concat().into(),
             aad: header.aad(context),
             digest: WrappedDigest::of(wrapped),
@@ -57,6 +61,12 @@ impl DataKey {
     #[must_use]
     pub fn digest(&self) -> WrappedDigest {
         self.digest
+    }
+
+    /// What its ciphertexts begin with.
+    #[must_use]
+    pub fn header(&self) -> Header {
+        self.header
     }
 
     /// Encrypts: a whole ciphertext, made in one allocation.
@@ -75,7 +85,7 @@ impl DataKey {
         let start = out.len();
         out.resize(start + plaintext.len() + TAG, 0);
         let sealed = out.get_mut(start..).ok_or(Refusal::Library)?;
-        self.key.seal_into(&nonce, &self.aad, plaintext, sealed).map_err(|_| Refusal::Library)?;
+        self.key.xaes_256().seal_into(&nonce, &self.aad, plaintext, sealed).map_err(|_| Refusal::Library)?;
         Ok(out)
     }
 
@@ -90,7 +100,7 @@ impl DataKey {
         let (nonce, sealed) = parts.sealed.split_at_checked(NONCE_256).ok_or(Refusal::Ciphertext)?;
         let length = sealed.len().checked_sub(TAG).filter(|length| *length <= MAX_PLAINTEXT);
         let mut out = Zeroizing::new(vec![0; length.ok_or(Refusal::Ciphertext)?]);
-        self.key.open_into(nonce, &self.aad, sealed, &mut out).map_err(|_| Refusal::Ciphertext)?;
+        self.key.xaes_256().open_into(nonce, &self.aad, sealed, &mut out).map_err(|_| Refusal::Ciphertext)?;
         Ok(out)
     }
 }

@@ -13,12 +13,16 @@
 
 mod denial;
 mod entry;
+mod held;
+mod timeline;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 pub use self::denial::Denial;
 use self::entry::Entry;
+pub use self::held::{Held, Use};
+pub use self::timeline::Timeline;
 use crate::ciphertext::{KeyId, WrappedDigest};
 use crate::context::ContextDigest;
 use crate::key::Local;

@@ -3,7 +3,9 @@
 mod confine;
 mod process;
 mod secret;
+mod slot;
 
 pub use confine::{Confinement, Missing, defer_signals};
 pub use process::{Hardening, harden_process};
 pub use secret::{SecretBytes, SecretError};
+pub use slot::{Protection, SLOT, SecretSlot};
