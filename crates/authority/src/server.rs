@@ -43,7 +43,7 @@ use crate::issuance::moves::Moves;
 use crate::issuance::{Issuer, IssuerParts};
 use crate::journal::Journal;
 use crate::keys::{Keys, Rotation, Upstream, Vault};
-use crate::kms::grpc::{Grpc, MAX_MESSAGE as MAX_BATCH};
+use crate::kms::grpc::MAX_MESSAGE as MAX_BATCH;
 use crate::lease::Holder;
 use crate::node::{JoinTokens, MAX_ATTESTATION, MAX_MESSAGE, NodeService, NodeShared, X509Pop};
 use crate::presence::Presence;
@@ -315,7 +315,7 @@ async fn assemble(
     };
     let applications = keys::start(&config, needs, &key_ledger, &feed, &tasks, &shutdown)?;
     let node = NodeService(Arc::new(NodeShared {
-        keys: applications.clone(),
+        keys: applications.service.clone(),
         registry: registry.clone(),
         feed,
         presence: presence.clone(),
@@ -385,7 +385,7 @@ async fn assemble(
         },
     )
     .with_rotation(rotation)
-    .with_keys(applications.clone());
+    .with_keys(applications.service.clone());
     let admin_socket = config.admin_socket_path();
     let mode = if config.admin_gid.is_some() { 0o660 } else { 0o600 };
     let local = unix::Listener::bind(&admin_socket, mode, config.admin_gid)?;
@@ -395,7 +395,7 @@ async fn assemble(
             .add_service(admin.clone().into_service())
             .into_axum_router()
     };
-    let users_of_keys = KeysServer::new(Grpc(applications)).max_decoding_message_size(MAX_BATCH);
+    let users_of_keys = KeysServer::new(applications).max_decoding_message_size(MAX_BATCH);
     let users_of_keys = Routes::new(users_of_keys).into_axum_router();
     let known = (port(MAX_MESSAGE).merge(users_of_keys), HttpLimits::remote());
     let strangers = (port(MAX_ATTESTATION), HttpLimits::strangers());

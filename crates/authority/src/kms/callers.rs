@@ -287,3 +287,14 @@ fn unknown() -> Refusal {
     Refusal::denied("kms.unknown-caller", "the caller's SVID is not one of a workload of this authority")
         .hint("keys are for workloads that this authority has attested")
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A caller whose certificate says this.
+    pub(crate) fn caller(certified: Certified, through: Option<SpiffeId>) -> Caller {
+        let subject = Subject::new(certified.id.clone(), certified.labels.clone());
+        Caller { certified: Arc::new(certified), subject: Arc::new(subject), through, source: None }
+    }
+}

@@ -1,5 +1,6 @@
 //! gRPC's side of keys: messages in and out of what the service does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bonafide_kms::algorithm::{Operation, Scheme};
@@ -10,6 +11,7 @@ use prost::Message as _;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
+use super::callers::Callers;
 use super::leases::{LeaseId, Used};
 use super::leasing::{Leased, Terms, Wanted, Wish};
 use super::lifecycle::NewGrant;
@@ -23,7 +25,11 @@ pub(crate) const MAX_MESSAGE: usize = (4 << 20) + (256 << 10);
 
 /// The service of gRPC.
 #[derive(Clone, Debug)]
-pub(crate) struct Grpc(pub(crate) Service);
+pub(crate) struct Grpc {
+    pub(crate) service: Service,
+    /// Finds out who calls.
+    pub(crate) callers: Arc<Callers>,
+}
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -36,8 +42,8 @@ impl Grpc {
     ) -> Result<Vec<Result<Done, Refusal>>, Status> {
         let (_, extensions, message) = request.into_parts();
         let (key, on_behalf_of, items) = take(message);
-        let caller = self.0.callers().of(&extensions, on_behalf_of.as_ref())?;
-        Ok(self.0.execute(&caller, &key, &items).await?)
+        let caller = self.callers.of(&extensions, on_behalf_of.as_ref())?;
+        Ok(self.service.execute(&caller, &key, &items).await?)
     }
 }
 
@@ -215,8 +221,8 @@ impl Keys for Grpc {
 
     async fn random(&self, request: Request<wire::RandomRequest>) -> Answer<wire::RandomResponse> {
         let (_, extensions, message) = request.into_parts();
-        let caller = self.0.callers().of(&extensions, message.on_behalf_of.as_ref())?;
-        let random = self.0.random(&caller, usize::try_from(message.bytes).unwrap_or(usize::MAX))?;
+        let caller = self.callers.of(&extensions, message.on_behalf_of.as_ref())?;
+        let random = self.service.random(&caller, usize::try_from(message.bytes).unwrap_or(usize::MAX))?;
         Ok(Response::new(wire::RandomResponse { random: bytes(random) }))
     }
 
@@ -225,10 +231,10 @@ impl Keys for Grpc {
         request: Request<wire::GetPublicKeyRequest>,
     ) -> Answer<wire::GetPublicKeyResponse> {
         let (_, extensions, message) = request.into_parts();
-        let caller = self.0.callers().of(&extensions, message.on_behalf_of.as_ref())?;
+        let caller = self.callers.of(&extensions, message.on_behalf_of.as_ref())?;
         let mut versions = message.versions;
         if versions.is_empty() {
-            versions = self.0.usable_versions(&caller, &message.key, Operation::PublicKey)?;
+            versions = self.service.usable_versions(&caller, &message.key, Operation::PublicKey)?;
             // The newest are those that are asked about.
             versions = versions.split_off(versions.len().saturating_sub(super::service::MAX_ITEMS));
         }
@@ -243,7 +249,7 @@ impl Keys for Grpc {
                 context: Default::default(),
             })
             .collect();
-        let all = self.0.execute(&caller, &message.key, &items).await?;
+        let all = self.service.execute(&caller, &message.key, &items).await?;
         let results = results!(all, PublicKeyResult, Done::PublicKey { spki, key_type, version } => {
             wire::PublicKeyResult { problem: None, version, r#type: key_type.as_str().to_owned(), spki }
         });
@@ -272,7 +278,7 @@ impl Keys for Grpc {
 
     async fn grant(&self, request: Request<wire::GrantRequest>) -> Answer<wire::GrantResponse> {
         let (_, extensions, message) = request.into_parts();
-        let caller = self.0.callers().of(&extensions, message.on_behalf_of.as_ref())?;
+        let caller = self.callers.of(&extensions, message.on_behalf_of.as_ref())?;
         let own =
             wire::GrantRequest { idempotency_key: String::new(), on_behalf_of: None, ..message.clone() };
         let idempotency = Idempotency::new(
@@ -283,10 +289,10 @@ impl Keys for Grpc {
         )?;
         let wire::GrantRequest { key, spiffe_id, operations, context, ttl, .. } = message;
         let wanted = {
-            let state = self.0.parts().registry.state();
+            let state = self.service.parts().registry.state();
             NewGrant::read(&spiffe_id, &operations, context, ttl, &state)?
         };
-        let (grant, revision) = self.0.grant(&caller, &key, wanted, idempotency).await?;
+        let (grant, revision) = self.service.grant(&caller, &key, wanted, idempotency).await?;
         Ok(Response::new(wire::GrantResponse { id: grant.id, expires_at: grant.expires_at, revision }))
     }
 
@@ -295,16 +301,16 @@ impl Keys for Grpc {
         request: Request<wire::RevokeGrantRequest>,
     ) -> Answer<wire::RevokeGrantResponse> {
         let (_, extensions, message) = request.into_parts();
-        let caller = self.0.callers().of(&extensions, message.on_behalf_of.as_ref())?;
-        let revision = self.0.revoke_grant(&caller, &message.id).await?;
+        let caller = self.callers.of(&extensions, message.on_behalf_of.as_ref())?;
+        let revision = self.service.revoke_grant(&caller, &message.id).await?;
         Ok(Response::new(wire::RevokeGrantResponse { revision }))
     }
 
     async fn lease(&self, request: Request<wire::LeaseRequest>) -> Answer<wire::LeaseResponse> {
         let (_, extensions, message) = request.into_parts();
-        let caller = self.0.callers().of(&extensions, message.on_behalf_of.as_ref())?;
+        let caller = self.callers.of(&extensions, message.on_behalf_of.as_ref())?;
         let wishes = message.items.into_iter().map(to_wish).collect::<Result<Vec<_>, _>>()?;
-        let all = self.0.lease(&caller, &wishes).await?;
+        let all = self.service.lease(&caller, &wishes).await?;
         let results = all.into_iter().map(|one| match one {
             Ok(leased) => from_leased(leased),
             Err(refusal) => {
@@ -319,8 +325,8 @@ impl Keys for Grpc {
         request: Request<wire::RenewLeasesRequest>,
     ) -> Answer<wire::RenewLeasesResponse> {
         let (_, extensions, message) = request.into_parts();
-        let agent = self.0.callers().agent(&extensions)?;
-        let all = self.0.renew(&agent, &to_uses(&message.leases)?).await?;
+        let agent = self.callers.agent(&extensions)?;
+        let all = self.service.renew(&agent, &to_uses(&message.leases)?).await?;
         let results = all.into_iter().map(|one| match one {
             Ok(terms) => wire::RenewResult { problem: None, terms: Some(from_terms(&terms)) },
             Err(refusal) => wire::RenewResult { problem: Some(refusal.to_problem()), terms: None },
@@ -333,8 +339,8 @@ impl Keys for Grpc {
         request: Request<wire::ReturnLeasesRequest>,
     ) -> Answer<wire::ReturnLeasesResponse> {
         let (_, extensions, message) = request.into_parts();
-        let agent = self.0.callers().agent(&extensions)?;
-        self.0.give_back(&agent, &to_uses(&message.leases)?).await?;
+        let agent = self.callers.agent(&extensions)?;
+        self.service.give_back(&agent, &to_uses(&message.leases)?).await?;
         Ok(Response::new(wire::ReturnLeasesResponse {}))
     }
 }

@@ -386,7 +386,7 @@ impl Service {
         }
     }
 
-    fn sweep(&self) {
+    pub(super) fn sweep(&self) {
         let now = self.parts().clock.now();
         let over = self.leases().expired(now);
         self.tell(over, now);

@@ -42,7 +42,7 @@ impl Schedule {
         }
     }
 
-    async fn look(&self) -> Result<(), Refusal> {
+    pub(super) async fn look(&self) -> Result<(), Refusal> {
         let parts = self.service.parts();
         let now = parts.clock.now();
         let due: Vec<(Arc<KeyRecord>, Change)> = {

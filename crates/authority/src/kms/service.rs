@@ -18,7 +18,7 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::book::Book;
-use super::callers::{Caller, Callers};
+use super::callers::Caller;
 use super::ends::{Ending, Ends};
 use super::guard::{Ask, Denied, Guard};
 use super::hands::{self, Hands, Task};
@@ -46,7 +46,6 @@ pub(crate) struct Service(Arc<Parts>);
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) registry: Registry,
-    pub(crate) callers: Callers,
     pub(crate) guard: Guard,
     pub(crate) hands: Hands,
     pub(crate) book: Arc<Book>,
@@ -178,11 +177,6 @@ impl Service {
 
     pub(super) fn parts(&self) -> &Parts {
         &self.0
-    }
-
-    /// Who calls: for whichever protocol.
-    pub(crate) fn callers(&self) -> &Callers {
-        &self.0.callers
     }
 
     /// Does the items of one call, all with one key, and gives their results in the same order.
@@ -657,3 +651,6 @@ impl std::fmt::Debug for Done {
         f.write_str("Done")
     }
 }
+
+#[cfg(test)]
+mod tests;

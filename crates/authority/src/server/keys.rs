@@ -19,6 +19,7 @@ use crate::keys::Keys;
 use crate::kms::book::Book;
 use crate::kms::callers::Callers;
 use crate::kms::ends::Ends;
+use crate::kms::grpc::Grpc;
 use crate::kms::guard::Guard;
 use crate::kms::hands::Hands;
 use crate::kms::leases::Leases;
@@ -72,10 +73,10 @@ pub(super) fn start(
     feed: &Arc<Feed>,
     tasks: &TaskTracker,
     shutdown: &Shutdown,
-) -> Result<Service, StartError> {
+) -> Result<Grpc, StartError> {
     let Needs { registry, live, keys, lineages, clock, random } = needs;
+    let callers = Callers::new(registry.clone(), keys, lineages, Arc::clone(&clock));
     let service = Service::new(Parts {
-        callers: Callers::new(registry.clone(), keys, lineages, Arc::clone(&clock)),
         guard: Guard::new(u64::from_ne_bytes(random.array())),
         hands: Hands::new(Dispatch::start(live, THREADS)?),
         book: Arc::new(Book::new(Arc::clone(ledger) as _)),
@@ -89,7 +90,7 @@ pub(super) fn start(
     let schedule = Schedule { service: service.clone(), lease: Holder::new("kms", &config.server) };
     tasks.spawn(schedule.run(shutdown.clone()));
     tasks.spawn(publish(Arc::clone(ledger), Arc::clone(feed), shutdown.clone()));
-    Ok(service)
+    Ok(Grpc { service, callers: Arc::new(callers) })
 }
 
 /// Publishes checkpoints until the server stops, and a last one then.
