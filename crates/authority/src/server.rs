@@ -393,12 +393,11 @@ async fn assemble(
     let port = |largest| {
         Routes::new(NodeServer::new(node.clone()).max_decoding_message_size(largest))
             .add_service(admin.clone().into_service())
-            .into_axum_router()
     };
     let users_of_keys = KeysServer::new(applications).max_decoding_message_size(MAX_BATCH);
-    let users_of_keys = Routes::new(users_of_keys).into_axum_router();
-    let known = (port(MAX_MESSAGE).merge(users_of_keys), HttpLimits::remote());
-    let strangers = (port(MAX_ATTESTATION), HttpLimits::strangers());
+    let known = port(MAX_MESSAGE).add_service(users_of_keys).into_axum_router();
+    let known = (known, HttpLimits::remote());
+    let strangers = (port(MAX_ATTESTATION).into_axum_router(), HttpLimits::strangers());
     let (stop, report) = (shutdown.clone(), failed.clone());
     tasks.spawn(async move {
         let served = listener.serve(known, strangers, &stop).await;

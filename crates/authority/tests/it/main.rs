@@ -18,6 +18,7 @@ mod apply;
 mod attacks;
 mod database;
 mod issuance;
+mod kms;
 mod moves;
 mod peers;
 mod records;
