@@ -17,7 +17,8 @@ use bonafide_crypto::random::Random;
 use zeroize::Zeroizing;
 
 pub use self::message::{
-    Answer, MAX_ANSWER, MAX_ITEMS, MAX_REQUEST, Outcome, Request, decode_outcomes, encode_requests,
+    Answer, MAX_ANSWER, MAX_ITEMS, MAX_REQUEST, Outcome, Request, decode_outcomes, decode_requests,
+    encode_requests,
 };
 pub use self::table::MAX_OPEN;
 use self::table::{Open, Table};
@@ -246,6 +247,3 @@ fn decrypt(
         Kind::Signature | Kind::Mac => Err(Refusal::Unfit),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -390,6 +390,3 @@ fn is_segment(segment: &str) -> bool {
 fn is_short(text: &String) -> bool {
     text.len() <= MAX_NAME && !text.chars().any(char::is_control)
 }
-
-#[cfg(test)]
-mod tests;

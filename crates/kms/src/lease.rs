@@ -499,6 +499,3 @@ impl Leases {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

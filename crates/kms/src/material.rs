@@ -423,6 +423,3 @@ fn parse(key_type: KeyType, flags: Flags, bytes: &[u8]) -> Result<(Secret, Zeroi
 fn kem_sealer(secret: &[u8; mlkem::SECRET]) -> Sealer {
     Sealer::of_xaes(XaesKey::xaes_256(&hkdf_sha256(secret, b"", KEM_LABEL)))
 }
-
-#[cfg(test)]
-mod tests;

@@ -11,6 +11,7 @@ mod decide;
 mod figure;
 mod fill;
 mod handshake;
+mod kms;
 mod matching;
 mod mint;
 mod node;
@@ -64,6 +65,7 @@ const NAMES: &[&str] = &[
     "decide-grid",
     "decide-shared-prefix",
     "policy-load-10k",
+    "kms-local-encrypt-1k",
     #[cfg(feature = "engines")]
     "decide-cedar-10k",
     #[cfg(feature = "engines")]
@@ -193,6 +195,7 @@ async fn measure(options: &Options) -> Result<()> {
             (name, _) if name.starts_with("decide") || name == "policy-load-10k" => {
                 tokio::task::spawn_blocking(move || decide::figure(name)).await??
             }
+            ("kms-local-encrypt-1k", _) => tokio::task::spawn_blocking(kms::local_encrypt_figure).await??,
             ("commit", _) => commit::figure(options).await?,
             ("commit-postgres", _) => match commit::postgres_figure().await? {
                 Some(figure) => figure,

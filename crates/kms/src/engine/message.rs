@@ -525,8 +525,9 @@ pub fn encode_requests(requests: &[Request<'_>]) -> Result<Zeroizing<Vec<u8>>, R
     Ok(out)
 }
 
-/// `None` for what is no batch.
-pub(super) fn decode_requests(bytes: &[u8]) -> Option<Vec<Request<'_>>> {
+/// Reads a batch; `None` for what is none.
+#[must_use]
+pub fn decode_requests(bytes: &[u8]) -> Option<Vec<Request<'_>>> {
     let mut input = Input(bytes);
     let count = usize::from(input.short()?);
     if count > MAX_ITEMS || bytes.len() > MAX_REQUEST + 2 {
@@ -612,6 +613,3 @@ fn decode_outcome(input: &mut Input<'_>) -> Option<Outcome> {
         _ => return None,
     })
 }
-
-#[cfg(test)]
-mod tests;
