@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bonafide_crypto::key::KeyAlgorithm;
-use bonafide_identity::TrustDomain;
+use bonafide_identity::{DnsName, TrustDomain};
 use bonafide_keyring::WorkerProgram;
 use bonafide_store::PostgresAddress;
 use serde::Deserialize;
@@ -30,6 +30,10 @@ pub struct AuthorityConfig {
     /// What join lines tell new nodes, `host:port`. Default: the bound address of `listen`.
     #[serde(default)]
     pub address: Option<String>,
+    /// Names of this server for clients that look at those and not at its SPIFFE ID, as those of Vault's API do. They stand in its
+    /// certificate.
+    #[serde(default)]
+    pub dns_names: Vec<DnsName>,
     /// Default: `admin.sock` in the data directory.
     #[serde(default)]
     pub admin_socket: Option<PathBuf>,
@@ -243,6 +247,7 @@ impl AuthorityConfig {
             data_dir: data_dir.into(),
             listen: default_listen(),
             address: None,
+            dns_names: Vec::new(),
             admin_socket: None,
             admin_gid: None,
             seal: SealConfig::default(),

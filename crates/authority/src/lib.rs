@@ -38,6 +38,7 @@ pub mod site;
 pub mod state;
 mod stream;
 pub mod token;
+mod vault;
 mod witnesses;
 
 pub use config::{AuthorityConfig, ConfigError};

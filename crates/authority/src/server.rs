@@ -51,6 +51,7 @@ use crate::rates::Rates;
 use crate::refusal::Refusal;
 use crate::stream::feed::Feed;
 use crate::stream::places::Places;
+use crate::vault::{self, Vault as VaultApi};
 use crate::witnesses::{Peers, RolledBack, Witnesses};
 
 mod error;
@@ -242,6 +243,7 @@ async fn assemble(
         trust_domain: config.trust_domain.clone(),
         server: config.server.clone(),
         lifetimes: config.lifetimes,
+        dns_names: config.dns_names.clone(),
     };
     let renew_after = identity.renew().await?;
     tasks.spawn(identity.run(renew_after, shutdown.clone()));
@@ -305,6 +307,8 @@ async fn assemble(
     };
     tasks.spawn(checkpoints.clone().run(shutdown.clone()));
 
+    let tokens_key = live.mac_key(vault::PURPOSE)?;
+    let vault_random = Arc::clone(&random);
     let needs = keys::Needs {
         registry: registry.clone(),
         live,
@@ -386,6 +390,14 @@ async fn assemble(
     )
     .with_rotation(rotation)
     .with_keys(applications.service.clone());
+    let vault = VaultApi::new(
+        admin.clone(),
+        applications.clone(),
+        tokens_key,
+        Arc::clone(&clock),
+        vault_random,
+        config.server.clone(),
+    );
     let admin_socket = config.admin_socket_path();
     let mode = if config.admin_gid.is_some() { 0o660 } else { 0o600 };
     let local = unix::Listener::bind(&admin_socket, mode, config.admin_gid)?;
@@ -395,7 +407,7 @@ async fn assemble(
             .add_service(admin.clone().into_service())
     };
     let users_of_keys = KeysServer::new(applications).max_decoding_message_size(MAX_BATCH);
-    let known = port(MAX_MESSAGE).add_service(users_of_keys).into_axum_router();
+    let known = port(MAX_MESSAGE).add_service(users_of_keys).into_axum_router().merge(vault.routes());
     let known = (known, HttpLimits::remote());
     let strangers = (port(MAX_ATTESTATION).into_axum_router(), HttpLimits::strangers());
     let (stop, report) = (shutdown.clone(), failed.clone());

@@ -213,6 +213,7 @@ impl Server {
                 trust_domain,
                 server: server.clone(),
                 lifetimes,
+                dns_names: Vec::new(),
             };
             let renew_after = identity.renew().await?;
             Ok::<_, KeysError>((identity, renew_after))

@@ -17,6 +17,15 @@ pub fn sha384(data: &[u8]) -> [u8; 48] {
     out
 }
 
+/// SHA-512 of `data`.
+#[must_use]
+pub fn sha512(data: &[u8]) -> [u8; 64] {
+    let mut out = [0; 64];
+    // INVARIANT: the output of SHA-512 is 64 bytes.
+    out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512, data).as_ref());
+    out
+}
+
 /// SHA-256 of data that arrives in pieces.
 #[derive(Clone)]
 pub struct Sha256(aws_lc_rs::digest::Context);

@@ -14,16 +14,35 @@ use bonafide_wire::admin::{
     WaitResponse, WriteResponse, admin_server,
 };
 use tonic::service::Interceptor;
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 
-use super::{Admin, Caller};
+use super::{Admin, Caller, Rights};
 use crate::refusal::Refusal;
 
 impl Admin {
     fn authenticate<T>(&self, call: &str, request: Request<T>) -> Result<(Caller, T), Refusal> {
-        let caller = Caller::of(request.extensions(), self.info.local)?;
+        Ok((self.admit(request.extensions(), call)?, request.into_inner()))
+    }
+
+    /// Who calls, if policies let him make this call.
+    ///
+    /// # Errors
+    /// `admin.unauthenticated`, `admin.not-admin`, `admin.denied-by-policy`.
+    pub(crate) fn admit(&self, extensions: &Extensions, call: &str) -> Result<Caller, Refusal> {
+        let caller = Caller::of(extensions, self.info.local)?;
         self.guard.check(&caller, call, &self.registry.state(), self.clock.now())?;
-        Ok((caller, request.into_inner()))
+        Ok(caller)
+    }
+
+    /// The sites that a caller may administer; none for those who have all.
+    ///
+    /// # Errors
+    /// A caller without rights.
+    pub(crate) fn own_sites(&self, caller: &Caller) -> Result<Vec<String>, Refusal> {
+        Ok(match self.reader(caller)?.1 {
+            Rights::All => Vec::new(),
+            Rights::Sites(sites) => sites.into_iter().collect(),
+        })
     }
 }
 

@@ -179,6 +179,11 @@ impl Service {
         &self.0
     }
 
+    /// A key by its name: what a protocol must know of it to read a request. Says nothing of who may know.
+    pub(crate) fn named(&self, name: &str) -> Option<Arc<KeyRecord>> {
+        self.parts().registry.state().key(name).cloned()
+    }
+
     /// Does the items of one call, all with one key, and gives their results in the same order.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use bonafide_crypto::key::{KeyAlgorithm, PrivateKey};
 use bonafide_crypto::random::Random;
 use bonafide_identity::attributes::Attributes;
 use bonafide_identity::time::{Clock, UnixTime};
-use bonafide_identity::{Certificate, TrustDomain, X509Svid, reserved};
+use bonafide_identity::{Certificate, DnsName, TrustDomain, X509Svid, reserved};
 use bonafide_net::drain::Shutdown;
 use bonafide_tls::IdentitySlot;
 use bytes::Bytes;
@@ -39,6 +39,7 @@ pub(crate) struct ServerIdentity {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) server: String,
     pub(crate) lifetimes: Lifetimes,
+    pub(crate) dns_names: Vec<DnsName>,
 }
 
 impl ServerIdentity {
@@ -58,7 +59,7 @@ impl ServerIdentity {
         let leaf = NodeLeaf {
             id: id.clone(),
             public_key: key.public_key().clone(),
-            dns_names: Vec::new(),
+            dns_names: self.dns_names.clone(),
             attributes,
             validity,
             serial,

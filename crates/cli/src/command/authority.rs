@@ -9,7 +9,7 @@ use std::{
 };
 
 use bonafide_authority::config::{AuthorityConfig, ConfigError, SealConfig};
-use bonafide_identity::TrustDomain;
+use bonafide_identity::{DnsName, TrustDomain};
 
 use crate::{Console, Failure, roles, socket::AUTHORITY_DATA};
 
@@ -44,6 +44,9 @@ pub struct InitArgs {
     /// What join lines tell new nodes [default: where it listens]
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     address: Option<String>,
+    /// Name of this server for clients of Vault's API, which look for one in its certificate; several times
+    #[arg(long = "dns-name", value_name = "NAME")]
+    dns_names: Vec<DnsName>,
     /// Seal the root key with the passphrase in this file [default: with a key file in the data directory]
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
@@ -153,6 +156,7 @@ async fn init(arguments: InitArgs, console: &Console) -> Result<(), Failure> {
         data,
         listen,
         address,
+        dns_names,
         passphrase_file,
         store,
         store_ca,
@@ -170,6 +174,10 @@ async fn init(arguments: InitArgs, console: &Console) -> Result<(), Failure> {
     let data = std::path::absolute(&data).map_err(|source| Failure::read(&data, source))?;
     let text = fill(&trust_domain, &data, listen, address.as_deref(), passphrase_file.as_deref())?;
     let mut text = with_keys(text, ca_key.as_deref(), jwt_key.as_deref());
+    if !dns_names.is_empty() {
+        let names: Vec<_> = dns_names.iter().map(|name| quoted(name.as_str())).collect();
+        text = text.replace("#dns_names = []", &format!("dns_names = [{}]", names.join(", ")));
+    }
     if let Some(server) = server {
         text = text.replace("#server = \"a\"", &format!("server = {}", quoted(&server)));
     }

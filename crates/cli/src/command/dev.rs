@@ -11,7 +11,7 @@ use std::{
 use bonafide_agent::AgentConfig;
 use bonafide_authority::AuthorityConfig;
 use bonafide_crypto::random::{Random, SystemRandom};
-use bonafide_identity::TrustDomain;
+use bonafide_identity::{DnsName, TrustDomain};
 use bonafide_wire::{
     admin::{PutRegistrationRequest, PutSiteRequest, WaitRequest},
     agent::{StatusRequest, agent_client::AgentClient},
@@ -162,6 +162,7 @@ async fn start_authority(
 ) -> Result<roles::RunningAuthority, Failure> {
     let mut config = AuthorityConfig::new(arguments.trust_domain.clone(), state.path("authority"));
     config.listen = ([127, 0, 0, 1], 0).into();
+    config.dns_names.extend(DnsName::parse("localhost").ok());
     if !config.data_dir.exists() {
         roles::create_authority(&config, console).await?;
     }

@@ -18,3 +18,4 @@ mod fixture;
 mod lint;
 #[path = "../support/pair.rs"]
 mod pair;
+mod vault;

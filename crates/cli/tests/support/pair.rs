@@ -81,7 +81,7 @@ impl Pair {
             let config = folder.join(name).with_extension("toml");
             let mut command = bonafide();
             command.args(["authority", "init", "--trust-domain", trust_domain, "--listen", "127.0.0.1:0"]);
-            command.args(["--server", name, "--store", &database.url()]);
+            command.args(["--server", name, "--store", &database.url(), "--dns-name", "localhost"]);
             command.arg("--config").arg(&config).arg("--data").arg(folder.join(name));
             if let Some(beside) = beside {
                 command.arg("--beside").arg(folder.join(beside));

@@ -102,8 +102,10 @@ impl JwsAlgorithm {
         }
     }
 
-    /// The signature as [`crate::key::PublicKey::verify`] takes it: r and s of fixed length become DER.
-    pub(super) fn signature_from_jose(self, signature: &[u8]) -> Option<Vec<u8>> {
+    /// The signature as [`crate::key::PublicKey::verify`] takes it: r and s of fixed length become DER. `None` if they have
+    /// another length.
+    #[must_use]
+    pub fn signature_from_jose(self, signature: &[u8]) -> Option<Vec<u8>> {
         let Some(length) = self.coordinate_bytes() else {
             return Some(signature.to_vec());
         };
@@ -124,7 +126,8 @@ impl JwsAlgorithm {
     }
 
     /// The reverse of [`Self::signature_from_jose`].
-    pub(super) fn signature_to_jose(self, signature: Vec<u8>) -> Option<Vec<u8>> {
+    #[must_use]
+    pub fn signature_to_jose(self, signature: Vec<u8>) -> Option<Vec<u8>> {
         let Some(length) = self.coordinate_bytes() else {
             return Some(signature);
         };

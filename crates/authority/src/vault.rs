@@ -1,0 +1,141 @@
+//! The transit part of Vault's HTTP API, on the port of the agents, for scripts and libraries that speak it.
+//!
+//! The caller is whoever its X509-SVID says, as everywhere: a request needs no token. Those who log in (`auth/cert`) get one
+//! that is good for nothing without the same identity. What may be done with a key, policies say; keys are administered with
+//! the admin rights that an SVID carries.
+//!
+//! | differs | why |
+//! |---|---|
+//! | a key is not made by the first encryption | who may use a key does not thereby say what keys there are |
+//! | `context` and `associated_data` are bound to every ciphertext, also of keys that are not `derived` | a context that can be left out protects nothing |
+//! | keys have one use: `hmac` needs a key of that type | one secret, one algorithm |
+//! | `DELETE` schedules the destruction, after a week in which `soft-delete-restore` takes it back | what is destroyed does not come back |
+//! | MD5, SHA-1, raw exports of wrapped keys, backups and restores are missing | |
+
+mod answer;
+mod fields;
+mod identity;
+mod keys;
+mod token;
+mod transit;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::routing::any;
+use bonafide_crypto::mac::MacKey;
+use bonafide_crypto::random::Random;
+use bonafide_identity::time::Clock;
+use http::{Method, StatusCode};
+
+use self::answer::{Answer, Reply};
+use self::fields::Fields;
+use self::token::Tokens;
+use crate::admin::Admin;
+use crate::kms::callers::Callers;
+use crate::kms::grpc::Grpc;
+use crate::kms::service::Service;
+use crate::refusal::Refusal;
+
+/// What a token's MAC is for.
+pub(crate) const PURPOSE: &str = "vault tokens v1";
+/// The longest body: a call's bytes in base64, and names around them.
+const MAX_BODY: usize = 8 << 20;
+
+/// What answers.
+#[derive(Clone)]
+pub(crate) struct Vault(Arc<Parts>);
+
+struct Parts {
+    admin: Admin,
+    service: Service,
+    callers: Arc<Callers>,
+    tokens: Tokens,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    /// For `sys/health`.
+    server: String,
+}
+
+/// One request, read.
+struct Call<'a> {
+    vault: &'a Vault,
+    parts: &'a http::request::Parts,
+    /// Its path below `/v1/`, in segments.
+    path: Vec<&'a str>,
+    fields: Fields,
+}
+
+impl Vault {
+    pub(crate) fn new(
+        admin: Admin,
+        applications: Grpc,
+        key: MacKey,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        server: String,
+    ) -> Self {
+        let Grpc { service, callers } = applications;
+        Self(Arc::new(Parts { admin, service, callers, tokens: Tokens::new(key), clock, random, server }))
+    }
+
+    /// Everything below `/v1/`.
+    pub(crate) fn routes(self) -> Router {
+        // `LIST` is no method that a router knows.
+        Router::new().route("/v1/{*path}", any(serve)).with_state(self)
+    }
+}
+
+async fn serve(State(vault): State<Vault>, request: Request<Body>) -> Reply {
+    let id = uuid::Uuid::from_bytes(vault.0.random.array()).hyphenated().to_string();
+    match answer(&vault, request).await {
+        Ok(answer) => Reply { id, answer },
+        Err(refusal) => Reply { id, answer: Answer::Refused(refusal) },
+    }
+}
+
+async fn answer(vault: &Vault, request: Request<Body>) -> Result<Answer, Refusal> {
+    let (parts, body) = request.into_parts();
+    let list = parts.method.as_str() == "LIST"
+        || parts.uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "list=true"));
+    let writes = matches!(parts.method, Method::POST | Method::PUT);
+    if !(writes || list || matches!(parts.method, Method::GET | Method::HEAD | Method::DELETE)) {
+        return Ok(Answer::Status(StatusCode::METHOD_NOT_ALLOWED));
+    }
+    let fields = if writes {
+        let body = to_bytes(body, MAX_BODY).await.map_err(|_| {
+            Refusal::invalid("vault.body", "the body is longer than 8 MiB, or was cut off")
+                .hint("send smaller batches")
+        })?;
+        Fields::read(&body)?
+    } else {
+        Fields::default()
+    };
+    let path = parts.uri.path().trim_start_matches("/v1/").trim_end_matches('/').split('/').collect();
+    let call = Call { vault, parts: &parts, path, fields };
+    let delete = parts.method == Method::DELETE;
+    match *call.path.as_slice() {
+        ["sys", ..] => identity::system(&call),
+        ["auth", "cert", "login"] if writes => identity::login(&call),
+        ["auth", "token", "lookup-self"] => identity::lookup(&call),
+        ["auth", "token", "revoke-self"] if writes => identity::revoke(&call),
+        ["transit", "keys"] if list => keys::list(&call),
+        ["transit", "keys", name] if writes => keys::create(&call, name).await,
+        ["transit", "keys", name] if delete => keys::destroy(&call, name).await,
+        ["transit", "keys", name] => keys::read(&call, name),
+        ["transit", "keys", name, "config"] if writes => keys::configure(&call, name).await,
+        ["transit", "keys", name, "rotate"] if writes => keys::rotate(&call, name).await,
+        ["transit", "keys", name, "trim"] if writes => keys::trim(&call, name).await,
+        ["transit", "keys", name, "soft-delete"] if writes || delete => keys::destroy(&call, name).await,
+        ["transit", "keys", name, "soft-delete-restore"] if writes => keys::restore(&call, name).await,
+        ["transit", "export", "public-key", name] => transit::public_keys(&call, name, None).await,
+        ["transit", "export", "public-key", name, version] => {
+            transit::public_keys(&call, name, Some(version)).await
+        }
+        ["transit", operation, ref rest @ ..] if writes => transit::operate(&call, operation, rest).await,
+        _ => Err(Refusal::not_found("vault.path", "unsupported path")
+            .hint("the transit engine is served, below `transit/`, and logins with `auth/cert`")),
+    }
+}

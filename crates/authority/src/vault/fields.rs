@@ -1,0 +1,144 @@
+//! What a request says: fields of JSON, in which the command line writes numbers and flags as text.
+
+use base64ct::{Base64, Base64Unpadded, Encoding as _};
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use crate::refusal::Refusal;
+
+/// Fields by name. Unknown ones are passed over: Vault does so.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fields(Map<String, Value>);
+
+impl Fields {
+    /// Of a body, which may be empty.
+    ///
+    /// # Errors
+    /// What is no object.
+    pub(super) fn read(body: &[u8]) -> Result<Self, Refusal> {
+        if body.is_empty() {
+            return Ok(Self::default());
+        }
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(fields)) => Ok(Self(fields)),
+            Ok(Value::Null) => Ok(Self::default()),
+            _ => Err(Refusal::invalid("vault.body", "error parsing JSON").hint("send an object")),
+        }
+    }
+
+    /// The items of `batch_input`, if there is such a field.
+    ///
+    /// # Errors
+    /// Something else than objects, or none of them.
+    pub(super) fn batch(&mut self) -> Result<Option<Vec<Self>>, Refusal> {
+        let items = match self.0.remove("batch_input") {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Array(items)) => items,
+            Some(_) => {
+                return Err(Refusal::invalid("vault.batch", "failed to parse batch input: it is no array"));
+            }
+        };
+        if items.is_empty() {
+            return Err(Refusal::invalid("vault.batch", "missing batch input to process"));
+        }
+        let items = items.into_iter().map(|item| match item {
+            Value::Object(fields) => Ok(Self(fields)),
+            _ => Err(Refusal::invalid("vault.batch", "failed to parse batch input: an item is no object")),
+        });
+        items.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Whether it is there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Text.
+    ///
+    /// # Errors
+    /// Something else.
+    pub(super) fn text(&self, name: &str) -> Result<Option<&str>, Refusal> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(wrong(name, "text")),
+        }
+    }
+
+    /// A number, also as text.
+    ///
+    /// # Errors
+    /// Something else, and what does not fit.
+    pub(super) fn number(&self, name: &str) -> Result<Option<u32>, Refusal> {
+        let number = match self.0.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Number(number)) => number.as_u64().and_then(|number| number.try_into().ok()),
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(_) => None,
+        };
+        number.map(Some).ok_or_else(|| wrong(name, "a number"))
+    }
+
+    /// Yes or no, also as text.
+    ///
+    /// # Errors
+    /// Something else.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Refusal> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(Value::String(text)) if matches!(&**text, "true" | "1") => Ok(true),
+            Some(Value::String(text)) if matches!(&**text, "false" | "0" | "") => Ok(false),
+            Some(_) => Err(wrong(name, "`true` or `false`")),
+        }
+    }
+
+    /// A length of time in seconds: a number, or text as `24h`.
+    ///
+    /// # Errors
+    /// Something else.
+    pub(super) fn seconds(&self, name: &str) -> Result<Option<u32>, Refusal> {
+        let Some(Value::String(text)) = self.0.get(name) else { return self.number(name) };
+        let (number, unit) =
+            text.split_at(text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic()).len());
+        let unit = match unit {
+            "" | "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            _ => return Err(wrong(name, "a length of time such as `24h`")),
+        };
+        let seconds = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
+        seconds.map(Some).ok_or_else(|| wrong(name, "a length of time such as `24h`"))
+    }
+
+    /// Bytes in base64, erased after use.
+    ///
+    /// # Errors
+    /// What is not base64.
+    pub(super) fn bytes(&self, name: &str) -> Result<Option<Bytes>, Refusal> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        decode(text).map(|bytes| Some(Bytes::from_owner(Zeroizing::new(bytes)))).map_err(|()| {
+            Refusal::invalid("vault.base64", format!("illegal base64 data in `{name}`"))
+                .hint("encode it with the standard alphabet and padding")
+        })
+    }
+
+    /// The same in text that has one form only, to be bound to a ciphertext.
+    ///
+    /// # Errors
+    /// What is not base64.
+    pub(super) fn canonical(&self, name: &str) -> Result<Option<String>, Refusal> {
+        Ok(self.bytes(name)?.filter(|bytes| !bytes.is_empty()).map(|bytes| Base64::encode_string(&bytes)))
+    }
+}
+
+/// Padding may be missing.
+pub(super) fn decode(text: &str) -> Result<Vec<u8>, ()> {
+    Base64::decode_vec(text).or_else(|_| Base64Unpadded::decode_vec(text)).map_err(|_| ())
+}
+
+fn wrong(name: &str, expected: &str) -> Refusal {
+    Refusal::invalid("vault.field", format!("field validation failed: `{name}` must be {expected}"))
+}
