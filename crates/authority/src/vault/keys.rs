@@ -92,10 +92,18 @@ pub(super) async fn configure(call: &Call<'_>, name: &str) -> Result<Answer, Ref
         )
         .hint("make another key, with `exportable=true`"));
     }
+    let key = find(call, &admin(call, "ListKeys")?, name)?.ok_or_else(|| unknown(name))?;
+    let min_decrypt = fields.number("min_decryption_version")?.map(|version| version.max(1));
+    // 0: whatever can be decrypted again. So it goes along with the other bound, unless something else is asked for.
+    let least = min_decrypt.unwrap_or(key.min_decrypt);
+    let min_encrypt = match fields.number("min_encryption_version")? {
+        Some(version) if version > 0 => version,
+        Some(_) => least,
+        None => least.max(key.min_encrypt),
+    };
     let settings = KeySettings {
-        min_decrypt: fields.number("min_decryption_version")?.map(|version| version.max(1)),
-        // 0 is Vault's word for: the newest.
-        min_encrypt: fields.number("min_encryption_version")?.map(|version| version.max(1)),
+        min_decrypt,
+        min_encrypt: Some(min_encrypt),
         rotation: fields.seconds("auto_rotate_period")?,
         ..KeySettings::default()
     };
@@ -205,14 +213,13 @@ fn shown(key: &wire::Key) -> Value {
         };
         versions.insert(version.number.to_string(), value);
     }
-    json!({
+    let mut shown = json!({
         "name": key.name,
         "type": type_name(key_type),
-        "keys": versions,
         "latest_version": key.versions.iter().map(|version| version.number).max(),
-        "min_available_version": key.trimmed,
+        "min_available_version": if key.trimmed > 1 { key.trimmed } else { 0 },
         "min_decryption_version": key.min_decrypt,
-        "min_encryption_version": key.min_encrypt,
+        "min_encryption_version": if key.min_encrypt > key.min_decrypt { key.min_encrypt } else { 0 },
         "auto_rotate_period": settings.rotation.unwrap_or_default(),
         "exportable": key.exportable,
         "derived": key.convergent,
@@ -225,7 +232,17 @@ fn shown(key: &wire::Key) -> Value {
         "supports_decryption": key_type.can(Operation::Decrypt),
         "supports_derivation": key_type.is_cipher(),
         "supports_signing": key_type.can(Operation::Sign),
-    })
+    });
+    let (name, value) = match key_type {
+        KeyType::HmacSha256 => ("key_size", json!(32)),
+        KeyType::HmacSha384 => ("key_size", json!(48)),
+        KeyType::HmacSha512 => ("key_size", json!(64)),
+        _ => ("keys", Value::Object(versions)),
+    };
+    if let Some(fields) = shown.as_object_mut() {
+        fields.insert(name.to_owned(), value);
+    }
+    shown
 }
 
 /// RFC 7468.

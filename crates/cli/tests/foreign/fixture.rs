@@ -85,19 +85,21 @@ impl TrustDomain {
         self.path().join("agent.sock")
     }
 
-    /// Runs a command of ours and returns what it printed.
-    pub(crate) fn run(&self, arguments: &[&str]) -> String {
+    /// Our program, told of the sockets.
+    pub(crate) fn command(&self) -> Command {
         let admin = self.pair.as_ref().map(|pair| {
             pair.step();
             pair.admin_socket()
         });
         let admin = admin.unwrap_or_else(|| self.path().join("authority/admin.sock"));
-        let output = bonafide()
-            .args(arguments)
-            .env("SPIFFE_ENDPOINT_SOCKET", self.endpoint())
-            .env("BONAFIDE_ADMIN_SOCKET", admin)
-            .output()
-            .unwrap();
+        let mut command = bonafide();
+        command.env("SPIFFE_ENDPOINT_SOCKET", self.endpoint()).env("BONAFIDE_ADMIN_SOCKET", admin);
+        command
+    }
+
+    /// Runs a command of ours and returns what it printed.
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
+        let output = self.command().args(arguments).output().unwrap();
         succeeded(&output, arguments);
         String::from_utf8(output.stdout).unwrap()
     }

@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use base64ct::{Base64, Encoding as _};
@@ -26,17 +28,28 @@ spec:
 const POLICY: &str = "kind: Policy
 name: keys
 rules:
-- name: app
+- name: both
   allow:
-    who: {id: spiffe://foreign.test/foreign/app}
-    can: [encrypt, decrypt, rewrap, mac, verify-mac, verify, data-key, public-key]
-- name: keeper
-  allow: {who: {id: spiffe://foreign.test/foreign/keeper}, can: [sign]}
+    who: {id: spiffe://foreign.test/foreign/*}
+    can: [encrypt, decrypt, rewrap, mac, verify-mac, sign, verify, data-key, public-key]
+- name: app-signs-nothing
+  deny: {who: {id: spiffe://foreign.test/foreign/app}, can: [sign]}
 ";
 
 /// A trust domain with an admin of its site, an application, and the certificates of both.
 struct Stage {
     domain: TrustDomain,
+    /// Whoever the certificates belong to: when a process ends, so does what it may do.
+    holders: Vec<(Child, BufReader<ChildStdout>)>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for (holder, _) in &mut self.holders {
+            let _ = holder.kill();
+            let _ = holder.wait();
+        }
+    }
 }
 
 impl Stage {
@@ -54,11 +67,19 @@ impl Stage {
             let words = ["entry", "create", id, "-s", &selector, "--x509-ttl", "1h", "--wait"];
             domain.run(&[words.as_slice(), more].concat());
         }
-        let stage = Self { domain };
+        let mut stage = Self { domain, holders: Vec::new() };
         for id in [KEEPER, APP] {
             let folder = stage.folder(id);
             fs::create_dir(&folder).unwrap();
-            stage.domain.run(&["svid", "x509", "--spiffe-id", id, "--write", folder.to_str().unwrap()]);
+            let mut holder = stage.domain.command();
+            holder.args(["svid", "x509", "--watch", "--spiffe-id", id, "--write"]).arg(&folder);
+            let mut holder = holder.stdout(Stdio::piped()).spawn().unwrap();
+            let mut line = String::new();
+            // It shows what it has written.
+            let mut shown = BufReader::new(holder.stdout.take().unwrap());
+            shown.read_line(&mut line).unwrap();
+            stage.holders.push((holder, shown));
+            assert!(folder.join("svid_bundle.pem").exists(), "{line}");
         }
         stage
     }
@@ -178,4 +199,39 @@ fn hvac() {
         .unwrap();
     succeeded(&output, &["transit.py"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "all held");
+}
+
+/// OpenBao's own server, without a store. Ended when dropped.
+struct OpenBao(Child);
+
+impl Drop for OpenBao {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn answers_look_like_those_of_openbao() {
+    if !present("OpenBao's server", Command::new(beside_python("bao")).arg("version")) {
+        return;
+    }
+    let stage = Stage::start();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = Command::new(beside_python("bao"));
+    server.args(["server", "-dev", "-dev-no-store-token", "-dev-root-token-id=root"]);
+    let server = server.arg(format!("-dev-listen-address=127.0.0.1:{port}")).env("HOME", stage.domain.path());
+    let mut server = OpenBao(server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let mut said = BufReader::new(server.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.contains("Root Token")), "it starts");
+    std::thread::spawn(move || said.for_each(drop));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign/python/oracle.py");
+    let output = Command::new(beside_python("python"))
+        .arg(script)
+        .args([stage.address(), stage.folder(KEEPER).display().to_string()])
+        .args([format!("http://127.0.0.1:{port}"), "root".to_owned()])
+        .output()
+        .unwrap();
+    succeeded(&output, &["oracle.py"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "alike");
 }
