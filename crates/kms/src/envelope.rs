@@ -69,7 +69,7 @@ impl DataKey {
         self.header
     }
 
-    /// Encrypts: a whole ciphertext, made in one allocation.
+    /// Encrypts: a whole ciphertext, whose place is taken once.
     ///
     /// # Errors
     /// [`Refusal::TooLong`] above 1 MiB.
