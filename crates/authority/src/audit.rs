@@ -1,4 +1,4 @@
-//! Verification of an issuance ledger from its files: that nobody edited it, and that what it says holds together.
+//! Verification of a ledger from its files: that nobody edited it, and that what it says holds together.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::entry::{Entry, entry::Kind};
+use crate::key_entry::{KeyEntry, change, key_entry::Kind as OfKeys, operation};
 
 /// What a ledger says, after everything in it was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub enum AuditError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// An entry is no entry.
-    #[error("entry {0} is no entry of an issuance ledger")]
+    #[error("entry {0} is no entry of such a ledger")]
     Entry(u64),
 }
 
@@ -110,6 +111,71 @@ pub fn find_certificate(
         }
     })?;
     Ok(found)
+}
+
+/// What the entries of a ledger of keys say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyContents {
+    /// What was done with keys: single items.
+    pub operations: u64,
+    /// Changes of keys that were committed.
+    pub changes: u64,
+    /// Leases that were given.
+    pub leases: u64,
+    /// Requests that were refused.
+    pub refusals: u64,
+    /// Intents of which it is not said what became of them: the server was killed, or its disk was full.
+    pub open_intents: u64,
+    /// Entries of kinds that a newer server has written.
+    pub unknown: u64,
+}
+
+/// Verifies a ledger of keys in `directory` under the key of its server, and walks all of its entries.
+///
+/// # Errors
+/// [`AuditError`], with the first place that is wrong.
+pub fn verify_key_ledger(directory: &Path, key: &VerifierKey) -> Result<(Report, KeyContents), AuditError> {
+    let mut contents = KeyContents::default();
+    let mut damaged = None;
+    let mut open: HashMap<(bool, u64), u64> = HashMap::new();
+    let report = bonafide_ledger::verify_entries(directory, key, &mut |index, entry| {
+        let Ok(entry) = KeyEntry::decode(entry) else {
+            damaged.get_or_insert(index);
+            return;
+        };
+        match entry.kind {
+            Some(OfKeys::Operation(operation)) if operation.stage() == operation::Stage::Intent => {
+                *open.entry((false, operation.number)).or_default() += 1;
+            }
+            Some(OfKeys::Operation(operation)) => {
+                contents.operations +=
+                    operation.items.iter().map(|items| u64::from(items.count)).sum::<u64>();
+                close(&mut open, (false, operation.number));
+            }
+            Some(OfKeys::Change(change)) => match change.stage() {
+                change::Stage::Intent => *open.entry((true, change.number)).or_default() += 1,
+                stage => {
+                    contents.changes += u64::from(stage == change::Stage::Committed);
+                    close(&mut open, (true, change.number));
+                }
+            },
+            Some(OfKeys::LeaseGiven(lease)) => contents.leases += u64::from(!lease.renewed),
+            Some(OfKeys::LeaseOver(_)) => {}
+            Some(OfKeys::Refusal(_)) => contents.refusals += 1,
+            None => contents.unknown += 1,
+        }
+    })?;
+    if let Some(index) = damaged {
+        return Err(AuditError::Entry(index));
+    }
+    contents.open_intents = open.values().sum();
+    Ok((report, contents))
+}
+
+fn close(open: &mut HashMap<(bool, u64), u64>, intent: (bool, u64)) {
+    if let Some(count) = open.get_mut(&intent) {
+        *count = count.saturating_sub(1);
+    }
 }
 
 #[derive(Default)]

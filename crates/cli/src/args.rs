@@ -17,6 +17,7 @@ use crate::{
         explain::ExplainArgs,
         inspect::InspectArgs,
         join::JoinArgs,
+        key::KeyCommand,
         log::LogCommand,
         policy::PolicyCommand,
         revoke::RevokeCommand,
@@ -119,6 +120,9 @@ pub enum Command {
     /// Check, compare, test and explain policies, from files alone
     #[command(subcommand)]
     Policy(Box<PolicyCommand>),
+    /// Make, change, destroy and grant keys that workloads use and never see
+    #[command(subcommand)]
+    Key(Box<KeyCommand>),
     /// Print the one line to paste on a new node
     Join(JoinArgs),
     /// Create, list and delete join tokens

@@ -11,6 +11,7 @@ pub mod entry;
 pub mod explain;
 pub mod inspect;
 pub mod join;
+pub mod key;
 pub mod log;
 pub mod policy;
 pub mod revoke;

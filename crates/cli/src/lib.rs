@@ -13,6 +13,7 @@
 //! | `bonafide apply\|diff -f FILE` | makes sites, entries and rules as files say; shows what would change |
 //! | `bonafide export [KIND…]` | sites, entries and rules as files that `apply` takes |
 //! | `bonafide join [SITE]` | the one line to paste on a new node |
+//! | `bonafide key create\|list\|rotate\|config\|…` | keys that workloads use and never see; who may for a while (`grant`) |
 //! | `bonafide token create\|list\|delete` | join tokens |
 //! | `bonafide authority init\|run` | makes and runs an authority |
 //! | `bonafide agent run` | the agent of this node; `--join -` lets a new node join |
@@ -158,6 +159,7 @@ async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Decisions(arguments) => command::decisions::run(arguments, console).await,
         Command::Policy(command) => command::policy::run(*command, console).await,
         Command::Join(arguments) => command::join::run(arguments, console).await,
+        Command::Key(arguments) => command::key::run(*arguments, console).await,
         Command::Token(command) => command::token::run(command, console).await,
         Command::Agent(command) => command::agent::run(command, console).await,
         Command::Revoke(command) => command::revoke::run(command, console).await,

@@ -7,6 +7,8 @@ pub mod decision;
 pub mod explanation;
 pub mod inspection;
 pub mod kept_policy;
+pub mod key;
+mod key_ledger;
 pub mod ledger;
 pub mod policy;
 pub mod registration;

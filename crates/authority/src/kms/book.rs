@@ -54,8 +54,9 @@ pub(crate) struct Book {
 }
 
 impl Book {
-    pub(crate) fn new(pages: Arc<dyn Pages>) -> Self {
-        Self { pages, refusals: Rates::new(), complaints: Rates::new(), number: AtomicU64::new(0) }
+    /// `first`: drawn, so that the numbers of two lives of a server are not the same.
+    pub(crate) fn new(pages: Arc<dyn Pages>, first: u64) -> Self {
+        Self { pages, refusals: Rates::new(), complaints: Rates::new(), number: AtomicU64::new(first) }
     }
 
     /// For an intent and what comes of it.

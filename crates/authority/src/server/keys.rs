@@ -79,7 +79,7 @@ pub(super) fn start(
     let service = Service::new(Parts {
         guard: Guard::new(u64::from_ne_bytes(random.array())),
         hands: Hands::new(Dispatch::start(live, THREADS)?),
-        book: Arc::new(Book::new(Arc::clone(ledger) as _)),
+        book: Arc::new(Book::new(Arc::clone(ledger) as _, u64::from_ne_bytes(random.array()))),
         ends: Arc::new(Ends::default()),
         leases: Mutex::new(Leases::default()),
         registry: registry.clone(),

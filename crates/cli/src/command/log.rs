@@ -1,4 +1,4 @@
-//! `log show|verify`: the issuance ledger, from its files alone.
+//! `log show|verify`: the issuance ledger and the ledger of keys, from their files alone.
 
 use std::{
     io::Read as _,
@@ -6,8 +6,9 @@ use std::{
 };
 
 use bonafide_authority::{
-    audit::{AuditError, find_certificate, verify_ledger},
+    audit::{AuditError, find_certificate, verify_key_ledger, verify_ledger},
     entry::Entry,
+    key_entry::KeyEntry,
 };
 use bonafide_identity::Certificate;
 use bonafide_ledger::{LedgerError, VerifierKey};
@@ -20,14 +21,12 @@ use crate::{
     view::ledger::{EntryList, EntryView, ReportView},
 };
 
-/// Where the authority writes the public key of its ledger, beside the ledger.
-const KEY_FILE: &str = "ledger.pub";
 const MAX_KEY: u64 = 4_096;
 /// A chain in PEM; only its first certificate counts.
 const MAX_CERTIFICATE: u64 = 256 * 1024;
 const LEDGER: &str = "/var/lib/bonafide/authority/ledger";
 
-/// The issuance ledger: everything that was ever issued, and refused.
+/// The ledgers: everything that was ever issued, and refused; and, in `key-ledger`, what was done with keys.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum LogCommand {
     /// Show entries up to the last checkpoint, the latest at the end
@@ -93,6 +92,10 @@ pub async fn run(command: LogCommand, console: &Console) -> Result<(), Failure> 
 /// Verifies everything, and finds the certificate's entry if one was asked for.
 fn audit(ledger: &Path, key: &VerifierKey, certificate: Option<&Certificate>) -> Result<ReportView, Failure> {
     let failure = |cause: AuditError| Failure::of(cause.code(), &cause, cause.hint());
+    if tiles::is_of_keys(ledger)? {
+        let (report, contents) = verify_key_ledger(ledger, key).map_err(failure)?;
+        return Ok(ReportView::of_keys(report, &contents));
+    }
     let report = verify_ledger(ledger, key).map_err(failure)?;
     let entry =
         certificate.map(|wanted| find_certificate(ledger, key, wanted)).transpose().map_err(failure)?;
@@ -108,18 +111,24 @@ fn read_certificate(path: &Path) -> Result<Certificate, Failure> {
     Certificate::from_der(&der).map_err(|cause| Failure::of(cause.code(), cause, cause.hint()))
 }
 
-/// What the authority has written: `<data>/ledger.pub` for `<data>/ledger`.
+/// What the authority has written: `<data>/ledger.pub` for `<data>/ledger`, and likewise for `<data>/key-ledger`.
 fn key_beside(ledger: &Path) -> Result<String, Failure> {
     let ledger = std::path::absolute(ledger).map_err(|source| Failure::read(ledger, source))?;
-    let path = ledger.with_file_name(KEY_FILE);
+    let path = ledger.with_extension("pub");
     let file = std::fs::File::open(&path).map_err(|source| Failure::read(&path, source))?;
     std::io::read_to_string(file.take(MAX_KEY)).map_err(|source| Failure::read(&path, source))
 }
 
 fn show(ledger: &Path, count: u64, from: Option<u64>, about: Option<&str>) -> Result<EntryList, Failure> {
     let size = tiles::published_size(ledger)?;
+    let of_keys = tiles::is_of_keys(ledger)?;
     let view = |(index, bytes): (u64, Vec<u8>)| {
-        Entry::decode(bytes.as_slice()).map(|entry| EntryView::new(index, entry)).map_err(|cause| {
+        let bytes = bytes.as_slice();
+        let decoded = match of_keys {
+            true => KeyEntry::decode(bytes).map(|entry| EntryView::of_keys(index, entry)),
+            false => Entry::decode(bytes).map(|entry| EntryView::new(index, entry)),
+        };
+        decoded.map_err(|cause| {
             Failure::of("ledger.broken", format!("entry {index}: {cause}"), "see `bonafide log verify`")
         })
     };

@@ -1,9 +1,10 @@
 //! What the issuance ledger says.
 
 use bonafide_authority::{
-    audit::LedgerReport,
+    audit::{KeyContents, LedgerReport},
     entry::{Entry, entry::Kind},
 };
+use bonafide_ledger::Report;
 use serde::Serialize;
 
 use crate::{
@@ -17,16 +18,21 @@ use crate::{
 /// One entry.
 #[derive(Debug, Serialize)]
 pub struct EntryView {
-    index: u64,
-    at: Moment,
-    kind: &'static str,
+    pub(super) index: u64,
+    pub(super) at: Moment,
+    pub(super) kind: &'static str,
     /// Who got it, or who was refused.
-    subject: String,
-    instance: String,
-    details: Vec<String>,
+    pub(super) subject: String,
+    pub(super) instance: String,
+    pub(super) details: Vec<String>,
 }
 
 impl EntryView {
+    /// One of nobody yet.
+    pub(super) fn of(index: u64, at: Moment, kind: &'static str, details: Vec<String>) -> Self {
+        Self { index, at, kind, subject: String::new(), instance: String::new(), details }
+    }
+
     /// An entry, as it was written.
     pub fn new(index: u64, entry: Entry) -> Self {
         let at = Moment(entry.at);
@@ -206,6 +212,9 @@ pub struct ReportView {
     attestations: u64,
     refusals: u64,
     restores: u64,
+    /// Of a ledger of keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<KeysView>,
     /// Written by a newer version.
     unknown: u64,
     /// What an honest server never writes.
@@ -219,6 +228,15 @@ pub struct ReportView {
 struct CertificateView {
     /// Absent when there is none.
     entry: Option<u64>,
+}
+
+/// What a ledger of keys says.
+#[derive(Debug, Serialize)]
+struct KeysView {
+    operations: u64,
+    changes: u64,
+    leases: u64,
+    open_intents: u64,
 }
 
 /// The last checkpoint.
@@ -236,6 +254,35 @@ impl ReportView {
     /// `entry`: where the certificate that was looked for is, if one was.
     pub fn new(report: LedgerReport, entry: Option<Option<u64>>) -> Self {
         let LedgerReport { ledger, contents } = report;
+        let mut view = Self::of_ledger(ledger);
+        view.x509_svids = contents.x509_svids;
+        view.jwt_svids = contents.jwt_svids;
+        view.attestations = contents.attestations;
+        view.refusals = contents.refusals;
+        view.restores = contents.restores;
+        view.unknown = contents.unknown;
+        let findings = contents.findings.iter();
+        view.findings = findings.map(|(index, finding)| format!("entry {index}: {finding}")).collect();
+        view.certificate = entry.map(|entry| CertificateView { entry });
+        view
+    }
+
+    /// Of a ledger of keys.
+    pub fn of_keys(ledger: Report, contents: &KeyContents) -> Self {
+        let keys = KeysView {
+            operations: contents.operations,
+            changes: contents.changes,
+            leases: contents.leases,
+            open_intents: contents.open_intents,
+        };
+        let mut view = Self::of_ledger(ledger);
+        view.refusals = contents.refusals;
+        view.unknown = contents.unknown;
+        view.keys = Some(keys);
+        view
+    }
+
+    fn of_ledger(ledger: Report) -> Self {
         let checkpoint = ledger.checkpoint.map(|checkpoint| CheckpointView {
             origin: checkpoint.origin,
             size: checkpoint.size,
@@ -244,19 +291,19 @@ impl ReportView {
             revision: checkpoint.bindings.revision,
             set_digest: hex(&checkpoint.bindings.set_digest),
         });
-        let findings = contents.findings.iter();
         Self {
             size: ledger.size,
             unsigned: ledger.unsigned,
             checkpoint,
-            x509_svids: contents.x509_svids,
-            jwt_svids: contents.jwt_svids,
-            attestations: contents.attestations,
-            refusals: contents.refusals,
-            restores: contents.restores,
-            unknown: contents.unknown,
-            findings: findings.map(|(index, finding)| format!("entry {index}: {finding}")).collect(),
-            certificate: entry.map(|entry| CertificateView { entry }),
+            x509_svids: 0,
+            jwt_svids: 0,
+            attestations: 0,
+            refusals: 0,
+            restores: 0,
+            keys: None,
+            unknown: 0,
+            findings: Vec::new(),
+            certificate: None,
         }
     }
 
@@ -301,6 +348,16 @@ impl View for ReportView {
                 ("set digest", some(&checkpoint.set_digest)),
             ]),
         }
+        if let Some(keys) = &self.keys {
+            page.record([
+                ("operations", some(keys.operations.to_string())),
+                ("changes of keys", some(keys.changes.to_string())),
+                ("leases", some(keys.leases.to_string())),
+                ("refusals", some(self.refusals.to_string())),
+                ("intents without outcome", some(keys.open_intents.to_string())),
+            ]);
+            return;
+        }
         page.record([
             ("X509-SVIDs", some(self.x509_svids.to_string())),
             ("JWT-SVIDs", some(self.jwt_svids.to_string())),
@@ -321,13 +378,13 @@ impl View for ReportView {
 }
 
 /// Names with values, without those that are empty.
-fn present<const N: usize>(details: [(&str, String); N]) -> Vec<String> {
+pub(super) fn present<const N: usize>(details: [(&str, String); N]) -> Vec<String> {
     let filled = details.into_iter().filter(|(_, value)| !value.is_empty());
     filled.map(|(name, value)| format!("{name}: {value}")).collect()
 }
 
 /// As in certificates, and on the wire of people: hyphenated.
-fn instance(bytes: &[u8]) -> String {
+pub(super) fn instance(bytes: &[u8]) -> String {
     match <[u8; 16]>::try_from(bytes) {
         Ok(bytes) => bonafide_identity::InstanceId::from_bytes(bytes).to_string(),
         Err(_) => hex(bytes),

@@ -96,7 +96,7 @@ impl House {
             registry: registry.clone(),
             guard: Guard::new(7),
             hands: Hands::new(Dispatch::start(Arc::new(live), 2).unwrap()),
-            book: Arc::new(Book::new(paper.clone())),
+            book: Arc::new(Book::new(paper.clone(), 7)),
             ends: Arc::default(),
             leases: Mutex::default(),
             clock: clock.clone(),
