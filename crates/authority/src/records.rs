@@ -300,8 +300,11 @@ impl Object {
             }
             Kind::JoinToken(token) => convert::to_token(token).map(|token| Self::JoinToken(Arc::new(token))),
             Kind::Key(key) => KeyRecord::of_record(key, revision).map(|key| Self::Key(Arc::new(key))),
-            Kind::KeyGrant(grant) => Some(Self::KeyGrant(Arc::new(grant))),
-            Kind::KeyVersion(version) => Some(Self::KeyVersion(Arc::new(version))),
+            Kind::KeyGrant(grant) => (grant.key.len() == 16).then(|| Self::KeyGrant(Arc::new(grant))),
+            Kind::KeyVersion(version) => {
+                let named = version.key.len() == 16 && version.number > 0;
+                named.then(|| Self::KeyVersion(Arc::new(version)))
+            }
             Kind::Lease(lease) => {
                 key.strip_prefix(LEASE).map(|name| Self::Lease(name.into(), Arc::new(lease)))
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bonafide_authority::audit::verify_key_ledger;
 use bonafide_identity::{Certificate, X509Svid};
 use bonafide_tls::{Authorizer, IdentitySlot};
 use bonafide_wire::admin::{
@@ -339,7 +340,14 @@ async fn keys_are_made_changed_and_destroyed_by_operators_and_survive_a_restart(
     .await;
     world.admin.delete_key(delete).await.unwrap();
     create(&mut world, "orders/pii", "").await;
-    world.stop().await;
+    let (_directory, config, _) = world.stop().await;
+    // And the ledger has all of it.
+    let key = std::fs::read_to_string(config.data_dir.join("key-ledger.pub")).unwrap();
+    let key = key.trim().parse().unwrap();
+    let (report, contents) = verify_key_ledger(&config.data_dir.join("key-ledger"), &key).unwrap();
+    assert_eq!(report.unsigned, 0);
+    assert!(contents.changes >= 8 && contents.operations >= 2, "{contents:?}");
+    assert_eq!((contents.open_intents, contents.unknown), (0, 0));
 }
 
 #[tokio::test]

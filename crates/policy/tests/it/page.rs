@@ -1,4 +1,4 @@
-//! The page of questions: what it says is run.
+//! The page of questions, and that of keys: what they say is run.
 
 use bonafide_policy::{
     Body, Effect,
@@ -8,11 +8,16 @@ use bonafide_policy::{
 };
 
 const PAGE: &str = include_str!("../../../../docs/policy.md");
+const KEYS: &str = include_str!("../../../../docs/keys.md");
 
 /// The text of each block of a language.
 fn blocks(language: &str) -> Vec<&'static str> {
+    blocks_of(PAGE, language)
+}
+
+fn blocks_of(page: &'static str, language: &str) -> Vec<&'static str> {
     let begin = format!("```{language}\n");
-    PAGE.split(begin.as_str()).skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
+    page.split(begin.as_str()).skip(1).map(|rest| rest.split("\n```").next().unwrap()).collect()
 }
 
 #[test]
@@ -27,7 +32,9 @@ fn ten_questions_have_an_answer_each() {
 #[test]
 fn every_policy_of_the_page_passes_its_tests_and_has_no_faults() {
     let mut policies = 0;
-    for block in blocks("yaml") {
+    let of_keys = blocks_of(KEYS, "yaml");
+    assert_eq!(of_keys.len(), 1);
+    for block in blocks("yaml").into_iter().chain(of_keys) {
         let documents = read(block).unwrap_or_else(|faults| panic!("{block}\n{faults:?}"));
         let report = coverage::run(&documents, true);
         assert_eq!(report.failed(), 0, "{block}\n{report:?}");
@@ -39,7 +46,7 @@ fn every_policy_of_the_page_passes_its_tests_and_has_no_faults() {
         }
         assert_eq!(documents.len(), 1, "{block}");
     }
-    assert_eq!(policies, blocks("yaml").len());
+    assert_eq!(policies, blocks("yaml").len() + 1);
     assert!(policies >= 10);
 }
 

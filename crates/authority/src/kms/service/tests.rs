@@ -15,7 +15,9 @@ use bonafide_kms::key::{Birth, Change, Settings, Target};
 use bonafide_kms::material::Flags;
 use bonafide_ledger::LedgerError;
 use bonafide_policy::CertifiedLabels;
-use bonafide_store::SqliteStore;
+use bonafide_store::{
+    Batch, BoxFuture, Change as Change_, Head, Revision, Snapshot, SqliteStore, Store, StoreError,
+};
 use bonafide_testkit::TestClock;
 use prost::Message as _;
 
@@ -56,8 +58,47 @@ impl Pages for Paper {
     }
 }
 
+/// A store that is out of reach when it is told to be.
+#[derive(Debug)]
+struct Cable {
+    store: SqliteStore,
+    cut: std::sync::atomic::AtomicBool,
+}
+
+impl Cable {
+    fn reach<T: Send>(&self) -> Result<(), BoxFuture<'_, Result<T, StoreError>>> {
+        let cut = self.cut.load(std::sync::atomic::Ordering::SeqCst);
+        if cut { Err(Box::pin(async { Err(StoreError::Io("cut off".to_owned())) })) } else { Ok(()) }
+    }
+}
+
+impl Store for Cable {
+    fn head(&self) -> BoxFuture<'_, Result<Head, StoreError>> {
+        self.reach().map_or_else(|cut| cut, |()| self.store.head())
+    }
+
+    fn commit(&self, expect: Revision, batch: Batch) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        self.reach().map_or_else(|cut| cut, |()| self.store.commit(expect, batch))
+    }
+
+    fn changes(&self, since: Revision, max: usize) -> BoxFuture<'_, Result<Vec<Change_>, StoreError>> {
+        self.reach().map_or_else(|cut| cut, |()| self.store.changes(since, max))
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, StoreError>> {
+        self.reach().map_or_else(|cut| cut, |()| self.store.snapshot())
+    }
+
+    fn wait(&self, after: Revision, timeout: Duration) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        // A look that is under way when the cable is cut tells nothing new, either.
+        let timeout = timeout.min(Duration::from_secs(1));
+        self.reach().map_or_else(|cut| cut, |()| self.store.wait(after, timeout))
+    }
+}
+
 /// A server's keys.
 struct House {
+    cable: Arc<Cable>,
     service: Service,
     paper: Arc<Paper>,
     clock: Arc<TestClock>,
@@ -85,8 +126,10 @@ impl House {
     async fn at(directory: Arc<tempfile::TempDir>, clock: Arc<TestClock>) -> Self {
         let path: &Path = directory.path();
         let key = MacKey::from_bytes(&[7; 32]);
-        let store = Arc::new(SqliteStore::open(path.join("store"), key, &SystemRandom).unwrap());
-        let registry = Registry::open(store, "example.org".parse().unwrap(), clock.clone()).await.unwrap();
+        let store = SqliteStore::open(path.join("store"), key, &SystemRandom).unwrap();
+        let cable = Arc::new(Cable { store, cut: false.into() });
+        let registry =
+            Registry::open(cable.clone(), "example.org".parse().unwrap(), clock.clone()).await.unwrap();
         let seal = KeyFileSeal::open(path.join("seal")).unwrap();
         let random = Arc::new(SystemRandom);
         let keyring = Keyring::open(path.join("keyring"), &seal).unwrap();
@@ -102,7 +145,7 @@ impl House {
             clock: clock.clone(),
             random,
         });
-        Self { service, paper, clock, registry, directory }
+        Self { cable, service, paper, clock, registry, directory }
     }
 
     async fn put(&self, object: Object) -> u64 {

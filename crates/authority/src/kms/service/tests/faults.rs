@@ -93,8 +93,8 @@ async fn a_server_that_is_killed_within_a_rotation_leaves_the_key_as_it_was() {
     assert!(killed.is_err());
     let entries = house.written();
     assert!(matches!(entries.last(), Some(EntryKind::Change(change)) if change.stage() == Stage::Intent));
-    let House { directory, clock, service, registry, .. } = house;
-    drop((service, registry));
+    let House { directory, clock, service, registry, cable, .. } = house;
+    drop((service, registry, cable));
     // The store is unlocked once the registry's writer has ended.
     let again = loop {
         let lock =
@@ -195,4 +195,32 @@ async fn a_secret_that_was_swapped_is_refused_and_said() {
     house.put(Object::KeyVersion(Arc::new(version))).await;
     assert_eq!(code(house.encrypt(&web, "orders/a", &[]).await), "kms.wrapped-refused");
     house.encrypt(&web, "orders/b", &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_cut_off_from_its_store_stops_using_keys_and_goes_on_by_itself() {
+    let house = House::new().await;
+    let web = workload("web", &[]);
+    house.policy(WEB_ENCRYPTS).await;
+    house.key("orders/pii", KeyType::Aes256Gcm).await;
+    let patient = Settings { max_stale: Some(Duration::from_secs(3600)), ..Settings::default() };
+    house.key_with("orders/edge", KeyType::Aes256Gcm, patient, Flags::default()).await;
+    house.cable.cut.store(true, Ordering::SeqCst);
+    house.encrypt(&web, "orders/pii", &[]).await.unwrap();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(120)).await;
+    let refused = house.encrypt(&web, "orders/pii", &[]).await.unwrap_err();
+    assert_eq!((refused.code(), refused.kind()), ("kms.stale", tonic::Code::Unavailable));
+    // As long as the key says.
+    house.encrypt(&web, "orders/edge", &[]).await.unwrap();
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    assert_eq!(code(house.encrypt(&web, "orders/edge", &[]).await), "kms.stale");
+    tokio::time::resume();
+    house.cable.cut.store(false, Ordering::SeqCst);
+    let back = async {
+        while house.encrypt(&web, "orders/pii", &[]).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), back).await.unwrap();
 }
