@@ -1,6 +1,7 @@
 //! `key create|import|list|show|rotate|config|disable|enable|destroy|restore|trim|alias|export|delete|grant|grants|revoke-grant`.
 
 use std::{
+    collections::BTreeMap,
     io::Read as _,
     path::{Path, PathBuf},
 };
@@ -11,6 +12,7 @@ use bonafide_wire::admin::{
     KeySettings, KeyTarget, ListKeyGrantsRequest, ListKeysRequest, RotateKey, StringMap, StringSet,
     change_key_request::Change,
 };
+use bonafide_wire::types::Selector;
 use zeroize::Zeroizing;
 
 use super::site;
@@ -88,17 +90,17 @@ pub enum KeyCommand {
         /// Take it away
         #[arg(long)]
         remove: bool,
-        /// The other name
-        alias: String,
         /// Which.
         #[command(flatten)]
         key: NameArgs,
+        /// The other name
+        alias: String,
     },
     /// Print the secret of a version, of a key that was created with --exportable
     Export {
         /// Which version [default: the primary]
-        #[arg(long, default_value_t = 0, hide_default_value = true)]
-        version: u32,
+        #[arg(long, value_name = "VERSION", default_value_t = 0, hide_default_value = true)]
+        key_version: u32,
         /// Which.
         #[command(flatten)]
         key: NameArgs,
@@ -141,8 +143,8 @@ pub struct NameArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub struct TargetArgs {
     /// Only this version [default: the key as a whole]
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
-    version: u32,
+    #[arg(long, value_name = "VERSION", default_value_t = 0, hide_default_value = true)]
+    key_version: u32,
     /// Which.
     #[command(flatten)]
     key: NameArgs,
@@ -224,7 +226,7 @@ pub struct SettingsArgs {
     all_sites: bool,
     /// Policies find it by these; can be repeated, and replaces those that it has
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE", value_parser = site::label)]
-    labels: Vec<(String, String)>,
+    labels: Vec<Selector>,
 }
 
 /// A grant.
@@ -238,7 +240,7 @@ pub struct GrantArgs {
     operations: Vec<String>,
     /// Only with a context that says this; can be repeated
     #[arg(long = "context", value_name = "NAME=VALUE", value_parser = site::label)]
-    context: Vec<(String, String)>,
+    context: Vec<Selector>,
     /// For how long
     #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = duration::parse)]
     ttl: u32,
@@ -263,7 +265,7 @@ impl SettingsArgs {
             max_bytes: self.lease_bytes,
             audit_sync: self.audit_sync,
             sites: sites.then_some(StringSet { values: self.sites }),
-            labels: labels.then(|| StringMap { values: self.labels.into_iter().collect() }),
+            labels: labels.then(|| StringMap { values: pairs(self.labels) }),
         }
     }
 }
@@ -298,17 +300,17 @@ pub async fn run(command: KeyCommand, console: &Console) -> Result<(), Failure> 
         KeyCommand::Config { settings, key } => {
             change(key, Change::Configure(settings.settings()), "changed", console).await
         }
-        KeyCommand::Disable(TargetArgs { version, key }) => {
+        KeyCommand::Disable(TargetArgs { key_version: version, key }) => {
             change(key, Change::Disable(KeyTarget { version }), "disabled", console).await
         }
-        KeyCommand::Enable(TargetArgs { version, key }) => {
+        KeyCommand::Enable(TargetArgs { key_version: version, key }) => {
             change(key, Change::Enable(KeyTarget { version }), "enabled", console).await
         }
-        KeyCommand::Destroy { grace, target: TargetArgs { version, key } } => {
+        KeyCommand::Destroy { grace, target: TargetArgs { key_version: version, key } } => {
             let done = "is scheduled for destruction";
             change(key, Change::Destroy(DestroyKey { version, grace }), done, console).await
         }
-        KeyCommand::Restore(TargetArgs { version, key }) => {
+        KeyCommand::Restore(TargetArgs { key_version: version, key }) => {
             change(key, Change::Restore(KeyTarget { version }), "restored, and is disabled", console).await
         }
         KeyCommand::Trim { below, key } => change(key, Change::Trim(below), "trimmed", console).await,
@@ -316,7 +318,7 @@ pub async fn run(command: KeyCommand, console: &Console) -> Result<(), Failure> 
             let wanted = if remove { Change::RemoveAlias(alias) } else { Change::AddAlias(alias) };
             change(key, wanted, "changed", console).await
         }
-        KeyCommand::Export { version, key } => {
+        KeyCommand::Export { key_version: version, key } => {
             let mut client = admin::connect(&key.socket.path).await?;
             let request = ExportKeyRequest { name: key.name, version };
             console.show(&ExportView::from(client.export_key(request).await?.into_inner()))
@@ -334,7 +336,7 @@ pub async fn run(command: KeyCommand, console: &Console) -> Result<(), Failure> 
                 key: key.name,
                 spiffe_id: to.to_string(),
                 operations,
-                context: context.into_iter().collect(),
+                context: pairs(context),
                 ttl,
                 idempotency_key: idempotency_key(),
             };
@@ -357,6 +359,10 @@ pub async fn run(command: KeyCommand, console: &Console) -> Result<(), Failure> 
             Ok(())
         }
     }
+}
+
+fn pairs(selectors: Vec<Selector>) -> BTreeMap<String, String> {
+    selectors.into_iter().map(|pair| (pair.key, pair.value)).collect()
 }
 
 async fn make(

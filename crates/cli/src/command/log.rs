@@ -92,7 +92,7 @@ pub async fn run(command: LogCommand, console: &Console) -> Result<(), Failure> 
 /// Verifies everything, and finds the certificate's entry if one was asked for.
 fn audit(ledger: &Path, key: &VerifierKey, certificate: Option<&Certificate>) -> Result<ReportView, Failure> {
     let failure = |cause: AuditError| Failure::of(cause.code(), &cause, cause.hint());
-    if tiles::is_of_keys(ledger)? {
+    if tiles::is_of_keys(ledger) {
         let (report, contents) = verify_key_ledger(ledger, key).map_err(failure)?;
         return Ok(ReportView::of_keys(report, &contents));
     }
@@ -121,7 +121,7 @@ fn key_beside(ledger: &Path) -> Result<String, Failure> {
 
 fn show(ledger: &Path, count: u64, from: Option<u64>, about: Option<&str>) -> Result<EntryList, Failure> {
     let size = tiles::published_size(ledger)?;
-    let of_keys = tiles::is_of_keys(ledger)?;
+    let of_keys = tiles::is_of_keys(ledger);
     let view = |(index, bytes): (u64, Vec<u8>)| {
         let bytes = bytes.as_slice();
         let decoded = match of_keys {

@@ -90,9 +90,17 @@ impl Store for Cable {
     }
 
     fn wait(&self, after: Revision, timeout: Duration) -> BoxFuture<'_, Result<Revision, StoreError>> {
-        // A look that is under way when the cable is cut tells nothing new, either.
-        let timeout = timeout.min(Duration::from_secs(1));
-        self.reach().map_or_else(|cut| cut, |()| self.store.wait(after, timeout))
+        Box::pin(async move {
+            let told = match self.reach() {
+                Ok(()) => self.store.wait(after, timeout).await,
+                Err(cut) => return cut.await,
+            };
+            // A look that was under way when the cable was cut tells nothing, either.
+            match self.reach() {
+                Ok(()) => told,
+                Err(cut) => cut.await,
+            }
+        })
     }
 }
 
