@@ -43,6 +43,7 @@ pub(crate) async fn figure(options: &Options) -> Result<Figure> {
         unit: "µs",
         floor: None,
         ratio: None,
+        peer_ratio: None,
         target: Some(3.0),
         what: format!("entry of 300 bytes on the disk, {IN_FLIGHT} callers, {:.0}/s", median(rates)),
     })

@@ -49,6 +49,7 @@ async fn measure(name: &'static str, store: &dyn Store, on: &str) -> Result<Figu
         unit: "µs",
         floor: None,
         ratio: None,
+        peer_ratio: None,
         target: Some(20.0),
         what: format!(
             "CPU time of a change in a group of {GROUP} {on}, {:.1} ms for the group on the disk; alone {:.0} µs and {:.1} ms",

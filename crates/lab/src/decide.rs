@@ -68,6 +68,7 @@ fn decide(name: &'static str, what: &str, workload: &Workload, target: f64) -> R
         unit: "µs",
         floor: None,
         ratio: None,
+        peer_ratio: None,
         target: Some(target),
         what,
     })
@@ -97,7 +98,16 @@ fn slowest(name: &'static str, workload: &Workload) -> Result<Figure> {
     let value = quantile(each, 0.99);
     let what =
         "99 of 100 decisions at 10,000 mixed rules take less, with the reading of the clock".to_owned();
-    Ok(Figure { name, value, unit: "µs", floor: None, ratio: None, target: Some(5.0), what })
+    Ok(Figure {
+        name,
+        value,
+        unit: "µs",
+        floor: None,
+        ratio: None,
+        peer_ratio: None,
+        target: Some(5.0),
+        what,
+    })
 }
 
 /// How often a decision takes memory. The allocator here does not count, so another program decides.
@@ -107,7 +117,7 @@ fn allocations(name: &'static str) -> Result<Figure> {
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let value = String::from_utf8(output.stdout)?.trim().parse()?;
     let what = "allocations of one decision, at 10,000 rules of each kind".to_owned();
-    Ok(Figure { name, value, unit: "", floor: None, ratio: None, target: Some(0.0), what })
+    Ok(Figure { name, value, unit: "", floor: None, ratio: None, peer_ratio: None, target: Some(0.0), what })
 }
 
 /// From an edit that has arrived to policies that decide, while others decide.
@@ -150,7 +160,16 @@ fn load(name: &'static str, workload: &Workload) -> Result<Figure> {
         median(all),
         decided.into_inner()
     );
-    Ok(Figure { name, value: median(rounds), unit: "ms", floor: None, ratio: None, target: Some(50.0), what })
+    Ok(Figure {
+        name,
+        value: median(rounds),
+        unit: "ms",
+        floor: None,
+        ratio: None,
+        peer_ratio: None,
+        target: Some(50.0),
+        what,
+    })
 }
 
 /// `decide-cedar-10k`: the same rules and requests, decided by Cedar.
@@ -192,6 +211,7 @@ fn cedar_figure(name: &'static str) -> Result<Figure> {
         unit: "µs",
         floor: None,
         ratio: None,
+        peer_ratio: None,
         target: None,
         what: "for comparison: Cedar on the rules and requests of decide-10k, its context made before"
             .to_owned(),
@@ -240,6 +260,7 @@ fn regorus_figure(name: &'static str) -> Result<Figure> {
         unit: "µs",
         floor: None,
         ratio: None,
+        peer_ratio: None,
         target: None,
         what: format!(
             "for comparison: regorus on the rules and requests of decide-10k, exported; {:.1} s the first time",

@@ -16,6 +16,9 @@ pub(crate) struct Figure {
     /// Ours to the floor: the median over pairs that were measured side by side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ratio: Option<f64>,
+    /// What somebody else's program costs to ours, on the same requests; absent without that program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peer_ratio: Option<f64>,
     /// What the ratio, or without one the value, should be at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) target: Option<f64>,
@@ -35,7 +38,7 @@ impl Figure {
 pub(crate) fn table(figures: &[Figure]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY);
-    table.set_header(["figure", "value", "floor", "ratio", "target", "what"]);
+    table.set_header(["figure", "value", "floor", "ratio", "peer", "target", "what"]);
     for figure in figures {
         let number = |value: f64| format!("{value:.2} {}", figure.unit);
         table.add_row([
@@ -43,6 +46,7 @@ pub(crate) fn table(figures: &[Figure]) -> Table {
             number(figure.value),
             figure.floor.map(number).unwrap_or_default(),
             figure.ratio.map(|ratio| format!("{ratio:.3}")).unwrap_or_default(),
+            figure.peer_ratio.map(|ratio| format!("{ratio:.1}")).unwrap_or_default(),
             match (figure.target, figure.ratio) {
                 (Some(target), Some(_)) => format!("≤ {target}"),
                 (Some(target), None) => format!("≤ {target} {}", figure.unit),

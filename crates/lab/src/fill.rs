@@ -63,6 +63,7 @@ impl Filled {
             unit: "MB",
             floor: None,
             ratio: None,
+            peer_ratio: None,
             target: Some(target),
             what: format!(
                 "memory of {entries} entries, {each:.0} bytes each; the process has {:.0} MB, at its start {:.0} MB",
@@ -86,6 +87,7 @@ impl Filled {
             unit: "s",
             floor: None,
             ratio: None,
+            peer_ratio: None,
             target: Some(0.5),
             what: format!(
                 "authority with 100000 entries started → it serves, {:.2} s of CPU time; median of {STARTS}",

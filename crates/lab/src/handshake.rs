@@ -68,6 +68,7 @@ pub(crate) async fn figure() -> Result<Figure> {
         unit: "µs",
         floor: Some(pairs.floor),
         ratio: Some(pairs.ratio),
+        peer_ratio: None,
         target: Some(1.1),
         what: "mutual TLS 1.3, both sides, X25519MLKEM768; floor: bare rustls, same keys".to_owned(),
     })

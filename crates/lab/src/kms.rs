@@ -67,6 +67,7 @@ pub(crate) fn local_encrypt_figure() -> Result<Figure> {
         floor: Some(floor),
         // What is asked for is a time, and no ratio.
         ratio: None,
+        peer_ratio: None,
         target: Some(2.0),
         what: format!(
             "1 KiB with a leased data key, to a whole ciphertext of {} bytes; {ratio:.1} times AES-256-GCM alone",

@@ -12,6 +12,7 @@ mod figure;
 mod fill;
 mod handshake;
 mod kms;
+mod kms_remote;
 mod matching;
 mod mint;
 mod node;
@@ -32,7 +33,7 @@ use bonafide_crypto::random::SystemRandom;
 use clap::Parser;
 use nix::sys::statfs;
 
-use crate::{figure::Figure, fill::Filled, mint::Mint, scale::Crowd};
+use crate::{figure::Figure, fill::Filled, kms_remote::Remote, mint::Mint, scale::Crowd};
 
 /// As the program that is measured has it.
 #[global_allocator]
@@ -66,6 +67,11 @@ const NAMES: &[&str] = &[
     "decide-shared-prefix",
     "policy-load-10k",
     "kms-local-encrypt-1k",
+    "kms-grpc-encrypt-1k",
+    "kms-http-encrypt-1k",
+    "kms-http-encrypt-batch100",
+    "kms-http-hmac",
+    "kms-http-sign-p256",
     #[cfg(feature = "engines")]
     "decide-cedar-10k",
     #[cfg(feature = "engines")]
@@ -177,12 +183,16 @@ async fn measure(options: &Options) -> Result<()> {
     let mut mint: Option<Mint> = None;
     let mut filled = Filled::default();
     let mut crowd: Option<Crowd> = None;
+    let mut kms: Option<Remote> = None;
     for name in NAMES.iter().copied().filter(|name| options.wants(name)) {
         if name.contains("mint") && mint.is_none() {
             mint = Some(Mint::start(options).await?);
         }
         if name.starts_with("agents-1000") && crowd.is_none() {
             crowd = Some(Crowd::measure(options).await?);
+        }
+        if (name.starts_with("kms-http-") || name.starts_with("kms-grpc-")) && kms.is_none() {
+            kms = Some(Remote::start(options).await?);
         }
         let figure = match (name, &mut mint) {
             ("mint", Some(mint)) => mint.x509_figure().await?,
@@ -194,6 +204,10 @@ async fn measure(options: &Options) -> Result<()> {
             ("handshake", _) => handshake::figure().await?,
             (name, _) if name.starts_with("decide") || name == "policy-load-10k" => {
                 tokio::task::spawn_blocking(move || decide::figure(name)).await??
+            }
+            ("kms-grpc-encrypt-1k", _) => kms.as_ref().context("started before")?.grpc_figure().await?,
+            (name, _) if name.starts_with("kms-http-") => {
+                kms.as_ref().context("started before")?.http_figure(name).await?
             }
             ("kms-local-encrypt-1k", _) => tokio::task::spawn_blocking(kms::local_encrypt_figure).await??,
             ("commit", _) => commit::figure(options).await?,

@@ -50,6 +50,7 @@ pub(crate) fn figure() -> Result<Figure> {
         unit: "µs",
         floor: None,
         ratio: None,
+        peer_ratio: None,
         target: Some(2.0),
         what: format!("match of 20 selectors, {:.1} of a million entries found", {
             found as f64 / (ROUNDS * WORKLOADS) as f64

@@ -106,6 +106,7 @@ impl Mint {
             unit: "ms",
             floor: Some(floor),
             ratio: Some(value / floor),
+            peer_ratio: None,
             target: None,
             what: "latency of one X509-SVID at a time; floor: one fdatasync of the same disk".to_owned(),
         })
@@ -212,6 +213,7 @@ const fn figure(name: &'static str, pairs: Pairs, target: f64, what: String) -> 
         unit: "µs",
         floor: Some(pairs.floor),
         ratio: Some(pairs.ratio),
+        peer_ratio: None,
         target: Some(target),
         what,
     }

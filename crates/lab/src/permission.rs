@@ -197,6 +197,7 @@ fn figure(name: &'static str, pairs: Pairs, what: &str) -> Figure {
         unit: "µs",
         floor: Some(pairs.floor),
         ratio: Some(pairs.ratio),
+        peer_ratio: None,
         target: None,
         what: format!("{what}; agent's CPU, {RULES} rules, one at a time"),
     }

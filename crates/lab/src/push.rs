@@ -52,6 +52,7 @@ pub(crate) async fn push_figure(options: &Options) -> Result<Figure> {
         unit: "ms",
         floor: None,
         ratio: None,
+        peer_ratio: None,
         target: Some(50.0),
         what: format!("entry created → new SVID on an open stream; {TRIALS} trials, median {typical:.1} ms"),
     })
@@ -84,6 +85,7 @@ pub(crate) async fn cold_start_figure(options: &Options) -> Result<Figure> {
         unit: "ms",
         floor: None,
         ratio: None,
+        peer_ratio: None,
         target: Some(1000.0),
         what: format!("`bonafide dev` started → first SVID of a process; median of {COLD_STARTS}"),
     })

@@ -46,6 +46,7 @@ impl Crowd {
             unit,
             floor: None,
             ratio: None,
+            peer_ratio: None,
             target: Some(target),
             what,
         };
@@ -101,6 +102,7 @@ pub(crate) async fn push_figure(options: &Options) -> Result<Figure> {
         unit: "ms",
         floor: None,
         ratio: None,
+        peer_ratio: None,
         target: Some(250.0),
         what: format!(
             "a change → acknowledged by {AGENTS} agents that need it, 99 of 100, {cpu:.0} µs of CPU time each; {bytes} bytes to {BYSTANDERS} others in {:.1} s",
@@ -136,6 +138,7 @@ pub(crate) async fn reconnect_figure(options: &Options) -> Result<Figure> {
         unit: "s",
         floor: None,
         ratio: None,
+        peer_ratio: None,
         target: Some(20.0),
         what: format!(
             "the authority is killed and started again → all of {AGENTS} agents have what they need; {cpu:.2} s of its CPU time"
