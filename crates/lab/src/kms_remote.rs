@@ -375,7 +375,7 @@ async fn all(lines: Vec<Connection>, request: &str, count: usize) -> Result<Vec<
 async fn exchange(line: &mut Connection, request: &str) -> Result<()> {
     line.write_all(request.as_bytes()).await?;
     line.flush().await?;
-    let (mut length, mut status) = (0, String::new());
+    let (mut length, mut chunked, mut status) = (0, false, String::new());
     line.read_line(&mut status).await?;
     loop {
         let mut header = String::new();
@@ -387,10 +387,23 @@ async fn exchange(line: &mut Connection, request: &str) -> Result<()> {
         if let Some(value) = header.strip_prefix("content-length: ") {
             length = value.parse()?;
         }
-        ensure!(!header.starts_with("transfer-encoding"), "an answer in chunks");
+        chunked |= header == "transfer-encoding: chunked";
     }
-    let mut body = vec![0; length];
-    line.read_exact(&mut body).await?;
+    let mut body = Vec::new();
+    loop {
+        if chunked {
+            let mut size = String::new();
+            line.read_line(&mut size).await?;
+            length = usize::from_str_radix(size.trim_end(), 16)?;
+        }
+        let start = body.len();
+        // Behind each chunk there is the end of a line.
+        body.resize(start + length + if chunked { 2 } else { 0 }, 0);
+        line.read_exact(body.get_mut(start..).unwrap_or_default()).await?;
+        if !chunked || length == 0 {
+            break;
+        }
+    }
     ensure!(
         status.contains(" 200 ") || status.contains(" 204 "),
         "{status}{}",
