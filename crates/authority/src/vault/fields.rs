@@ -1,6 +1,7 @@
 //! What a request says: fields of JSON, in which the command line writes numbers and flags as text.
 
-use base64ct::{Base64, Base64Unpadded, Encoding as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
@@ -130,13 +131,13 @@ impl Fields {
     /// # Errors
     /// What is not base64.
     pub(super) fn canonical(&self, name: &str) -> Result<Option<String>, Refusal> {
-        Ok(self.bytes(name)?.filter(|bytes| !bytes.is_empty()).map(|bytes| Base64::encode_string(&bytes)))
+        Ok(self.bytes(name)?.filter(|bytes| !bytes.is_empty()).map(|bytes| STANDARD.encode(&bytes)))
     }
 }
 
 /// Padding may be missing.
 pub(super) fn decode(text: &str) -> Result<Vec<u8>, ()> {
-    Base64::decode_vec(text).or_else(|_| Base64Unpadded::decode_vec(text)).map_err(|_| ())
+    STANDARD.decode(text).or_else(|_| STANDARD_NO_PAD.decode(text)).map_err(|_| ())
 }
 
 fn wrong(name: &str, expected: &str) -> Refusal {

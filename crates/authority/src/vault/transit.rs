@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use base64ct::{Base64, Base64UrlUnpadded, Encoding as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bonafide_crypto::digest::{sha256, sha384, sha512};
 use bonafide_crypto::jose::JwsAlgorithm;
 use bonafide_crypto::key::SignatureAlgorithm;
@@ -301,7 +302,7 @@ fn ours(hash: &str) -> Result<&'static str, Refusal> {
 fn versioned(text: &str) -> Result<(u32, Vec<u8>), Refusal> {
     let read = || {
         let (version, bytes) = text.strip_prefix("vault:v")?.split_once(':')?;
-        let bytes = decode(bytes).ok().or_else(|| Base64UrlUnpadded::decode_vec(bytes).ok())?;
+        let bytes = decode(bytes).ok().or_else(|| URL_SAFE_NO_PAD.decode(bytes).ok())?;
         Some((version.parse().ok()?, bytes))
     };
     read().ok_or_else(|| {
@@ -328,7 +329,7 @@ fn whole(text: &str) -> Result<Bytes, Refusal> {
 }
 
 fn in_text(version: u32, bytes: &[u8]) -> String {
-    format!("vault:v{version}:{}", Base64::encode_string(bytes))
+    format!("vault:v{version}:{}", STANDARD.encode(bytes))
 }
 
 /// A signature or MAC is in text what everybody else makes of it, without a header. `with` puts one before it.
@@ -354,7 +355,7 @@ fn shown(done: Done, fields: &Fields, manner: &Manner<'_>) -> Result<Map<String,
         Done::Ciphertext { bytes, version } => {
             json!({ "ciphertext": in_text(version, &bytes), "key_version": version })
         }
-        Done::Plaintext { bytes, .. } => json!({ "plaintext": Base64::encode_string(&bytes) }),
+        Done::Plaintext { bytes, .. } => json!({ "plaintext": STANDARD.encode(&bytes) }),
         Done::Mac { bytes, version } => {
             let raw = Ciphertext::decode(&bytes).map(|mac| mac.body.to_vec()).unwrap_or_default();
             json!({ "hmac": in_text(version, &raw) })
@@ -364,7 +365,7 @@ fn shown(done: Done, fields: &Fields, manner: &Manner<'_>) -> Result<Map<String,
                 let raw = jws(scheme)
                     .map_or(Some(raw.clone()), |jws| jws.signature_to_jose(raw))
                     .unwrap_or_default();
-                format!("vault:v{version}:{}", Base64UrlUnpadded::encode_string(&raw))
+                format!("vault:v{version}:{}", URL_SAFE_NO_PAD.encode(&raw))
             } else {
                 in_text(version, &raw)
             };
@@ -374,7 +375,7 @@ fn shown(done: Done, fields: &Fields, manner: &Manner<'_>) -> Result<Map<String,
         Done::DataKey { plaintext, wrapped, version } => {
             let mut value = json!({ "ciphertext": in_text(version, &wrapped), "key_version": version });
             if let (Some(plaintext), Some(fields)) = (plaintext, value.as_object_mut()) {
-                fields.insert("plaintext".to_owned(), json!(Base64::encode_string(&plaintext)));
+                fields.insert("plaintext".to_owned(), json!(STANDARD.encode(&plaintext)));
             }
             value
         }
@@ -467,7 +468,7 @@ fn hash(fields: &Fields, name: Option<&str>) -> Result<Answer, Refusal> {
 
 fn formatted(fields: &Fields, default: &str, bytes: &[u8]) -> Result<String, Refusal> {
     match fields.text("format")?.unwrap_or(default) {
-        "base64" => Ok(Base64::encode_string(bytes)),
+        "base64" => Ok(STANDARD.encode(bytes)),
         "hex" => Ok(hex(bytes)),
         _ => {
             Err(Refusal::invalid("vault.field", "unsupported encoding format; must be \"hex\" or \"base64\""))
