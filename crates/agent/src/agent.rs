@@ -11,8 +11,11 @@ use bonafide_net::{
     unix::{BindError, Caller, Limits, Listener},
 };
 use bonafide_wire::{
-    agent::agent_server::AgentServer, external_auth::authorization_server::AuthorizationServer,
-    types::Problem, workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+    agent::agent_server::AgentServer,
+    external_auth::authorization_server::AuthorizationServer,
+    kms::{keys_server::KeysServer, leases_server::LeasesServer},
+    types::Problem,
+    workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{net::UnixStream, sync::watch, task::JoinHandle};
@@ -20,7 +23,10 @@ use tonic::service::Routes;
 
 use crate::{
     addresses::Addresses,
-    api::{Api, ExtAuthzService, MAX_CHECK, MAX_REQUEST, OwnService, WorkloadService, json_routes},
+    api::{
+        Api, ExtAuthzService, KeysService, LeasesService, MAX_CHECK, MAX_REQUEST, OwnService,
+        WorkloadService, json_routes,
+    },
     attestor::{
         Attestation, Attestor, container::ContainerAttestor, systemd::SystemdAttestor, unix::UnixAttestor,
     },
@@ -28,6 +34,7 @@ use crate::{
     core::{Core, Habits},
     credential::{Credential, StrictLeaf},
     engine::Engine,
+    keys::MAX_MESSAGE,
     link::{self, Dial, JoinFailure, TlsDial, Way},
     peer::Peer,
     process::{Evidence, Process},
@@ -303,7 +310,13 @@ pub(crate) fn serve(
         SpiffeWorkloadApiServer::new(WorkloadService(api.clone())).max_decoding_message_size(MAX_REQUEST);
     let own = AgentServer::new(OwnService(api.clone())).max_decoding_message_size(MAX_REQUEST);
     let checks = AuthorizationServer::new(ExtAuthzService(api.clone())).max_decoding_message_size(MAX_CHECK);
-    let routes = Routes::new(workload).add_service(own).add_service(checks);
+    let keys = KeysServer::new(KeysService(api.clone()))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(2 * MAX_MESSAGE);
+    let leases = LeasesServer::new(LeasesService(api.clone())).max_decoding_message_size(MAX_REQUEST);
+    let routes =
+        Routes::new(workload).add_service(own).add_service(checks).add_service(keys).add_service(leases);
+    tokio::spawn(Arc::clone(engine.keys()).run(engine.shutdown().clone()));
     let router = routes.prepare().into_axum_router().merge(json_routes(api));
     let shutdown = engine.shutdown().clone();
     tokio::spawn(async move {

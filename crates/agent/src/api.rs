@@ -28,6 +28,7 @@ mod ext_authz;
 mod feed;
 mod json;
 mod jwts;
+mod keys;
 mod opa;
 mod own;
 mod policies;
@@ -38,6 +39,7 @@ mod workload;
 
 pub(crate) use ext_authz::{ExtAuthzService, MAX_CHECK};
 pub(crate) use json::routes as json_routes;
+pub(crate) use keys::{KeysService, LeasesService};
 pub(crate) use own::OwnService;
 pub(crate) use workload::WorkloadService;
 

@@ -19,7 +19,10 @@ use bonafide_attest::{SelectorSet, registration::Registration};
 use bonafide_crypto::key::KeyAlgorithm;
 use bonafide_crypto::random::Random;
 use bonafide_identity::{InstanceId, SpiffeId, TrustDomain, time::UnixTime};
-use bonafide_wire::{node::agent_message, types::Problem};
+use bonafide_wire::{
+    node::{LeaseEnded, agent_message},
+    types::Problem,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -95,6 +98,14 @@ pub(crate) enum Effect {
     SaveView,
     /// What a launch may hold has changed.
     Launch(LaunchKey),
+    /// The agent has what the authority has.
+    Current,
+    /// Leases of keys are over.
+    LeasesEnded(Vec<LeaseEnded>),
+    /// An instance is nobody any more, or not for now; its SVID would have been good until then.
+    InstanceOver(InstanceId, UnixTime),
+    /// It is somebody again.
+    InstanceBack(InstanceId),
     /// Policies have changed.
     Policies,
     /// Registrations have changed.
@@ -256,6 +267,10 @@ impl Core {
         }
     }
 
+    pub(crate) fn random(&self) -> &Arc<dyn Random> {
+        &self.random
+    }
+
     /// The agent's own SPIFFE ID.
     pub(crate) fn agent_id(&self) -> Option<&SpiffeId> {
         self.node.as_ref().map(|node| node.credential.spiffe_id())
@@ -327,6 +342,7 @@ impl Core {
     fn retire(&mut self, id: InstanceId, now: UnixTime) {
         let Some(instance) = self.instances.remove(&id) else { return };
         self.tainted.forget(id);
+        self.effects.push(Effect::InstanceOver(id, instance.credential.not_after()));
         if instance.binding.is_none() {
             self.pooled = self.pooled.saturating_sub(1);
         }

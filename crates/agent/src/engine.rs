@@ -29,10 +29,12 @@ use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::AbortHandle,
 };
+use tonic::transport::Channel;
 
 use crate::{
     core::{Core, Disconnect, Effect, LaunchKey, LaunchState},
     credential::Credential,
+    keys::NodeKeys,
     process::{Evidence, Process},
     refusal::{Refusal, problem},
     storage::{SavedNode, Storage},
@@ -54,6 +56,7 @@ pub(crate) struct Engine {
     trust_domain: TrustDomain,
     identity: Arc<IdentitySlot>,
     trust: Trust,
+    keys: Arc<NodeKeys>,
     published: watch::Sender<Arc<Published>>,
     registrations: watch::Sender<u64>,
     policies: watch::Sender<u64>,
@@ -77,6 +80,7 @@ struct Inner {
 struct Stream {
     messages: mpsc::Sender<AgentMessage>,
     broken: Arc<Notify>,
+    channel: Channel,
 }
 
 /// How the agent stands with its authority.
@@ -107,6 +111,7 @@ impl Engine {
         trust_domain: TrustDomain,
         shutdown: Shutdown,
     ) -> Arc<Self> {
+        let keys = NodeKeys::new(Arc::clone(&clock), Arc::clone(core.random()));
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 core,
@@ -122,6 +127,7 @@ impl Engine {
             trust_domain,
             identity: IdentitySlot::new(),
             trust: Trust::default(),
+            keys,
             published: watch::Sender::default(),
             registrations: watch::Sender::new(0),
             policies: watch::Sender::new(0),
@@ -159,6 +165,11 @@ impl Engine {
     /// Whom connections to the authority trust.
     pub(crate) fn trust(&self) -> &Trust {
         &self.trust
+    }
+
+    /// What is leased to this node.
+    pub(crate) fn keys(&self) -> &Arc<NodeKeys> {
+        &self.keys
     }
 
     /// The bundle that is served, and its changes.
@@ -287,14 +298,18 @@ impl Engine {
     }
 
     /// A stream is open to this server: the channel that the first message already lies in, and what tells that it broke.
-    pub(crate) fn connected(&self, server: &str) -> (mpsc::Receiver<AgentMessage>, Arc<Notify>) {
+    pub(crate) fn connected(
+        &self,
+        server: &str,
+        channel: Channel,
+    ) -> (mpsc::Receiver<AgentMessage>, Arc<Notify>) {
         // More than can ever be asked at a time.
         let (messages, receiver) = mpsc::channel(4096);
         let broken = Arc::new(Notify::new());
         let mut inner = self.lock();
         let hello = agent_message::Kind::Hello(inner.core.connected(server));
         let _ = messages.try_send(AgentMessage { kind: Some(hello) });
-        inner.stream = Some(Stream { messages, broken: Arc::clone(&broken) });
+        inner.stream = Some(Stream { messages, broken: Arc::clone(&broken), channel });
         (receiver, broken)
     }
 
@@ -303,12 +318,20 @@ impl Engine {
         let mut inner = self.lock();
         if inner.core.is_synced() && !inner.connection.connected {
             inner.connection = Connection { connected: true, problem: None };
+            if let Some(stream) = &inner.stream {
+                self.keys.connected(stream.channel.clone());
+            }
         }
         Ok(())
     }
 
     pub(crate) fn disconnected(&self) {
-        self.lock().stream = None;
+        {
+            let mut inner = self.lock();
+            inner.stream = None;
+            inner.connection.connected = false;
+        }
+        self.keys.disconnected();
         self.with(|core, now| core.disconnected(now));
     }
 
@@ -438,6 +461,22 @@ impl Engine {
                 }
                 Ok(())
             }
+            Effect::Current => {
+                self.keys.heard();
+                Ok(())
+            }
+            Effect::LeasesEnded(ended) => {
+                self.keys.ended(&ended);
+                Ok(())
+            }
+            Effect::InstanceOver(instance, svid_ends) => {
+                self.keys.instance_over(instance, svid_ends);
+                Ok(())
+            }
+            Effect::InstanceBack(instance) => {
+                self.keys.instance_back(instance);
+                Ok(())
+            }
             Effect::Policies => {
                 self.policies.send_modify(|count| *count += 1);
                 Ok(())
@@ -489,6 +528,7 @@ impl Engine {
                 inner.stream = None;
                 inner.connection = Connection { connected: false, problem: Some(reason) };
                 self.identity.clear();
+                self.keys.all_over();
                 self.storage.forget_all()
             }
         };

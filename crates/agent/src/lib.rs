@@ -4,6 +4,7 @@
 //! - [`attestor`]: what is known of that process.
 //! - `view`, `core`: what the authority has told, and who holds which SVID; state machines without I/O.
 //! - `engine`, `link`, `storage`: their surroundings.
+//! - `keys`: what is leased of applications' keys, for the instances of this node and for their processes.
 //! - `api`: SPIFFE Workload API, the agent's own service, and the same as JSON.
 //!
 //! # What a compromise gives
@@ -23,6 +24,7 @@ pub mod credential;
 mod decisions;
 mod engine;
 mod guard;
+mod keys;
 mod link;
 pub mod peer;
 pub mod process;

@@ -255,7 +255,7 @@ async fn attempt(engine: &Engine, dial: &dyn Dial) -> Ended {
         Ok(dialled) => dialled,
         Err(problem) => return Ended::After(false, problem),
     };
-    let (messages, broken) = engine.connected(&server);
+    let (messages, broken) = engine.connected(&server, channel.clone());
     // Also when the whole attempt is dropped.
     let _guard = Disconnected(engine);
     let mut client = NodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE);

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use bonafide_wire::{IntoStatus, types::Problem};
+use bonafide_kms::lease::Denial;
+use bonafide_wire::{IntoStatus, problem_of, types::Problem};
 use tonic::{Code, Status};
 
 use crate::process::ProcessError;
@@ -152,6 +153,69 @@ impl Refusal {
     /// Nothing decides, so everything is denied.
     pub(crate) fn undecided(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::PermissionDenied, code, message, "")
+    }
+
+    /// The authority said no to an operation with a key, or can't be reached.
+    pub(crate) fn of_key_server(status: &Status) -> Self {
+        // Without details, `Unavailable` is tonic's own word for a connection that failed.
+        if status.details().is_empty()
+            && matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
+        {
+            return Self::keys_unreachable();
+        }
+        let Problem { code, message, hint } = problem_of(status);
+        Self { status: status.code(), code: code.into(), message: message.into(), hint: hint.into() }
+    }
+
+    /// A lease does not help.
+    pub(crate) fn of_denial(denial: &Denial) -> Self {
+        Self {
+            status: match denial {
+                Denial::Busy | Denial::Stale | Denial::Unreachable => Code::Unavailable,
+                Denial::TooLarge => Code::InvalidArgument,
+                _ => Code::PermissionDenied,
+            },
+            code: denial.code().to_owned().into(),
+            message: denial.to_string().into(),
+            hint: denial.hint().to_owned().into(),
+        }
+    }
+
+    /// Nobody can be asked about keys.
+    pub(crate) fn keys_unreachable() -> Self {
+        let message = "the authority can't be reached, and what is leased does not answer this";
+        let hint =
+            "see `bonafide status`; `local` and `max_stale` of the key say what works without an authority";
+        Self::new(Code::Unavailable, "kms.unreachable", message, hint)
+    }
+
+    /// What the authority has answered makes no sense.
+    pub(crate) fn key_answer() -> Self {
+        let message = "the authority has answered something else than what was asked";
+        Self::new(
+            Code::Internal,
+            "kms.answer",
+            message,
+            "check that agent and authority are of versions that go together",
+        )
+    }
+
+    /// Whoever asks is nobody any more.
+    pub(crate) fn key_identity_ended() -> Self {
+        Self::of_denial(&Denial::IdentityEnded)
+    }
+
+    /// A process wants to have a key that it may only use.
+    pub(crate) fn key_stays_in_agent() -> Self {
+        let message = "this key is used in the agent, and in no process";
+        let hint = "ask the agent for each operation: `local` of the key says so";
+        Self::new(Code::PermissionDenied, "kms.local-agent", message, hint)
+    }
+
+    /// A process says something of a lease that is not its own.
+    pub(crate) fn lease_unknown() -> Self {
+        let message = "the caller has no such lease, or it is over";
+        Self::new(Code::NotFound, "kms.lease-unknown", message, "ask for a new lease")
     }
 
     /// The same with what to do.

@@ -324,7 +324,11 @@ impl SimulatedAgent {
                 Effect::Node(credential, renew_after) => self.disk.node = Some((credential, renew_after)),
                 Effect::Banned(_) => self.disk = Disk::default(),
                 Effect::Trust => self.disk.bundle = self.core.view.bundle().clone(),
-                Effect::Launch(_)
+                Effect::Current
+                | Effect::InstanceBack(_)
+                | Effect::InstanceOver(..)
+                | Effect::Launch(_)
+                | Effect::LeasesEnded(_)
                 | Effect::Policies
                 | Effect::Registrations
                 | Effect::Revocations

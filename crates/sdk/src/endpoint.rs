@@ -67,6 +67,19 @@ impl Endpoint {
             .max_decoding_message_size(MAX_MESSAGE)
     }
 
+    /// A client of the agent's keys, at the same place.
+    #[cfg(feature = "kms")]
+    pub(crate) fn keys_client(&self, most: usize) -> crate::keys::Client {
+        bonafide_wire::kms::keys_client::KeysClient::with_interceptor(self.channel(), SecurityHeader)
+            .max_decoding_message_size(most)
+    }
+
+    /// A client of what the agent tells of leases, at the same place.
+    #[cfg(feature = "kms")]
+    pub(crate) fn leases_client(&self) -> LeasesClient {
+        bonafide_wire::kms::leases_client::LeasesClient::with_interceptor(self.channel(), SecurityHeader)
+    }
+
     fn channel(&self) -> Channel {
         let endpoint = tonic::transport::Endpoint::from(Uri::from_static("http://localhost"));
         match self.0.clone() {
@@ -85,6 +98,9 @@ impl Endpoint {
 
 pub(crate) type AgentClient =
     bonafide_wire::agent::agent_client::AgentClient<InterceptedService<Channel, SecurityHeader>>;
+#[cfg(feature = "kms")]
+pub(crate) type LeasesClient =
+    bonafide_wire::kms::leases_client::LeasesClient<InterceptedService<Channel, SecurityHeader>>;
 pub(crate) type WorkloadClient = SpiffeWorkloadApiClient<InterceptedService<Channel, SecurityHeader>>;
 
 /// Every request says `workload.spiffe.io: true` (SPIFFE Workload Endpoint §6.1), which keeps requests out that somebody

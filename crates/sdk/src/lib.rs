@@ -29,6 +29,7 @@
 //! - What the authority has revoked is refused at each handshake, and open connections to it end, at most seconds later.
 //!   That takes an agent of Bonafide; with another one the lifetime of an SVID is the bound.
 //! - [`Guard`]: may this caller do this to that? Decided in this process, by policies that come and change by themselves.
+//! - [`Keys`]: encrypt, decrypt, sign and verify with keys that the authority keeps; in this process where that may be.
 //! - [`Authorizer`]: who may be at the other end. [`Caller`]: who is.
 
 mod backoff;
@@ -39,6 +40,8 @@ pub mod grpc;
 #[cfg(feature = "policy")]
 pub mod guard;
 mod jwt_source;
+#[cfg(feature = "kms")]
+pub mod keys;
 mod messages;
 mod revocations;
 mod task;
@@ -60,4 +63,6 @@ pub use error::Error;
 #[cfg(feature = "policy")]
 pub use guard::{Denied, Guard, On};
 pub use jwt_source::JwtSource;
+#[cfg(feature = "kms")]
+pub use keys::{Context, Keys};
 pub use x509_source::{Options, Pick, Updates, X509Source};

@@ -38,6 +38,7 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/decisions", get(decisions))
         .layer(axum::extract::DefaultBodyLimit::max(4096))
         .merge(decided())
+        .merge(super::keys::json::routes())
         .layer(Extension(api))
 }
 
@@ -163,7 +164,7 @@ pub(super) fn decision(decision: &Decision) -> Value {
     })
 }
 
-fn check_header(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn check_header(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut values = headers.get_all("workload.spiffe.io").iter();
     match (values.next(), values.next()) {
         (Some(value), None) if value == "true" => Ok(()),
@@ -191,7 +192,7 @@ impl IntoResponse for Refused {
     }
 }
 
-fn problem(problem: &types::Problem) -> Value {
+pub(super) fn problem(problem: &types::Problem) -> Value {
     json!({ "code": problem.code, "message": problem.message, "hint": problem.hint })
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bonafide_crypto::kept::{KeptKey, Protection};
 use bonafide_wire::agent::{
     AgentStatus, AuthorizeRequest, AuthorizeResponse, ExplainRequest, Explanation, Identity,
     ListDecisionsRequest, ListDecisionsResponse, NearMiss, PeerEvidence, StatusRequest, WatchPoliciesRequest,
@@ -171,6 +172,7 @@ impl Api {
         let sees_layout = Process::open(std::process::id().cast_signed(), self.0.evidence)
             .and_then(|process| process.image())
             .is_ok_and(|image| image.sees_layout());
+        let keys_in = KeptKey::protection();
         engine.with(|core, now| {
             let (instances, pooled) = core.counts();
             let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -193,6 +195,8 @@ impl Api {
                     evidence("pidfd", self.0.evidence == Evidence::Pidfd),
                     evidence("exec-layout", sees_layout),
                     evidence("state-on-tmpfs", engine.storage().is_volatile()),
+                    evidence("keys-in-memfd-secret", keys_in == Protection::Secret),
+                    evidence("keys-never-swapped", keys_in >= Protection::Locked),
                 ],
             }
         })

@@ -17,6 +17,7 @@ use bonafide_crypto::random::SystemRandom;
 use bonafide_identity::time::{Clock, SystemClock, UnixTime};
 use bonafide_net::{drain::Shutdown, unix::Listener};
 use bonafide_wire::{
+    kms::keys_server::KeysServer,
     node::{
         AgentMessage, AttestRequest, AttestResponse, AuthorityMessage,
         node_server::{Node, NodeServer},
@@ -45,6 +46,8 @@ use crate::{
     testing::{FakeAuthority, FakeLeaf, entry},
 };
 
+mod keys;
+
 /// Sends what the fake authority has to say.
 #[derive(Clone, Debug)]
 struct Server(Arc<Line>);
@@ -52,6 +55,9 @@ struct Server(Arc<Line>);
 #[derive(Debug)]
 struct Line {
     authority: Mutex<FakeAuthority>,
+    keys: keys::FakeKeys,
+    /// What else it says.
+    said: Mutex<Vec<AuthorityMessage>>,
     news: Notify,
     up: AtomicBool,
     cut: Notify,
@@ -86,7 +92,11 @@ impl Node for Server {
                         }
                         _ => return,
                     },
-                    () = line.news.notified() => line.authority.lock().unwrap().news(),
+                    () = line.news.notified() => {
+                        let mut said = std::mem::take(&mut *line.said.lock().unwrap());
+                        said.extend(line.authority.lock().unwrap().news());
+                        said
+                    }
                     () = line.cut.notified() => return,
                 };
                 for answer in answers {
@@ -108,7 +118,9 @@ impl Dial for Server {
             }
             let (near, far) = tokio::io::duplex(64 * 1024);
             let incoming = tokio_stream::once(Ok::<_, std::io::Error>(far));
-            let server = tonic::transport::Server::builder().add_service(NodeServer::new(self.clone()));
+            let server = tonic::transport::Server::builder()
+                .add_service(NodeServer::new(self.clone()))
+                .add_service(KeysServer::new(self.0.keys.clone()));
             tokio::spawn(
                 server.serve_with_incoming(tokio_stream::StreamExt::chain(incoming, tokio_stream::pending())),
             );
@@ -152,9 +164,15 @@ impl Bench {
     }
 
     async fn with(authority: FakeAuthority) -> Self {
+        Self::with_keys(authority, keys::FakeKeys::default()).await
+    }
+
+    async fn with_keys(authority: FakeAuthority, keys: keys::FakeKeys) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let line = Line {
             authority: Mutex::new(authority),
+            keys,
+            said: Mutex::default(),
             news: Notify::new(),
             up: AtomicBool::new(true),
             cut: Notify::new(),

@@ -170,6 +170,7 @@ impl Core {
             Some(Kind::Update(update)) => match self.view.update(update).map_err(Disconnect::Violation) {
                 Ok(Some((acknowledge, changes))) => {
                     self.conversation.current_at = Some(now);
+                    self.effects.push(Effect::Current);
                     self.apply_changes(changes, now);
                     self.effects.push(Effect::Send(agent_message::Kind::Acknowledge(acknowledge)));
                     self.now_synced(now);
@@ -189,6 +190,7 @@ impl Core {
                 // Otherwise the two differ, and the authority says everything again.
                 if self.view.revision() == revision {
                     self.conversation.current_at = Some(now);
+                    self.effects.push(Effect::Current);
                 }
                 self.effects.push(Effect::Send(agent_message::Kind::Acknowledge(acknowledge)));
             }
@@ -232,8 +234,9 @@ impl Core {
             Some(Kind::Checkpoint(checkpoint)) => {
                 self.witness(&checkpoint, now).map_err(Disconnect::Contradiction)?;
             }
-            // Of a newer authority, or of leases, of which this agent asks for none.
-            Some(Kind::LeasesEnded(_)) | None => {}
+            Some(Kind::LeasesEnded(over)) => self.effects.push(Effect::LeasesEnded(over.ended)),
+            // Of a newer authority.
+            None => {}
         }
         self.pump(now);
         Ok(())

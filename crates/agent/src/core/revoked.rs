@@ -115,6 +115,7 @@ impl Core {
         }
         tracing::warn!(instance = %id, spiffe_id = %claim.subject.spiffe_id, "an instance of this node was revoked");
         *slot = Slot::Revoked(id, told("agent.instance-revoked", subject));
+        self.effects.push(Effect::InstanceOver(id, instance.credential.not_after()));
         self.stop_waiting(&claim, launch);
         self.effects.push(Effect::Launch(launch));
     }
@@ -134,6 +135,7 @@ impl Core {
         {
             *slot = Slot::Held(id);
         }
+        self.effects.push(Effect::InstanceBack(id));
         self.schedule(id, now);
         // Its time may have come while it was withheld.
         if self.instances.get(&id).is_some_and(|instance| instance.is_due(now)) {

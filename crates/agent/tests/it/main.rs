@@ -10,6 +10,7 @@
 
 mod authorities;
 mod certificate;
+mod keys;
 mod policy;
 mod restart;
 mod rotation;

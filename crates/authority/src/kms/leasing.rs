@@ -485,6 +485,15 @@ impl Service {
                     .hint("ask the authority for each operation: `local` of the key says so"),
             ));
         }
+        if usage == Use::Encrypt && record.key.birth.convergent {
+            return Err(Stopped::Refused(
+                Refusal::precondition(
+                    "kms.local-never",
+                    "a convergent key encrypts at the authority alone: a data key would never give the same ciphertext twice",
+                )
+                .hint("ask the authority for each operation"),
+            ));
+        }
         let version = record
             .key
             .version_for(operation, version)

@@ -13,5 +13,6 @@ mod foreign_clients;
 mod grpc;
 mod guard;
 mod jwt_source;
+mod keys;
 mod tls;
 mod x509_source;
