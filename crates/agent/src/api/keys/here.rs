@@ -64,7 +64,12 @@ pub(super) async fn decrypt(
     let done = async {
         let context = context(&item.context)?;
         let ciphertext = decode(&item.ciphertext)?;
-        let parts = ciphertext.envelope().ok_or(Stopped::Elsewhere)?;
+        let parts = match (ciphertext.header.kind, ciphertext.envelope()) {
+            (_, Some(parts)) => parts,
+            // Cut off.
+            (Kind::Envelope, None) => return Err(Stopped::of(Refused::Ciphertext)),
+            (_, None) => return Err(Stopped::Elsewhere),
+        };
         let wish = || {
             let wrapped = Bytes::copy_from_slice(parts.wrapped);
             LeaseItem {
