@@ -9,7 +9,7 @@ mod lent;
 mod letter;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -27,6 +27,7 @@ use bonafide_wire::{
     kms::{LeaseItem, keys_client::KeysClient},
     node::LeaseEnded,
 };
+use bytes::Bytes;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout_at},
@@ -84,7 +85,7 @@ struct Inner {
 struct Line {
     client: KeysClient<Channel>,
     /// Instances whose SVID this server has seen.
-    shown: HashSet<InstanceId>,
+    shown: HashMap<InstanceId, Bytes>,
 }
 
 #[derive(Debug)]
@@ -148,7 +149,7 @@ impl NodeKeys {
         let mut inner = self.lock();
         let now = self.moment(&mut inner);
         let client = KeysClient::new(channel).max_decoding_message_size(MAX_MESSAGE * 2);
-        inner.line = Some(Line { client, shown: HashSet::new() });
+        inner.line = Some(Line { client, shown: HashMap::new() });
         inner.epoch += 1;
         inner.heard = now;
         inner.borrowers.values_mut().for_each(|borrower| borrower.held.leases().connected(now.at));

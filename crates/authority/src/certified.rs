@@ -81,6 +81,11 @@ impl Certified {
             && registration.parent.as_ref().is_none_or(|parent| *parent == self.agent)
             && registration.selectors.is_subset_of(&self.selectors)
             && !registration.is_expired(now)
+            && self.labels.iter().all(|(key, value)| {
+                // What was taken from the registration, or from its site, lets nobody in any more.
+                registration.labels.get(key).is_some_and(|own| own.as_bytes() == value)
+                    && site.scope.allows_label(key, value)
+            })
             && registration.can_yield(&self.id)
             && self.id.trust_domain() == state.trust_domain()
             && !reserved::is_reserved(&self.id)

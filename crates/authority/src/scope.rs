@@ -195,12 +195,15 @@ impl Scope {
         }
     }
 
+    /// Whether workloads of the site may have this label.
+    pub(crate) fn allows_label(&self, key: &str, value: &[u8]) -> bool {
+        self.labels.iter().any(|pattern| {
+            pattern.key == *key && pattern.value.as_ref().is_none_or(|allowed| allowed.as_bytes() == value)
+        })
+    }
+
     fn check_labels(&self, labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
-        let inside = |(key, value): &(&String, &String)| {
-            self.labels.iter().any(|pattern| {
-                pattern.key == **key && pattern.value.as_ref().is_none_or(|allowed| allowed == *value)
-            })
-        };
+        let inside = |(key, value): &(&String, &String)| self.allows_label(key, value.as_bytes());
         match labels.iter().find(|label| !inside(label)) {
             None => Ok(()),
             Some((key, value)) => Err(Refusal::denied(

@@ -29,6 +29,7 @@ use bonafide_crypto::mac::MacKey;
 use bonafide_crypto::random::Random;
 use bonafide_identity::time::Clock;
 use http::{Method, StatusCode};
+use tokio::sync::Semaphore;
 
 use self::answer::{Answer, Reply};
 use self::fields::Fields;
@@ -43,6 +44,8 @@ use crate::refusal::Refusal;
 pub(crate) const PURPOSE: &str = "vault tokens v1";
 /// The longest body: a call's bytes in base64, and names around them.
 const MAX_BODY: usize = 8 << 20;
+/// Bodies that are read at the same time, by all callers.
+const MAX_READING: usize = 8;
 
 /// What answers.
 #[derive(Clone)]
@@ -57,6 +60,8 @@ struct Parts {
     random: Arc<dyn Random>,
     /// For `sys/health`.
     server: String,
+    /// Bodies that are read at the same time.
+    reading: Semaphore,
 }
 
 /// One request, read.
@@ -78,7 +83,16 @@ impl Vault {
         server: String,
     ) -> Self {
         let Grpc { service, callers } = applications;
-        Self(Arc::new(Parts { admin, service, callers, tokens: Tokens::new(key), clock, random, server }))
+        Self(Arc::new(Parts {
+            admin,
+            service,
+            callers,
+            tokens: Tokens::new(key),
+            clock,
+            random,
+            server,
+            reading: Semaphore::new(MAX_READING),
+        }))
     }
 
     /// Everything below `/v1/`.
@@ -105,6 +119,9 @@ async fn answer(vault: &Vault, request: Request<Body>) -> Result<Answer, Refusal
         return Ok(Answer::Status(StatusCode::METHOD_NOT_ALLOWED));
     }
     let fields = if writes {
+        // Nothing is read for whoever may not ask, and not for many at once: what a body becomes takes more room than it.
+        vault.0.callers.of(&parts.extensions, None)?;
+        let _place = vault.0.reading.acquire().await;
         let body = to_bytes(body, MAX_BODY).await.map_err(|_| {
             Refusal::invalid("vault.body", "the body is longer than 8 MiB, or was cut off")
                 .hint("send smaller batches")

@@ -47,9 +47,9 @@ use crate::{
 
 const ROUNDS: usize = 5;
 /// Connections that ask at the same time.
-const CLIENTS: usize = 8;
+const CLIENTS: usize = 32;
 /// Requests of each in a round.
-const EACH: usize = 250;
+const EACH: usize = 100;
 const SIZE: usize = 1024;
 const BATCH: usize = 100;
 

@@ -82,13 +82,16 @@ impl NodeKeys {
         call: Call<Q, A>,
     ) -> Result<A, Refusal> {
         let instance = subject.instance;
+        // A renewed one may say something else.
+        let leaf = subject.credential.chain().first().cloned();
         let (client, mut shown) = {
             let mut inner = self.lock();
             if inner.over.contains_key(&instance) {
                 return Err(Refusal::key_identity_ended());
             }
             let line = inner.line.as_mut().ok_or_else(Refusal::keys_unreachable)?;
-            (line.client.clone().max_encoding_message_size(MAX_MESSAGE * 2), line.shown.contains(&instance))
+            let shown = line.shown.get(&instance) == leaf.as_ref();
+            (line.client.clone().max_encoding_message_size(MAX_MESSAGE * 2), shown)
         };
         loop {
             let chain = if shown { Vec::new() } else { subject.credential.chain().to_vec() };
@@ -97,8 +100,8 @@ impl NodeKeys {
             let answer = tokio::time::timeout(ANSWER_TIME, call(client.clone(), request.clone())).await;
             match answer.map_err(|_| Refusal::keys_unreachable())? {
                 Ok(answer) => {
-                    if !shown && let Some(line) = &mut self.lock().line {
-                        line.shown.insert(instance);
+                    if !shown && let (Some(line), Some(leaf)) = (&mut self.lock().line, leaf) {
+                        line.shown.insert(instance, leaf);
                     }
                     return Ok(answer.into_inner());
                 }

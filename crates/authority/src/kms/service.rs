@@ -179,9 +179,10 @@ impl Service {
         &self.0
     }
 
-    /// A key by its name: what a protocol must know of it to read a request. Says nothing of who may know.
-    pub(crate) fn named(&self, name: &str) -> Option<Arc<KeyRecord>> {
-        self.parts().registry.state().key(name).cloned()
+    /// A key by its name, for a caller of a site that may know it: what a protocol must know of it to read a request.
+    pub(crate) fn named(&self, caller: &Caller, name: &str) -> Option<Arc<KeyRecord>> {
+        let state = self.parts().registry.state();
+        state.key(name).filter(|record| record.is_for_site(caller.site())).cloned()
     }
 
     /// Does the items of one call, all with one key, and gives their results in the same order.

@@ -8,6 +8,9 @@ use zeroize::Zeroizing;
 
 use crate::refusal::Refusal;
 
+/// Items of a batch.
+const MAX_BATCH: usize = 4096;
+
 /// Fields by name. Unknown ones are passed over: Vault does so.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fields(Map<String, Value>);
@@ -40,6 +43,10 @@ impl Fields {
                 return Err(Refusal::invalid("vault.batch", "failed to parse batch input: it is no array"));
             }
         };
+        if items.len() > MAX_BATCH {
+            return Err(Refusal::invalid("vault.batch", format!("a batch has at most {MAX_BATCH} items"))
+                .hint("send several of them"));
+        }
         if items.is_empty() {
             return Err(Refusal::invalid("vault.batch", "missing batch input to process"));
         }
@@ -142,4 +149,56 @@ pub(super) fn decode(text: &str) -> Result<Vec<u8>, ()> {
 
 fn wrong(name: &str, expected: &str) -> Refusal {
     Refusal::invalid("vault.field", format!("field validation failed: `{name}` must be {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fields(text: &str) -> Fields {
+        Fields::read(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn numbers_and_flags_may_be_text() {
+        let read = fields(
+            r#"{"a": 7, "b": "7", "c": "x", "d": -1, "t": "true", "f": false, "z": null, "h": "36h"}"#,
+        );
+        assert_eq!(
+            (read.number("a"), read.number("b"), read.number("z")),
+            (Ok(Some(7)), Ok(Some(7)), Ok(None))
+        );
+        assert!(read.number("c").is_err() && read.number("d").is_err() && read.number("t").is_err());
+        assert_eq!((read.flag("t"), read.flag("f"), read.flag("none")), (Ok(true), Ok(false), Ok(false)));
+        assert!(read.flag("c").is_err() && read.flag("a").is_err());
+        assert_eq!((read.seconds("h"), read.seconds("a")), (Ok(Some(129_600)), Ok(Some(7))));
+        assert!(read.seconds("c").is_err());
+    }
+
+    #[test]
+    fn batches_are_lists_of_objects() {
+        assert!(fields(r#"{"plaintext": "x"}"#).batch().unwrap().is_none());
+        assert_eq!(fields(r#"{"batch_input": [{}, {}]}"#).batch().unwrap().unwrap().len(), 2);
+        for wrong in [r#"{"batch_input": []}"#, r#"{"batch_input": "x"}"#, r#"{"batch_input": [1]}"#] {
+            assert!(fields(wrong).batch().is_err(), "{wrong}");
+        }
+        assert!(Fields::read(b"[]").is_err() && Fields::read(b"{").is_err());
+    }
+
+    proptest! {
+        /// What is bound to a ciphertext has one form, however it was written.
+        #[test]
+        fn base64_has_one_canonical_form(bytes in prop::collection::vec(any::<u8>(), 1..40)) {
+            let (padded, bare) = (STANDARD.encode(&bytes), STANDARD_NO_PAD.encode(&bytes));
+            for text in [&padded, &bare] {
+                let read = fields(&serde_json::json!({ "context": text }).to_string());
+                let canonical = read.canonical("context").unwrap().unwrap();
+                prop_assert_eq!(&canonical, &padded);
+                let read_bytes = read.bytes("context").unwrap().unwrap();
+                prop_assert_eq!(&*read_bytes, bytes.as_slice());
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Call;
 use super::answer::Answer;
-use super::token::{LIFETIME, Token};
+use super::token::{Holder, LIFETIME, Token};
 use crate::kms::callers::Caller;
 use crate::refusal::Refusal;
 
@@ -24,7 +24,7 @@ impl Call<'_> {
         let header = |name: &str| self.parts.headers.get(name).and_then(|value| value.to_str().ok());
         let bearer = || header("authorization").and_then(|value| value.strip_prefix("Bearer "));
         let token = match header("x-vault-token").or_else(bearer).filter(|token| !token.is_empty()) {
-            Some(token) => Some(vault.tokens.check(token, &caller, vault.clock.now())?),
+            Some(token) => Some(vault.tokens.check(token, &Holder::of(&caller), vault.clock.now())?),
             None => None,
         };
         Ok((caller, token))
@@ -37,7 +37,8 @@ pub(super) fn login(call: &Call<'_>) -> Result<Answer, Refusal> {
     // A token that has ended must not keep anybody from getting the next.
     let caller = vault.callers.of(&call.parts.extensions, None)?;
     let now = vault.clock.now();
-    let (text, token) = vault.tokens.make(&caller, vault.random.array(), now);
+    let (text, token) =
+        vault.tokens.make(&Holder::of(&caller), caller.expires_at(), vault.random.array(), now);
     Ok(Answer::Auth(json!({
         "client_token": text,
         "accessor": "",

@@ -97,13 +97,14 @@ pub(super) async fn configure(call: &Call<'_>, name: &str) -> Result<Answer, Ref
     // 0: whatever can be decrypted again. So it goes along with the other bound, unless something else is asked for.
     let least = min_decrypt.unwrap_or(key.min_decrypt);
     let min_encrypt = match fields.number("min_encryption_version")? {
-        Some(version) if version > 0 => version,
-        Some(_) => least,
-        None => least.max(key.min_encrypt),
+        Some(version) if version > 0 => Some(version),
+        Some(_) => Some(least),
+        // Nothing is written that nobody asked to change: somebody else may be changing it.
+        None => min_decrypt.map(|least| least.max(key.min_encrypt)),
     };
     let settings = KeySettings {
         min_decrypt,
-        min_encrypt: Some(min_encrypt),
+        min_encrypt,
         rotation: fields.seconds("auto_rotate_period")?,
         ..KeySettings::default()
     };

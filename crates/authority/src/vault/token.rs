@@ -25,6 +25,10 @@ pub(super) struct Tokens {
     revoked: Mutex<HashMap<[u8; 16], UnixTime>>,
 }
 
+/// Whose a token is: a launch, and not its certificate, which is renewed while the token lives.
+#[derive(Debug)]
+pub(super) struct Holder([u8; 32]);
+
 /// A token that was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Token {
@@ -37,10 +41,16 @@ impl Tokens {
         Self { key, revoked: Mutex::default() }
     }
 
-    /// A token for a caller. `number` is random.
-    pub(super) fn make(&self, caller: &Caller, number: [u8; 16], now: UnixTime) -> (String, Token) {
-        let end = now.as_secs().saturating_add(LIFETIME).min(caller.expires_at().as_secs());
-        let tag = self.tag(&holder(caller), &number, end);
+    /// A token for whoever logs in, whose SVID ends at `not_after`. `number` is random.
+    pub(super) fn make(
+        &self,
+        holder: &Holder,
+        not_after: UnixTime,
+        number: [u8; 16],
+        now: UnixTime,
+    ) -> (String, Token) {
+        let end = now.as_secs().saturating_add(LIFETIME).min(not_after.as_secs());
+        let tag = self.key.tag(&[&holder.0, &number, &end.to_be_bytes()]);
         let bytes = [end.to_be_bytes().as_slice(), &number, &tag].concat();
         let token = Token { number, expires_at: UnixTime::from_secs(end) };
         (format!("{PREFIX}{}", Base64UrlUnpadded::encode_string(&bytes)), token)
@@ -50,7 +60,7 @@ impl Tokens {
     ///
     /// # Errors
     /// A token that is not, has ended or was revoked.
-    pub(super) fn check(&self, text: &str, caller: &Caller, now: UnixTime) -> Result<Token, Refusal> {
+    pub(super) fn check(&self, text: &str, holder: &Holder, now: UnixTime) -> Result<Token, Refusal> {
         let read = || {
             let mut bytes = [0; LENGTH];
             let text = text.strip_prefix(PREFIX)?;
@@ -58,7 +68,7 @@ impl Tokens {
             let (end, rest) = read.split_first_chunk::<8>()?;
             let (number, tag) = rest.split_first_chunk::<16>()?;
             let end = i64::from_be_bytes(*end);
-            self.key.verify(&[&holder(caller), number, &end.to_be_bytes()], tag).ok()?;
+            self.key.verify(&[&holder.0, number, &end.to_be_bytes()], tag).ok()?;
             let token = Token { number: *number, expires_at: UnixTime::from_secs(end) };
             let revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner).contains_key(number);
             (now < token.expires_at && !revoked).then_some(token)
@@ -83,14 +93,40 @@ impl Tokens {
             revoked.insert(token.number, token.expires_at);
         }
     }
+}
 
-    fn tag(&self, holder: &[u8; 32], number: &[u8; 16], end: i64) -> [u8; 32] {
-        self.key.tag(&[holder, number, &end.to_be_bytes()])
+impl Holder {
+    pub(super) fn of(caller: &Caller) -> Self {
+        let instance = caller.instance().map(|instance| *instance.as_bytes()).unwrap_or_default();
+        Self(sha256(&[instance.as_slice(), caller.id().to_string().as_bytes()].concat()))
     }
 }
 
-/// The launch, and not its certificate: that is renewed while the token lives.
-fn holder(caller: &Caller) -> [u8; 32] {
-    let instance = caller.instance().map(|instance| *instance.as_bytes()).unwrap_or_default();
-    sha256(&[instance.as_slice(), caller.id().to_string().as_bytes()].concat())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_good_for_its_holder_until_it_ends() {
+        let tokens = Tokens::new(MacKey::from_bytes(&[7; 32]));
+        let (own, other) = (Holder([1; 32]), Holder([2; 32]));
+        let at = UnixTime::from_secs;
+        let (text, token) = tokens.make(&own, at(10_000), [9; 16], at(1000));
+        assert_eq!(token.expires_at, at(1000 + LIFETIME));
+        assert_eq!(tokens.check(&text, &own, at(1000 + LIFETIME - 1)), Ok(token));
+        assert!(tokens.check(&text, &own, at(1000 + LIFETIME)).is_err());
+        assert!(tokens.check(&text, &other, at(1001)).is_err());
+        assert!(Tokens::new(MacKey::from_bytes(&[8; 32])).check(&text, &own, at(1001)).is_err());
+        // Not longer than the SVID.
+        assert_eq!(tokens.make(&own, at(1500), [8; 16], at(1000)).1.expires_at, at(1500));
+        for at_byte in 0..text.len() {
+            let mut changed = text.clone().into_bytes();
+            changed[at_byte] = if changed[at_byte] == b'A' { b'B' } else { b'A' };
+            assert!(tokens.check(&String::from_utf8(changed).unwrap(), &own, at(1001)).is_err());
+            let cut: String = text.chars().take(at_byte).collect();
+            assert!(tokens.check(&cut, &own, at(1001)).is_err());
+        }
+        tokens.revoke(token, at(1001));
+        assert!(tokens.check(&text, &own, at(1002)).is_err());
+    }
 }

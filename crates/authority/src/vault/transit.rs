@@ -58,7 +58,7 @@ async fn batch(
     hash: Option<&str>,
 ) -> Result<Answer, Refusal> {
     // What is not the caller's is refused by the service, in words that don't tell it from what there is not.
-    let key = call.vault.0.service.named(name);
+    let key = call.vault.0.service.named(caller, name);
     let manner = Manner { hash, whole: &call.fields };
     let mut fields = call.fields.clone();
     let Some(items) = fields.batch()? else {

@@ -47,6 +47,9 @@ pub struct DevArgs {
     /// The trust domain
     #[arg(long, default_value = "dev.local")]
     trust_domain: TrustDomain,
+    /// Name of the authority for clients of Vault's API, which look for one in its certificate; several times
+    #[arg(long = "dns-name", value_name = "NAME")]
+    dns_names: Vec<DnsName>,
     /// Serve on a kernel before Linux 6.5, with a weaker check of who calls; SVIDs will say so
     #[arg(long)]
     allow_start_time_peers: bool,
@@ -162,7 +165,7 @@ async fn start_authority(
 ) -> Result<roles::RunningAuthority, Failure> {
     let mut config = AuthorityConfig::new(arguments.trust_domain.clone(), state.path("authority"));
     config.listen = ([127, 0, 0, 1], 0).into();
-    config.dns_names.extend(DnsName::parse("localhost").ok());
+    config.dns_names.clone_from(&arguments.dns_names);
     if !config.data_dir.exists() {
         roles::create_authority(&config, console).await?;
     }

@@ -29,13 +29,18 @@ pub(crate) struct TrustDomain {
 
 impl TrustDomain {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more words for `dev`, and for `authority init`.
+    pub(crate) fn start_with(more: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("bf").tempdir().unwrap();
         let mut domain = Self { dev: None, pair: None, folder };
         if two_servers() {
-            domain.pair = Some(Pair::start(domain.path(), "foreign.test"));
+            domain.pair = Some(Pair::start(domain.path(), "foreign.test", more));
         } else {
             let mut dev = bonafide();
-            dev.args(["dev", "--trust-domain", "foreign.test", "--data"]).arg(domain.path());
+            dev.args(["dev", "--trust-domain", "foreign.test", "--data"]).arg(domain.path()).args(more);
             let dev = domain.dev.insert(dev.stdout(Stdio::piped()).spawn().unwrap());
             // `dev` prints what to do next once it is ready, and nothing before.
             let mut line = String::new();

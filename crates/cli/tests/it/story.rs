@@ -40,7 +40,7 @@ impl Dev {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         if two_servers() {
-            let pair = Pair::start(folder.path(), "dev.local");
+            let pair = Pair::start(folder.path(), "dev.local", &[]);
             return Self { running: Running::Pair(Box::new(pair)), folder };
         }
         let mut child = Command::new(env!("CARGO_BIN_EXE_bonafide"))

@@ -74,14 +74,15 @@ fn serve(config: &Path) -> (Process, String) {
 }
 
 impl Pair {
-    /// In this folder, as `dev` has it: `authority` and `agent`, and `first` for the server that is killed.
-    pub(crate) fn start(folder: &Path, trust_domain: &str) -> Self {
+    /// In this folder, as `dev` has it: `authority` and `agent`, and `first` for the server that is killed. `more`: what else
+    /// `init` is told.
+    pub(crate) fn start(folder: &Path, trust_domain: &str, more: &[&str]) -> Self {
         let database = Postgres::shared().expect("PostgreSQL is installed").database();
         let init = |name: &str, beside: Option<&str>| {
             let config = folder.join(name).with_extension("toml");
             let mut command = bonafide();
             command.args(["authority", "init", "--trust-domain", trust_domain, "--listen", "127.0.0.1:0"]);
-            command.args(["--server", name, "--store", &database.url(), "--dns-name", "localhost"]);
+            command.args(["--server", name, "--store", &database.url()]).args(more);
             command.arg("--config").arg(&config).arg("--data").arg(folder.join(name));
             if let Some(beside) = beside {
                 command.arg("--beside").arg(folder.join(beside));

@@ -265,6 +265,7 @@ fn site(name: &str) -> Object {
     let scope = bonafide_wire::types::Scope {
         spiffe_ids: vec!["spiffe://example.org/**".into()],
         max_x509_ttl: 3600,
+        labels: vec![label("app", "*"), label("tenant", "t1")],
         ..Default::default()
     };
     let wire = bonafide_wire::types::Site { name: name.into(), scope: Some(scope), ..Default::default() };
@@ -287,13 +288,21 @@ fn agent() -> Object {
     Object::Agent(Arc::new(of("lab", AGENT)))
 }
 
+fn label(key: &str, value: &str) -> bonafide_wire::types::Selector {
+    bonafide_wire::types::Selector { key: key.into(), value: value.into() }
+}
+
 fn registration(id: &str, site: &str, name: &str) -> Object {
-    let selector = bonafide_wire::types::Selector { key: "unix.uid".into(), value: "1".into() };
+    labelled(id, site, name, &[])
+}
+
+fn labelled(id: &str, site: &str, name: &str, labels: &[(&str, &str)]) -> Object {
     let wire = bonafide_wire::types::Registration {
         kind: bonafide_wire::types::registration::Kind::Entry.into(),
         site: site.into(),
         spiffe_id: format!("spiffe://example.org/{name}"),
-        selectors: vec![selector],
+        selectors: vec![label("unix.uid", "1")],
+        labels: pairs(labels),
         ..Default::default()
     };
     let now = UnixTime::from_secs(1);
@@ -586,7 +595,11 @@ rules:
     house.key_with("orders/a", KeyType::Aes256Gcm, labels("shop"), Flags::default()).await;
     house.key_with("orders/b", KeyType::Aes256Gcm, labels("bank"), Flags::default()).await;
     house.key_with("release", KeyType::Rsa2048, labels("shop"), Flags::default()).await;
-    let web = workload("web", &[("app", "web"), ("tenant", "t1")]);
+    let own = [("app", "web"), ("tenant", "t1")];
+    let web = workload("web", &own);
+    // What a certificate says counts as long as the registration says it, too.
+    assert_eq!(code(house.encrypt(&web, "orders/a", &[("tenant", "t1")]).await), "kms.caller-over");
+    house.put(labelled("web", "lab", "web", &own)).await;
     house.encrypt(&web, "orders/a", &[("tenant", "t1")]).await.unwrap();
     for (key, tenant) in [("orders/a", "t2"), ("orders/b", "t1")] {
         assert_eq!(code(house.encrypt(&web, key, &[("tenant", tenant)]).await), "kms.denied");
@@ -599,6 +612,8 @@ rules:
     };
     house.one(&web, "release", sign("rsa-pss-sha256"), &[]).await.unwrap();
     assert_eq!(code(house.one(&web, "release", sign("rsa-pkcs1-sha256"), &[]).await), "kms.denied");
+    house.put(labelled("web", "lab", "web", &own[..1])).await;
+    assert_eq!(code(house.encrypt(&web, "orders/a", &[("tenant", "t1")]).await), "kms.caller-over");
 }
 
 #[tokio::test]

@@ -105,6 +105,20 @@ async fn leases_end_at_once_with_what_they_rest_on_and_the_agent_hears_why() {
 }
 
 #[tokio::test]
+async fn a_convergent_key_encrypts_at_the_authority_alone() {
+    let (house, _stream) = House::leasing().await;
+    let flags = Flags { convergent: true, exportable: false };
+    house.key_with("orders/same", KeyType::Aes256Gcm, Settings::default(), flags).await;
+    let web = workload("web", &[]);
+    let wish = Wish { key: "orders/same".into(), ..wish(Wanted::Encrypt) };
+    let refused = house.service.lease(&web, &[wish]).await.unwrap().pop().unwrap();
+    assert_eq!(code(refused), "kms.local-never");
+    let one = house.encrypt(&web, "orders/same", &[("tenant", "t1")]).await.unwrap();
+    assert_eq!(house.encrypt(&web, "orders/same", &[("tenant", "t1")]).await.unwrap(), one);
+    assert_ne!(house.encrypt(&web, "orders/same", &[("tenant", "t2")]).await.unwrap(), one);
+}
+
+#[tokio::test]
 async fn leases_have_ceilings_and_what_was_used_is_on_the_ledger() {
     let (house, stream) = House::leasing().await;
     let web = workload("web", &[]);
