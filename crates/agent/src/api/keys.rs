@@ -58,8 +58,12 @@ impl Keys for KeysService {
     }
 
     async fn decrypt(&self, request: Request<DecryptRequest>) -> Answer<DecryptResponse> {
+        let peer = peer_of(&request)?;
         let (subject, message) = self.0.admit_key_use(request).await?;
-        Ok(Response::new(self.0.decrypt(&subject, message).await?))
+        let answer = self.0.decrypt(&subject, message).await?;
+        // Another program may have come while the authority was asked.
+        peer.check_unchanged().await?;
+        Ok(Response::new(answer))
     }
 
     async fn verify(&self, request: Request<VerifyRequest>) -> Answer<VerifyResponse> {

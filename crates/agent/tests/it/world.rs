@@ -97,6 +97,11 @@ impl World {
         self.authorities.stop().await;
     }
 
+    /// Ends the first of two servers, if it has not ended yet.
+    pub(crate) async fn fail_over(&self) {
+        self.authorities.fail_over().await;
+    }
+
     pub(crate) async fn admin(&self) -> AdminClient<Channel> {
         self.authorities.step().await;
         self.authorities.admin().await

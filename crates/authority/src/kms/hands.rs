@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bonafide_keyring::{Dispatch, Handled, KeyringError};
 use bonafide_kms::algorithm::{KeyType, Scheme};
@@ -23,6 +24,8 @@ use crate::refusal::Refusal;
 
 /// Secrets that stay open.
 const MAX_OPEN: usize = 8192;
+/// After which a secret that could not be closed is closed.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Bytes of a request beside what the caller gave.
 const OVERHEAD: usize = 128;
 
@@ -167,7 +170,12 @@ impl Hands {
         if let Some(handle) = lock(&self.open).get(&which) {
             return Ok(*handle);
         }
-        let task = Task::Open { key: which.0, version: which.1, wrapped: record.wrapped.clone() };
+        let (hands, wrapped) = (self.clone(), record.wrapped.clone());
+        finished(async move { hands.open_now(which, wrapped).await }).await
+    }
+
+    async fn open_now(&self, which: Which, wrapped: Bytes) -> Result<u32, Refusal> {
+        let task = Task::Open { key: which.0, version: which.1, wrapped };
         let Answer::Opened { handle, .. } = self.one(task).await? else { return Err(gone()) };
         let mut open = lock(&self.open);
         let known = *open.entry(which).or_insert(handle);
@@ -210,17 +218,29 @@ impl Hands {
             None => Task::Generate { key, version, key_type, flags },
             Some(secret) => Task::Import { key, version, key_type, flags, secret },
         };
-        let Answer::Opened { handle, public, wrapped, .. } = self.one(task).await? else {
-            return Err(gone());
-        };
-        self.forget_handles(vec![handle]);
-        Ok(Born { wrapped: wrapped.into(), public: public.into() })
+        let hands = self.clone();
+        finished(async move {
+            let Answer::Opened { handle, public, wrapped, .. } = hands.one(task).await? else {
+                return Err(gone());
+            };
+            hands.forget_handles(vec![handle]);
+            Ok(Born { wrapped: wrapped.into(), public: public.into() })
+        })
+        .await
     }
 
+    /// Erases secrets. Nobody waits; what finds the queue full comes again.
     fn forget_handles(&self, handles: Vec<u32>) {
         for handle in handles {
-            // Nobody waits. When the queue is full it stays open, and is of no use to anybody.
-            let _unheard = self.ask(&[Request::Forget { handle }]);
+            let hands = self.clone();
+            tokio::spawn(async move {
+                while let Ok(told) = hands.ask(&[Request::Forget { handle }]) {
+                    match told.await {
+                        Ok(Err(KeyringError::Busy)) => tokio::time::sleep(AGAIN).await,
+                        _ => return,
+                    }
+                }
+            });
         }
     }
 
@@ -276,6 +296,13 @@ fn unanswered(error: &KeyringError) -> Refusal {
 fn gone() -> Refusal {
     Refusal::unavailable("kms.worker", "the process that holds the keys does not answer")
         .hint("look at the authority's log; the server stops when that process is gone")
+}
+
+/// Goes on to its end when the caller gives up: what he has opened would stay open, and nobody would know of it.
+async fn finished<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::spawn(work).await.unwrap_or_else(|_| Err(gone()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -362,6 +362,11 @@ impl Service {
             for version in std::iter::once(&item.version).chain(&item.to) {
                 if let Entry::Vacant(place) = handles.entry(version.number) {
                     place.insert(self.0.hands.open(version).await?);
+                    // It may have been destroyed since this call has looked.
+                    let id = item.header.key;
+                    if self.0.registry.state().key_version(id.as_bytes(), version.number).is_none() {
+                        self.0.hands.forget(&(id, version.number));
+                    }
                 }
             }
             let handle = handles.get(&item.version.number).copied().unwrap_or_default();

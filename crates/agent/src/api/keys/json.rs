@@ -228,7 +228,9 @@ async fn decrypt(
         .into_iter()
         .map(|Decrypt { ciphertext, context }| kms::DecryptItem { ciphertext: ciphertext.0, context });
     let request = kms::DecryptRequest { key, items: items.collect(), on_behalf_of: None };
-    Ok(results(api.decrypt(&subject, request).await?.results, |one| {
+    let answer = api.decrypt(&subject, request).await?;
+    peer.check_unchanged().await?;
+    Ok(results(answer.results, |one| {
         (one.problem, json!({ "plaintext": text(&one.plaintext), "version": one.version }))
     }))
 }
