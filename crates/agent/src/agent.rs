@@ -365,6 +365,11 @@ impl Line {
                 Err(Some(reason)) if !has_lived => return Some(reason),
                 Err(Some(reason)) => {
                     // What is still valid is served on.
+                    tracing::warn!(
+                        code = reason.code,
+                        message = reason.message,
+                        "this node has not joined anew"
+                    );
                     self.engine.set_problem(Some(reason));
                     let (credential, node) = saved?;
                     Some((node, credential))

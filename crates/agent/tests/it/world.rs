@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) authorities: Authorities,
     agent: Option<Running>,
+    /// The ID that the agent had when it was last seen.
+    seen: Mutex<String>,
 }
 
 impl World {
@@ -57,7 +59,7 @@ impl World {
         let clock = TestClock::new();
         let authorities = Authorities::new(directory.path(), &clock);
         let socket = directory.path().join("agent.sock");
-        Self { clock, socket, directory, authorities, agent: None }
+        Self { clock, socket, directory, authorities, agent: None, seen: Mutex::default() }
     }
 
     /// Begins the trust domain, or begins it anew: with another root.
@@ -191,17 +193,19 @@ impl World {
 
     /// Waits for a state of the agent.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&AgentStatus) -> bool) -> AgentStatus {
-        // A join token that a server has spent, without living to say so, is gone: until the node has joined, no server dies.
+        // A join token that a server has spent, without living to say so, is gone: until the node has joined, no server
+        // dies. An agent that joins anew has its old ID until then.
         let mut has_joined = false;
         let wait = async {
             loop {
                 let status = self.status().await;
-                if !has_joined && !status.agent_id.is_empty() {
+                if !has_joined && (status.connected || *self.seen.lock().unwrap() != status.agent_id) {
                     has_joined = true;
                     self.authorities.step().await;
                     continue;
                 }
                 if holds(&status) {
+                    self.seen.lock().unwrap().clone_from(&status.agent_id);
                     return status;
                 }
                 tokio::task::yield_now().await;
