@@ -1,4 +1,4 @@
-//! Protected buffers and process hardening: the only unsafe code of ours.
+//! Protected buffers and process hardening: the only unsafe code of ours, but for the door to blst in `sealing`.
 
 mod confine;
 mod process;
