@@ -63,8 +63,13 @@ pub struct Ceremony {
     transcript: Option<Digest>,
     sealed: BTreeMap<Index, Message>,
     taken: BTreeMap<Index, Scalar>,
-    complaints: BTreeSet<(Index, Index)>,
-    answered: BTreeSet<(Index, Index)>,
+    /// Of a receiver about a dealer.
+    complaints: BTreeMap<(Index, Index), Digest>,
+    answers: BTreeMap<(Index, Index), (Digest, Scalar)>,
+    /// Complaints with an answer that holds.
+    settled: BTreeSet<(Index, Index)>,
+    /// Whose complaints this dealer has answered.
+    shown: BTreeSet<Index>,
     outcome: Option<(SealParams, EpochRecord)>,
     votes: BTreeMap<Index, Signed<Message>>,
     decision: Option<Decision>,
@@ -116,8 +121,10 @@ impl Ceremony {
             transcript: None,
             sealed: BTreeMap::new(),
             taken: BTreeMap::new(),
-            complaints: BTreeSet::new(),
-            answered: BTreeSet::new(),
+            complaints: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            settled: BTreeSet::new(),
+            shown: BTreeSet::new(),
             outcome: None,
             votes: BTreeMap::new(),
             decision: None,
@@ -168,9 +175,8 @@ impl Ceremony {
         if self.over || self.decision.is_some() {
             return Vec::new();
         }
-        let open: Vec<Party> = self
-            .complaints
-            .difference(&self.answered)
+        let open = self.complaints.keys().filter(|pair| !self.settled.contains(pair));
+        let open: Vec<Party> = open
             .flat_map(|(receiver, dealer)| [Party::Receiver(*receiver), Party::Dealer(*dealer)])
             .collect();
         if !open.is_empty() {
@@ -285,38 +291,27 @@ impl Ceremony {
             Content::Shares { .. } if self.plan.dealers.contains(&sender) => {
                 keep(&mut self.sealed, &message.body, Party::Dealer(sender))?
             }
-            Content::Complaint { accused, .. } => {
-                self.plan.dealers.contains(accused) && self.complaints.insert((sender, *accused))
+            Content::Complaint { transcript, accused } if self.plan.dealers.contains(accused) => {
+                self.complaints.insert((sender, *accused), *transcript).is_none()
             }
-            Content::Answer { .. } => true,
+            Content::Answer { transcript, receiver, share } if self.plan.dealers.contains(&sender) => {
+                let pair = (*receiver, sender);
+                let fresh = !self.answers.contains_key(&pair);
+                self.answers.entry(pair).or_insert_with(|| (*transcript, share.clone()));
+                fresh
+            }
             Content::Ready { .. } | Content::Never => return Ok(self.vote(message)),
-            Content::Deal { .. } | Content::Shares { .. } => false,
+            Content::Answer { .. }
+            | Content::Complaint { .. }
+            | Content::Deal { .. }
+            | Content::Shares { .. } => false,
         };
-        // Afterwards only contradictions count.
-        if !fresh || self.over || self.decision.is_some() {
+        // When it is over only contradictions count. Who is ready still answers complaints: others may not be.
+        if !fresh || self.over {
             return Ok(Vec::new());
         }
-        let (body, content) = (message.body.clone(), message.body.content.clone());
-        match content {
-            Content::Complaint { transcript, accused } => {
-                self.log.push(message);
-                self.compare(&transcript, Party::Receiver(sender))?;
-                Ok(self.answer(sender, accused))
-            }
-            Content::Answer { transcript, receiver, share } => {
-                let asked = self.complaints.contains(&(receiver, sender));
-                if !asked || self.answered.contains(&(receiver, sender)) {
-                    return Ok(Vec::new());
-                }
-                self.log.push(message);
-                self.compare(&transcript, Party::Dealer(body.sender))?;
-                self.check_answer(sender, receiver, share)
-            }
-            _ => {
-                self.log.push(message);
-                self.progress()
-            }
-        }
+        self.log.push(message);
+        self.progress()
     }
 
     fn vote(&mut self, message: Signed<Message>) -> Vec<Effect> {
@@ -357,7 +352,10 @@ impl Ceremony {
             self.transcript = Some(transcript(&self.session, messages));
             effects.extend(self.deal());
         }
+        self.compare()?;
+        effects.extend(self.show());
         effects.extend(self.take_shares()?);
+        self.settle()?;
         effects.extend(self.finish()?);
         Ok(effects)
     }
@@ -407,7 +405,7 @@ impl Ceremony {
     }
 
     fn take_shares(&mut self) -> Result<Vec<Effect>, Abort> {
-        let Some(own) = self.transcript else { return Ok(Vec::new()) };
+        let Some(own) = self.transcript.filter(|_| self.outcome.is_none()) else { return Ok(Vec::new()) };
         let mut wrong = Vec::new();
         for (dealer, message) in &self.sealed {
             let Content::Shares { transcript, sealed } = &message.content else { continue };
@@ -415,7 +413,7 @@ impl Ceremony {
                 return Err(Abort { reason: AbortReason::Divergent, named: vec![Party::Dealer(*dealer)] });
             }
             let Some((index, key)) = &self.receiver else { continue };
-            if self.taken.contains_key(dealer) || self.complaints.contains(&(*index, *dealer)) {
+            if self.taken.contains_key(dealer) || self.complaints.contains_key(&(*index, *dealer)) {
                 continue;
             }
             let way = self.joins.get(index).and_then(|join| self.way(&own, *dealer, *index, join));
@@ -434,34 +432,48 @@ impl Ceremony {
         Ok(effects)
     }
 
-    /// The accused shows the share in question. It belongs to the accuser.
-    fn answer(&mut self, receiver: Index, accused: Index) -> Vec<Effect> {
+    /// The accused shows the shares in question. Each belongs to who has complained.
+    fn show(&mut self) -> Vec<Effect> {
         let (Some((index, polynomial)), Some(transcript)) = (&self.dealer, self.transcript) else {
             return Vec::new();
         };
-        if *index != accused || self.roster.roster().member(receiver).is_none() {
-            return Vec::new();
+        let own = *index;
+        let about_me = self.complaints.keys().filter(|(_, accused)| *accused == own).map(|(who, _)| *who);
+        let shown: Vec<(Index, Scalar)> = about_me
+            .filter(|receiver| !self.shown.contains(receiver))
+            .map(|receiver| (receiver, polynomial.at(receiver)))
+            .collect();
+        let mut effects = Vec::new();
+        for (receiver, share) in shown {
+            self.shown.insert(receiver);
+            effects.extend(self.say_or_fall_silent(own, Content::Answer { transcript, receiver, share }));
         }
-        let (index, share) = (*index, polynomial.at(receiver));
-        self.say_or_fall_silent(index, Content::Answer { transcript, receiver, share })
+        effects
     }
 
-    fn check_answer(&mut self, dealer: Index, receiver: Index, share: Scalar) -> Result<Vec<Effect>, Abort> {
-        if !self.is_dealt(dealer, receiver, &share) {
-            let named = vec![Party::Dealer(dealer)];
-            return Err(Abort { reason: AbortReason::InvalidShare, named });
+    fn settle(&mut self) -> Result<(), Abort> {
+        let own = self.receiver.as_ref().map(|(index, _)| *index);
+        for (receiver, dealer) in self.complaints.keys() {
+            let pair = (*receiver, *dealer);
+            let Some((_, share)) = self.answers.get(&pair).filter(|_| !self.settled.contains(&pair)) else {
+                continue;
+            };
+            if !self.is_dealt(*dealer, *receiver, share) {
+                let named = vec![Party::Dealer(*dealer)];
+                return Err(Abort { reason: AbortReason::InvalidShare, named });
+            }
+            self.settled.insert(pair);
+            if own == Some(*receiver) && self.outcome.is_none() {
+                self.taken.insert(*dealer, share.clone());
+            }
         }
-        self.answered.insert((receiver, dealer));
-        if self.receiver.as_ref().is_some_and(|(index, _)| *index == receiver) {
-            self.taken.insert(dealer, share);
-        }
-        self.finish()
+        Ok(())
     }
 
     fn finish(&mut self) -> Result<Vec<Effect>, Abort> {
         let done = self.transcript.is_some()
             && self.sealed.len() == self.plan.dealers.len()
-            && self.complaints.is_subset(&self.answered);
+            && self.complaints.keys().all(|pair| self.settled.contains(pair));
         if !done || self.outcome.is_some() {
             return Ok(Vec::new());
         }
@@ -523,12 +535,13 @@ impl Ceremony {
 
     // === small questions ===
 
-    fn compare(&self, transcript: &Digest, party: Party) -> Result<(), Abort> {
-        match &self.transcript {
-            Some(own) if own != transcript => {
-                Err(Abort { reason: AbortReason::Divergent, named: vec![party] })
-            }
-            _ => Ok(()),
+    /// Everybody who has said something since must have seen the same beginning.
+    fn compare(&self) -> Result<(), Abort> {
+        let complaints = self.complaints.iter().map(|((who, _), seen)| (Party::Receiver(*who), seen));
+        let answers = self.answers.iter().map(|((_, who), (seen, _))| (Party::Dealer(*who), seen));
+        match complaints.chain(answers).find(|(_, seen)| Some(**seen) != self.transcript) {
+            Some((party, _)) => Err(Abort { reason: AbortReason::Divergent, named: vec![party] }),
+            None => Ok(()),
         }
     }
 
