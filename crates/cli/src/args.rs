@@ -184,6 +184,23 @@ pub enum Command {
     },
     /// An actor of the demo
     #[command(hide = true)]
+    DemoKeyWriter {
+        /// Its only server
+        #[arg(long)]
+        server: SpiffeId,
+        /// `address:port`
+        #[arg(long)]
+        address: String,
+    },
+    /// An actor of the demo
+    #[command(hide = true)]
+    DemoKeyReader {
+        /// Its only caller
+        #[arg(long)]
+        client: SpiffeId,
+    },
+    /// An actor of the demo
+    #[command(hide = true)]
     DemoLaunch,
     /// Print a completion script for a shell
     Completion {

@@ -2,6 +2,7 @@
 
 mod actor;
 mod event;
+mod keys;
 mod narrator;
 mod permission;
 pub mod role;
@@ -10,6 +11,7 @@ mod stage;
 use std::{
     collections::BTreeSet,
     future::Future,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -116,8 +118,11 @@ async fn play(stage: &mut Stage, narrator: &mut Narrator<'_>, console: &Console)
     permission::permission_is_asked_for(stage, narrator, &cast).await?;
     launches_differ(stage, narrator, &cast, "Two launches of one entry").await?;
     stranger_is_refused(stage, narrator, console, &cast).await?;
-    authority_stops(stage, narrator).await?;
-    launches_differ(stage, narrator, &cast, "Two more launches, while there is no authority").await
+    let mut pair = keys::one_key_is_on_two_nodes(stage, narrator, &cast).await?;
+    let stopped = authority_stops(stage, narrator).await?;
+    keys::they_go_on(narrator, &mut pair).await?;
+    launches_differ(stage, narrator, &cast, "Two more launches, while there is no authority").await?;
+    keys::they_end(narrator, pair, stopped).await
 }
 
 async fn authority_starts(stage: &mut Stage, narrator: &mut Narrator<'_>) -> Result<(), Failure> {
@@ -162,22 +167,25 @@ async fn agent_joins(stage: &mut Stage, narrator: &mut Narrator<'_>) -> Result<(
     };
     let request = PutSiteRequest { site: Some(site), idempotency_key: idempotency_key(), create_only: true };
     admin.put_site(request).await?;
-    let join = token::create(&mut admin, SITE.into(), 60).await?.join;
-    let word = argument(&stage.keep_secret("join", &join)?);
-    let data = argument(&stage.path("agent"));
-    let path = stage.agent_socket();
-    let socket = argument(&path);
-    stage.start_service(
-        "agent",
-        &["agent", "run", "--join-file", &word, "--data", &data, "--socket", &socket],
-    )?;
-    let status = eventually(stage, "the agent is connected", SOON, async || {
-        let status = agent_status(&path).await?;
-        if status.connected { Ok(status) } else { Err(not_yet("the agent is not connected")) }
-    })
-    .await?;
+    let status = join(stage, "agent", &stage.agent_socket()).await?;
     narrator.check(status.site == SITE, format!("it is {}, of site `{}`", status.agent_id, status.site))?;
     narrator.saw(format!("all that this site can ever obtain is spiffe://{TRUST_DOMAIN}/play/*"))
+}
+
+/// An agent joins, and is connected.
+async fn join(stage: &mut Stage, name: &'static str, path: &Path) -> Result<AgentStatus, Failure> {
+    let mut admin = admin::connect(&stage.admin_socket()).await?;
+    let word = token::create(&mut admin, SITE.into(), 60).await?.join;
+    let word = argument(&stage.keep_secret(&format!("{name}.join"), &word)?);
+    let data = argument(&stage.path(name));
+    let socket = argument(path);
+    stage
+        .start_service(name, &["agent", "run", "--join-file", &word, "--data", &data, "--socket", &socket])?;
+    eventually(stage, "the agent is connected", SOON, async || {
+        let status = agent_status(path).await?;
+        if status.connected { Ok(status) } else { Err(not_yet("the agent is not connected")) }
+    })
+    .await
 }
 
 async fn entries_are_created(
@@ -298,7 +306,7 @@ async fn identities_rotate(
                 other.seen.insert(serial);
             }
             Event::Conversation(counters) => conversation = counters,
-            Event::Decided { .. } | Event::Listening { .. } | Event::Refused { .. } => {}
+            Event::Decided { .. } | Event::Listening { .. } | Event::Refused { .. } | Event::Used(_) => {}
         }
         if conversation.failures > 0 {
             return Err(observation_failed(format!("a request failed: {}", conversation.last_failure)));
@@ -391,7 +399,8 @@ async fn stranger_is_refused(
     Ok(())
 }
 
-async fn authority_stops(stage: &mut Stage, narrator: &mut Narrator<'_>) -> Result<(), Failure> {
+/// Returns since when it is gone.
+async fn authority_stops(stage: &mut Stage, narrator: &mut Narrator<'_>) -> Result<Instant, Failure> {
     narrator.scene("The authority stops")?;
     let path = stage.agent_socket();
     let pooled = eventually(stage, "the agent's pool is full", SOON, async || {
@@ -403,13 +412,15 @@ async fn authority_stops(stage: &mut Stage, narrator: &mut Narrator<'_>) -> Resu
     narrator
         .saw(format!("the agent holds {} that wait for a launch", count(pooled.into(), "SVID", "SVIDs")))?;
     stage.stop_service("authority", Duration::from_secs(10)).await?;
+    let gone = Instant::now();
     narrator.saw("the authority's process has ended")?;
     eventually(stage, "the agent has seen it", SOON, async || {
         let status = agent_status(&path).await?;
         if status.connected { Err(not_yet("the agent is still connected")) } else { Ok(()) }
     })
     .await?;
-    narrator.saw("the agent says that it is not connected, and goes on")
+    narrator.saw("the agent says that it is not connected, and goes on")?;
+    Ok(gone)
 }
 
 fn spiffe_id(role: &Role) -> String {
@@ -430,7 +441,7 @@ fn peer(event: Event) -> Option<String> {
     }
 }
 
-async fn agent_status(path: &std::path::Path) -> Result<AgentStatus, Failure> {
+async fn agent_status(path: &Path) -> Result<AgentStatus, Failure> {
     let mut client = AgentClient::new(socket::connect("agent", path).await?);
     Ok(client.status(AgentStatusRequest {}).await?.into_inner())
 }

@@ -178,6 +178,10 @@ async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
         Command::DemoAskingClient { server, address } => {
             demo::role::play(Part::AskingClient { server, address }, console).await
         }
+        Command::DemoKeyWriter { server, address } => {
+            demo::role::play(Part::KeyWriter { server, address }, console).await
+        }
+        Command::DemoKeyReader { client } => demo::role::play(Part::KeyReader { client }, console).await,
         Command::DemoLaunch => demo::role::play(Part::Launch, console).await,
         Command::Authority(command) => command::authority::run(command, console).await,
         Command::Completion { shell } => complete::<Cli>(shell, "bonafide", console),

@@ -67,6 +67,7 @@ const NAMES: &[&str] = &[
     "decide-shared-prefix",
     "policy-load-10k",
     "kms-local-encrypt-1k",
+    "kms-agent-encrypt-1k",
     "kms-grpc-encrypt-1k",
     "kms-http-encrypt-1k",
     "kms-http-encrypt-batch100",
@@ -191,7 +192,7 @@ async fn measure(options: &Options) -> Result<()> {
         if name.starts_with("agents-1000") && crowd.is_none() {
             crowd = Some(Crowd::measure(options).await?);
         }
-        if (name.starts_with("kms-http-") || name.starts_with("kms-grpc-")) && kms.is_none() {
+        if name.starts_with("kms-") && name != "kms-local-encrypt-1k" && kms.is_none() {
             kms = Some(Remote::start(options).await?);
         }
         let figure = match (name, &mut mint) {
@@ -205,6 +206,7 @@ async fn measure(options: &Options) -> Result<()> {
             (name, _) if name.starts_with("decide") || name == "policy-load-10k" => {
                 tokio::task::spawn_blocking(move || decide::figure(name)).await??
             }
+            ("kms-agent-encrypt-1k", _) => kms.as_ref().context("started before")?.agent_figure().await?,
             ("kms-grpc-encrypt-1k", _) => kms.as_ref().context("started before")?.grpc_figure().await?,
             (name, _) if name.starts_with("kms-http-") => {
                 kms.as_ref().context("started before")?.http_figure(name).await?

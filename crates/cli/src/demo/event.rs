@@ -33,6 +33,8 @@ pub(super) enum Event {
         /// What policies in shadow mode would have done; empty: the same.
         would: String,
     },
+    /// A key was used: with another version than before, with another outcome, or for some more times.
+    Used(Used),
     /// The agent refused it.
     Refused {
         /// Stable code.
@@ -68,4 +70,19 @@ pub(super) struct Conversation {
     pub failures: u64,
     /// The last failure, in words.
     pub last_failure: String,
+}
+
+/// How the use of a key went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Used {
+    /// In words.
+    pub what: String,
+    /// How often it was tried since its start.
+    pub times: u64,
+    /// The version of the key; 0: it was refused.
+    pub version: u32,
+    /// Why it was refused; empty: it was not.
+    pub code: String,
+    /// The same in one line.
+    pub message: String,
 }

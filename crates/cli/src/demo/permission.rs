@@ -100,7 +100,7 @@ fn policy(client: &str, more: &str) -> String {
     )
 }
 
-async fn apply(stage: &Stage, source: &str) -> Result<(), Failure> {
+pub(super) async fn apply(stage: &Stage, source: &str) -> Result<(), Failure> {
     let policy = Policy { source: source.to_owned(), ..Policy::default() };
     let request = ApplyRequest {
         resources: vec![Resource { resource: Some(resource::Resource::Policy(policy)) }],

@@ -1,5 +1,7 @@
 //! The actors of the demo, seen from inside: ordinary workloads that know nothing but the socket of their agent.
 
+pub(in crate::demo) mod keys;
+
 use std::{collections::BTreeMap, io, time::Duration};
 
 use bonafide_identity::{Certificate, SpiffeId};
@@ -52,6 +54,18 @@ pub enum Part {
         /// `address:port`.
         address: String,
     },
+    /// Encrypts all the time, for one reader.
+    KeyWriter {
+        /// The only server that it talks to.
+        server: SpiffeId,
+        /// `address:port`.
+        address: String,
+    },
+    /// Decrypts what one writer sends.
+    KeyReader {
+        /// The only caller that it talks to.
+        client: SpiffeId,
+    },
     /// Gets an identity, and waits.
     Launch,
 }
@@ -87,6 +101,8 @@ async fn perform(part: Part, console: &Console) -> Result<(), Failure> {
         Part::Client { server, address } => converse(&mut teller, server, &address).await,
         Part::GuardedServer { client } => guard(&mut teller, client).await,
         Part::AskingClient { server, address } => ask(&mut teller, server, &address).await,
+        Part::KeyWriter { server, address } => keys::write(&mut teller, server, &address).await,
+        Part::KeyReader { client } => keys::read(&mut teller, client).await,
         Part::Launch => Ok(()),
     }
 }

@@ -20,7 +20,8 @@ use super::actor::Actor;
 use crate::{Failure, text::hex};
 
 /// Names of the programs; each is a path of its own.
-pub(super) const PROGRAMS: [&str; 6] = ["authority", "agent", "server", "client", "job", "stranger"];
+pub(super) const PROGRAMS: [&str; 7] =
+    ["authority", "agent", "second-agent", "server", "client", "job", "stranger"];
 
 /// Who a program runs as, and what tells it apart.
 #[derive(Clone, Debug)]
@@ -103,6 +104,11 @@ impl Stage {
         self.path("agent.sock")
     }
 
+    /// The socket of the agent of the second node.
+    pub(super) fn second_agent_socket(&self) -> PathBuf {
+        self.path("second-agent.sock")
+    }
+
     /// The socket of the authority.
     pub(super) fn admin_socket(&self) -> PathBuf {
         self.path("authority").join("admin.sock")
@@ -160,14 +166,27 @@ impl Stage {
         Err(observation_failed(format!("the {name} failed: {words}")))
     }
 
-    /// Starts an actor.
+    /// Starts an actor on the first node.
     ///
     /// # Errors
     /// When it cannot be started.
     pub(super) fn start_actor(&self, role: &Role, arguments: &[&str]) -> Result<Actor, Failure> {
+        self.start_actor_at(&self.agent_socket(), role, arguments)
+    }
+
+    /// Starts an actor on the node whose agent serves here.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(super) fn start_actor_at(
+        &self,
+        agent: &Path,
+        role: &Role,
+        arguments: &[&str],
+    ) -> Result<Actor, Failure> {
         let mut command = self.command(role.name);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", self.agent_socket().display()));
+        command.env("SPIFFE_ENDPOINT_SOCKET", format!("unix://{}", agent.display()));
         if let Some((uid, gid)) = role.user {
             command.uid(uid).gid(gid);
         }
@@ -215,7 +234,7 @@ impl Stage {
     /// The last lines that the services wrote.
     pub(super) fn last_words(&self) -> String {
         let mut words = String::new();
-        for name in ["authority", "agent"] {
+        for name in ["authority", "agent", "second-agent"] {
             if let Ok(log) = fs::read_to_string(self.path(&format!("{name}.log"))) {
                 let lines: Vec<&str> = log.lines().collect();
                 let last = lines.get(lines.len().saturating_sub(15)..).unwrap_or_default();
