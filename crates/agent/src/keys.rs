@@ -70,6 +70,8 @@ pub(crate) struct NodeKeys {
 struct Inner {
     timeline: Timeline,
     line: Option<Line>,
+    /// When the last line was lost.
+    lost: Duration,
     /// Counts connections.
     epoch: u64,
     heard: Moment,
@@ -123,6 +125,7 @@ impl NodeKeys {
         let inner = Inner {
             timeline: Timeline::new(clock.now().as_secs()),
             line: None,
+            lost: Duration::ZERO,
             epoch: 0,
             heard: Moment::default(),
             borrowers: HashMap::new(),
@@ -161,6 +164,7 @@ impl NodeKeys {
     pub(crate) fn disconnected(&self) {
         let mut inner = self.lock();
         if inner.line.take().is_some() {
+            inner.lost = self.moment(&mut inner).at;
             inner.borrowers.values_mut().for_each(|borrower| borrower.held.leases().disconnected());
             self.tell();
         }
@@ -237,6 +241,7 @@ impl NodeKeys {
                     return Err(Denial::IdentityEnded);
                 }
                 let heard = inner.line.as_ref().map(|_| inner.heard.at);
+                let away = inner.line.is_none() && now.at >= inner.lost.saturating_add(PATIENCE);
                 let borrower = inner
                     .borrowers
                     .entry(subject.instance)
@@ -248,6 +253,8 @@ impl NodeKeys {
                 match (decided, changed) {
                     (Use::Now(secret), _) => return Ok(secret),
                     (Use::Refuse(denial), _) => return Err(denial),
+                    // Whoever waits does so for a line that may be back in a moment, not for one that has long been away.
+                    (Use::Wait, _) if away => return Err(Denial::Unreachable),
                     (Use::Wait, changed) => changed.ok_or(Denial::Busy)?,
                 }
             };

@@ -198,6 +198,6 @@ fn the_demo_holds() {
     let story = text(&output.stdout);
     assert!(output.status.success(), "{story}\n{}", text(&output.stderr));
     let scenes: serde_json::Value = serde_json::from_str(&story).unwrap();
-    assert_eq!(scenes.as_array().unwrap().len(), 12, "{story}");
+    assert_eq!(scenes.as_array().unwrap().len(), 16, "{story}");
     assert!(!story.contains("\"state\": \"failed\""), "{story}");
 }

@@ -7,9 +7,12 @@ use bonafide_sdk::{
     Authorizer, Context, Error, Keys,
     tls::{self, TlsListener},
 };
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines, Take},
+    time::timeout,
+};
 
-use super::{MAX_LINE, PACE, Teller, failure, tell};
+use super::{PACE, Teller, failure, tell};
 use crate::{
     Failure,
     demo::event::{Event, Used},
@@ -17,6 +20,8 @@ use crate::{
 
 /// The key of the demo.
 pub(in crate::demo) const KEY: &str = "orders/pii";
+/// A writer that sends more is none of the demo's.
+const MAX_BYTES: u64 = 16 << 20;
 /// It is told this often how many there were.
 const TALLY_EVERY: u64 = 10;
 
@@ -58,30 +63,33 @@ pub(super) async fn read(teller: &mut Teller<'_>, client: SpiffeId) -> Result<()
     let mut listener = listener.map_err(|error| failure(&error))?;
     tell(teller.console, &Event::Listening { address: listener.local_addr().to_string() })?;
     let (stream, _) = listener.accept().await.map_err(|error| failure(&error))?;
-    let mut stream = BufReader::new(stream);
+    let stream = BufReader::new(stream.take(MAX_BYTES));
     let (mut newest, mut oldest) = (Told::new("decrypts"), Told::new("decrypts the first"));
-    let mut first: Option<Vec<u8>> = None;
+    let mut lines = stream.lines();
+    let mut line = next(&mut lines).await?;
+    let first = line.clone();
+    // Said otherwise than the writer has said it: what it is bound to is not what is claimed.
+    let other = Context::new([("table", "customers")]).map_err(|error| failure(&error))?;
+    let opened = keys.decrypt(KEY, &other, &first).await.map(|_| version(&first));
+    Told::new("decrypts for another table").tell(teller, opened.as_ref().copied())?;
     loop {
-        let mut line = String::new();
-        let read = (&mut stream).take(MAX_LINE).read_line(&mut line).await;
-        if read.is_ok_and(|read| read == 0) {
-            return Ok(());
-        }
-        let ciphertext = Base64::decode_vec(line.trim_end())
-            .map_err(|cause| Failure::of("demo.conversation", cause, "see what the writer sends"))?;
-        if first.is_none() {
-            // Said otherwise than the writer has said it: what it is bound to is not what is claimed.
-            let other = Context::new([("table", "customers")]).map_err(|error| failure(&error))?;
-            let opened = keys.decrypt(KEY, &other, &ciphertext).await.map(|_| version(&ciphertext));
-            Told::new("decrypts for another table").tell(teller, opened.as_ref().copied())?;
-        }
-        let first = first.get_or_insert_with(|| ciphertext.clone());
-        for (told, ciphertext) in [(&mut newest, &ciphertext), (&mut oldest, &*first)] {
+        for (told, ciphertext) in [(&mut newest, &line), (&mut oldest, &first)] {
             let opened = keys.decrypt(KEY, &context, ciphertext).await;
-            let used = opened.as_ref().map(|_| version(ciphertext));
-            told.tell(teller, used)?;
+            told.tell(teller, opened.as_ref().map(|_| version(ciphertext)))?;
+        }
+        // When there is nothing new, the last one is opened again.
+        if let Ok(new) = timeout(PACE * 5, next(&mut lines)).await {
+            line = new?;
         }
     }
+}
+
+/// What the writer sends next. Cancel safe.
+async fn next<R: AsyncRead + Unpin>(lines: &mut Lines<BufReader<Take<R>>>) -> Result<Vec<u8>, Failure> {
+    let ended = || Failure::of("demo.conversation", "the writer has ended", "see what it says");
+    let line = lines.next_line().await.ok().flatten().ok_or_else(ended)?;
+    Base64::decode_vec(&line)
+        .map_err(|cause| Failure::of("demo.conversation", cause, "see what the writer sends"))
 }
 
 fn version(ciphertext: &[u8]) -> u32 {
