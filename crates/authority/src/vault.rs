@@ -68,8 +68,6 @@ struct Parts {
 struct Call<'a> {
     vault: &'a Vault,
     parts: &'a http::request::Parts,
-    /// Its path below `/v1/`, in segments.
-    path: Vec<&'a str>,
     fields: Fields,
 }
 
@@ -130,11 +128,12 @@ async fn answer(vault: &Vault, request: Request<Body>) -> Result<Answer, Refusal
     } else {
         Fields::default()
     };
-    let path = parts.uri.path().trim_start_matches("/v1/").trim_end_matches('/').split('/').collect();
-    let call = Call { vault, parts: &parts, path, fields };
+    let path: Vec<&str> =
+        parts.uri.path().trim_start_matches("/v1/").trim_end_matches('/').split('/').collect();
+    let call = Call { vault, parts: &parts, fields };
     let delete = parts.method == Method::DELETE;
-    match *call.path.as_slice() {
-        ["sys", ..] => identity::system(&call),
+    match *path.as_slice() {
+        ["sys", ref rest @ ..] => identity::system(&call, rest),
         ["auth", "cert", "login"] if writes => identity::login(&call),
         ["auth", "token", "lookup-self"] => identity::lookup(&call),
         ["auth", "token", "revoke-self"] if writes => identity::revoke(&call),
@@ -151,7 +150,7 @@ async fn answer(vault: &Vault, request: Request<Body>) -> Result<Answer, Refusal
         ["transit", "export", "public-key", name, version] => {
             transit::public_keys(&call, name, Some(version)).await
         }
-        ["transit", operation, ref rest @ ..] if writes => transit::operate(&call, operation, rest).await,
+        ["transit", operation, ref rest @ ..] if writes => transit::operate(call, operation, rest).await,
         _ => Err(Refusal::not_found("vault.path", "unsupported path")
             .hint("the transit engine is served, below `transit/`, and logins with `auth/cert`")),
     }

@@ -9,6 +9,7 @@ pub mod asn1;
 pub mod cipher;
 pub mod csr;
 pub mod digest;
+pub mod erased;
 pub mod hmac;
 pub mod jose;
 pub mod kdf;

@@ -8,10 +8,9 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use zeroize::Zeroizing;
-
 use crate::handler::MAX_HANDLED;
 use crate::{KeyringError, LiveKeys};
+use bonafide_crypto::erased::Erased;
 
 /// Requests that go together.
 const MAX_TOGETHER: usize = 64;
@@ -23,7 +22,7 @@ const MAX_WAITING: usize = 4096;
 const MAX_BYTES_WAITING: usize = 64 * 1024 * 1024;
 
 /// What a caller is told.
-pub type Handled = Result<Zeroizing<Vec<u8>>, KeyringError>;
+pub type Handled = Result<Erased, KeyringError>;
 
 /// Asks the handler of live keys for many callers. Dropping it ends its threads; who waits is told that it is gone.
 pub struct Dispatch {
@@ -46,7 +45,7 @@ struct Waiting {
 }
 
 struct Request {
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Erased,
     tell: Box<dyn FnOnce(Handled) + Send>,
 }
 
@@ -69,7 +68,7 @@ impl Dispatch {
     }
 
     /// Hands in a request. `tell` is called with its answer, once, on a thread of this dispatch: it must not block.
-    pub fn submit(&self, request: Zeroizing<Vec<u8>>, tell: impl FnOnce(Handled) + Send + 'static) {
+    pub fn submit(&self, request: Erased, tell: impl FnOnce(Handled) + Send + 'static) {
         if request.len() > MAX_HANDLED {
             return tell(Err(KeyringError::WorkerProtocol("a request that is too large")));
         }
@@ -89,7 +88,7 @@ impl Dispatch {
     ///
     /// # Errors
     /// Those of [`LiveKeys::handle`]; [`KeyringError::Busy`] if too many wait.
-    pub fn ask(&self, request: Zeroizing<Vec<u8>>) -> Handled {
+    pub fn ask(&self, request: Erased) -> Handled {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         self.submit(request, move |answer| drop(tell.send(answer)));
         told.recv().unwrap_or_else(|_| Err(gone()))

@@ -3,8 +3,8 @@
 
 use std::fmt::Debug;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_crypto::random::Random;
-use zeroize::Zeroizing;
 
 use crate::{Keyring, KeyringError};
 
@@ -18,7 +18,7 @@ pub trait Handler: Debug + Send + Sync {
 
     /// Answers one request, with at most [`MAX_HANDLED`] bytes. Requests come from the server, which may be an attacker's:
     /// nothing may leave that must not.
-    fn answer(&self, wrapping: &Wrapping<'_>, request: &[u8]) -> Zeroizing<Vec<u8>>;
+    fn answer(&self, wrapping: &Wrapping<'_>, request: &[u8]) -> Erased;
 }
 
 /// The keyring, as far as a handler may use it.
@@ -47,9 +47,9 @@ impl<'a> Wrapping<'a> {
     ///
     /// # Errors
     /// As there; [`KeyringError::Unwrap`] for a context that does not begin with [`Handler::prefix`], too.
-    pub fn unwrap(&self, context: &str, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+    pub fn unwrap(&self, context: &str, wrapped: &[u8]) -> Result<Erased, KeyringError> {
         self.check(context)?;
-        self.keyring.unwrap(context, wrapped)
+        self.keyring.unwrap(context, wrapped).map(Erased::from)
     }
 
     fn check(&self, context: &str) -> Result<(), KeyringError> {

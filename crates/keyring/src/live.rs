@@ -3,9 +3,9 @@
 use std::fmt::{self, Debug, Write as _};
 use std::sync::Arc;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_crypto::key::{KeyAlgorithm, PrivateKey, PublicKey, Signer};
 use bonafide_crypto::{mac::MacKey, random::Random};
-use zeroize::Zeroizing;
 
 use crate::handler::MAX_HANDLED;
 use crate::{Device, Handler, Keyring, KeyringError, Wrapping};
@@ -44,7 +44,7 @@ pub trait LiveKeys: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`KeyringError::NoHandler`] if there is none; when the keys are out of reach.
-    fn handle(&self, requests: &[&[u8]]) -> Result<Vec<Zeroizing<Vec<u8>>>, KeyringError>;
+    fn handle(&self, requests: &[&[u8]]) -> Result<Vec<Erased>, KeyringError>;
 }
 
 /// What key to draw.
@@ -96,7 +96,7 @@ impl LocalKeys {
         &self.keyring
     }
 
-    pub(crate) fn handle_one(&self, request: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+    pub(crate) fn handle_one(&self, request: &[u8]) -> Result<Erased, KeyringError> {
         let handler = &**self.handler.as_ref().ok_or(KeyringError::NoHandler)?;
         let answer = handler.answer(&Wrapping::new(&self.keyring, &*self.random, handler), request);
         if answer.len() > MAX_HANDLED {
@@ -142,7 +142,7 @@ impl LiveKeys for LocalKeys {
         Ok(self.keyring.mac_key(purpose))
     }
 
-    fn handle(&self, requests: &[&[u8]]) -> Result<Vec<Zeroizing<Vec<u8>>>, KeyringError> {
+    fn handle(&self, requests: &[&[u8]]) -> Result<Vec<Erased>, KeyringError> {
         requests.iter().map(|request| self.handle_one(request)).collect()
     }
 }

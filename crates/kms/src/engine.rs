@@ -12,6 +12,7 @@ mod table;
 use std::fmt;
 use std::sync::Arc;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_crypto::keywrap;
 use bonafide_crypto::random::Random;
 use zeroize::Zeroizing;
@@ -34,7 +35,7 @@ pub trait Wrapping {
     fn wrap(&self, context: &str, secret: &[u8]) -> Option<Vec<u8>>;
 
     /// Decrypts it; `None` if it was wrapped for another context, or was changed.
-    fn unwrap(&self, context: &str, wrapped: &[u8]) -> Option<Zeroizing<Vec<u8>>>;
+    fn unwrap(&self, context: &str, wrapped: &[u8]) -> Option<Erased>;
 }
 
 /// Open secrets, and what is done with them. Can be used by several threads.
@@ -53,7 +54,7 @@ impl Engine {
     /// Does a batch that [`encode_requests`] wrote, and returns what [`decode_outcomes`] reads. A batch that can't be read is
     /// refused whole: nothing of it is done.
     #[must_use]
-    pub fn answer(&self, wrapping: &dyn Wrapping, batch: &[u8]) -> Zeroizing<Vec<u8>> {
+    pub fn answer(&self, wrapping: &dyn Wrapping, batch: &[u8]) -> Erased {
         let Some(requests) = message::decode_requests(batch) else {
             return message::encode_outcomes(&[Err(Refusal::Request)]);
         };
@@ -137,14 +138,14 @@ impl Engine {
             }
             Request::DataKey { handle, context, length, plaintext } => {
                 let open = self.table.get(handle)?;
-                let mut drawn = Zeroizing::new(vec![0; usize::from(length)]);
+                let mut drawn = Erased::new(vec![0; usize::from(length)]);
                 self.random.fill(&mut drawn);
                 let wrapped = self.encrypt(&open, Kind::DataKey, &context, &drawn)?;
                 Ok(Answer::DataKey { plaintext: plaintext.then_some(drawn), wrapped })
             }
             Request::Export { handle } => {
                 let open = self.table.get(handle)?;
-                Ok(Answer::Bytes(Zeroizing::new(open.material.export()?.to_vec())))
+                Ok(Answer::Bytes(Erased::new(open.material.export()?.to_vec())))
             }
         }
     }
@@ -204,7 +205,7 @@ impl Engine {
         under: u32,
         hash: bonafide_crypto::oaep::OaepHash,
         sealed: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    ) -> Result<Erased, Refusal> {
         let open = self.table.get(under)?;
         let length = open.material.body_length(0);
         let (key, wrapped) = sealed.split_at_checked(length).filter(|_| length > 0).ok_or(Refusal::Import)?;
@@ -213,7 +214,7 @@ impl Engine {
             other => other,
         })?;
         let key = key.as_slice().try_into().map_err(|_| Refusal::Import)?;
-        keywrap::unwrap(key, wrapped, MAX_SECRET).map_err(|_| Refusal::Import)
+        keywrap::unwrap(key, wrapped, MAX_SECRET).map(Erased::from).map_err(|_| Refusal::Import)
     }
 }
 
@@ -229,12 +230,7 @@ pub fn path(key: KeyId, version: u32) -> String {
     format!("kms/{key}/{version}")
 }
 
-fn decrypt(
-    open: &Open,
-    kind: Kind,
-    context: &ContextDigest,
-    body: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+fn decrypt(open: &Open, kind: Kind, context: &ContextDigest, body: &[u8]) -> Result<Erased, Refusal> {
     match kind {
         Kind::Direct | Kind::DataKey => open.material.decrypt(&open.header(kind).aad(context), body),
         Kind::Envelope => {
@@ -242,7 +238,9 @@ fn decrypt(
             let data_key = open.material.decrypt(&open.header(Kind::DataKey).aad(context), parts.wrapped)?;
             let data_key = data_key.as_slice().try_into().map_err(|_| Refusal::Ciphertext)?;
             let Header { key_type, key, version, .. } = open.header(kind);
-            DataKey::new(key_type, key, version, context, data_key, parts.wrapped)?.open(parts)
+            DataKey::new(key_type, key, version, context, data_key, parts.wrapped)?
+                .open(parts)
+                .map(Erased::from)
         }
         Kind::Signature | Kind::Mac => Err(Refusal::Unfit),
     }

@@ -5,6 +5,7 @@ mod public;
 
 use std::fmt;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_crypto::hmac::{HmacHash, HmacKey};
 use bonafide_crypto::kdf::hkdf_sha256;
 use bonafide_crypto::key::{PrivateKey, SignError, Signer as _};
@@ -13,7 +14,6 @@ use bonafide_crypto::mlkem::{self, MlKemPrivateKey};
 use bonafide_crypto::oaep::{OaepHash, OaepPrivateKey, OaepPublicKey};
 use bonafide_crypto::random::Random;
 use bonafide_crypto::xaes::XaesKey;
-use zeroize::Zeroizing;
 
 use self::cipher::Sealer;
 pub use self::public::{Message, PublicHalf};
@@ -54,11 +54,11 @@ pub struct Material {
     flags: Flags,
     secret: Secret,
     /// What is given out. Kept only if it may be.
-    exported: Option<Zeroizing<Vec<u8>>>,
+    exported: Option<Erased>,
 }
 
 /// Encoded material: to be wrapped, and never to be stored as it is.
-pub struct Encoded(Zeroizing<Vec<u8>>);
+pub struct Encoded(Erased);
 
 enum Secret {
     Cipher(Sealer),
@@ -92,7 +92,7 @@ impl Material {
         random: &dyn Random,
     ) -> Result<(Self, Encoded), Refusal> {
         let drawn = |length: usize| {
-            let mut bytes = Zeroizing::new(vec![0; length]);
+            let mut bytes = Erased::new(vec![0; length]);
             random.fill(&mut bytes);
             bytes
         };
@@ -105,7 +105,7 @@ impl Material {
             KeyType::MlDsa65 => drawn(bonafide_crypto::mldsa::SEED),
             KeyType::MlKem768 => {
                 let key = MlKemPrivateKey::generate().map_err(|_| Refusal::Library)?;
-                Zeroizing::new(key.bytes().to_vec())
+                Erased::new(key.bytes().to_vec())
             }
             KeyType::EcdsaP256
             | KeyType::EcdsaP384
@@ -115,7 +115,7 @@ impl Material {
             | KeyType::Rsa3072
             | KeyType::Rsa4096 => {
                 let algorithm = key_type.classic().ok_or(Refusal::Unfit)?;
-                PrivateKey::generate(algorithm).map_err(|_| Refusal::Library)?.to_pkcs8_der()
+                PrivateKey::generate(algorithm).map_err(|_| Refusal::Library)?.to_pkcs8_der().into()
             }
         };
         Self::import(key_type, flags, &bytes).map_err(|refusal| match refusal {
@@ -134,7 +134,7 @@ impl Material {
             return Err(Refusal::Import);
         }
         let (parsed, bytes) = parse(key_type, flags, secret)?;
-        let mut encoded = Zeroizing::new(Vec::with_capacity(3 + bytes.len()));
+        let mut encoded = Erased::new(Vec::with_capacity(3 + bytes.len()));
         encoded.extend_from_slice(&[FORMAT, key_type.tag(), flags.byte()]);
         encoded.extend_from_slice(&bytes);
         let exported = flags.exportable.then_some(bytes);
@@ -240,11 +240,11 @@ impl Material {
     ///
     /// # Errors
     /// [`Refusal::Ciphertext`] if anything differs; [`Refusal::Unfit`].
-    pub fn decrypt(&self, aad: &[u8], body: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    pub fn decrypt(&self, aad: &[u8], body: &[u8]) -> Result<Erased, Refusal> {
         match &self.secret {
             Secret::Cipher(sealer) => sealer.open(aad, body),
             Secret::Classic(_, Some(oaep)) => {
-                oaep.0.decrypt(OaepHash::Sha256, aad, body).map_err(|_| Refusal::Ciphertext)
+                oaep.0.decrypt(OaepHash::Sha256, aad, body).map(Erased::from).map_err(|_| Refusal::Ciphertext)
             }
             Secret::MlKem(key) => {
                 let (ciphertext, sealed) =
@@ -262,19 +262,14 @@ impl Material {
     ///
     /// # Errors
     /// [`Refusal::Ciphertext`] if it does not open; [`Refusal::Unfit`] for keys without such a use.
-    pub fn open_foreign(
-        &self,
-        hash: OaepHash,
-        label: &[u8],
-        ciphertext: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    pub fn open_foreign(&self, hash: OaepHash, label: &[u8], ciphertext: &[u8]) -> Result<Erased, Refusal> {
         match &self.secret {
             Secret::Classic(_, Some(oaep)) => {
-                oaep.0.decrypt(hash, label, ciphertext).map_err(|_| Refusal::Ciphertext)
+                oaep.0.decrypt(hash, label, ciphertext).map(Erased::from).map_err(|_| Refusal::Ciphertext)
             }
             Secret::MlKem(key) if label.is_empty() => {
                 let secret = key.decapsulate(ciphertext).map_err(|_| Refusal::Ciphertext)?;
-                Ok(Zeroizing::new(secret.to_vec()))
+                Ok(Erased::new(secret.to_vec()))
             }
             _ => Err(Refusal::Unfit),
         }
@@ -365,11 +360,11 @@ impl fmt::Debug for Encoded {
 }
 
 /// The secret, and its bytes in the one form in which they are kept.
-fn parse(key_type: KeyType, flags: Flags, bytes: &[u8]) -> Result<(Secret, Zeroizing<Vec<u8>>), Refusal> {
+fn parse(key_type: KeyType, flags: Flags, bytes: &[u8]) -> Result<(Secret, Erased), Refusal> {
     if flags.convergent && !key_type.is_cipher() {
         return Err(Refusal::Unfit);
     }
-    let same = || Zeroizing::new(bytes.to_vec());
+    let same = || Erased::new(bytes.to_vec());
     let mac = |hash| {
         if (MIN_HMAC..=MAX_HMAC).contains(&bytes.len()) {
             Ok((Secret::Mac(Box::new(HmacKey::new(hash, bytes))), same()))
@@ -414,7 +409,7 @@ fn parse(key_type: KeyType, flags: Flags, bytes: &[u8]) -> Result<(Secret, Zeroi
                 None
             };
             // Written anew: what was read may hold more than a key.
-            let bytes = key.to_pkcs8_der();
+            let bytes = key.to_pkcs8_der().into();
             Ok((Secret::Classic(Box::new(key), oaep), bytes))
         }
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_kms::algorithm::{KeyType, Operation};
 use bonafide_kms::engine::Answer;
 use bonafide_kms::key::{Ceilings, Change, Local, Settings, State as KeyState, Target};
@@ -17,7 +18,6 @@ use bonafide_wire::admin::{
     ListKeysRequest, ListKeysResponse, WriteResponse, change_key_request::Change as Wanted,
 };
 use bytes::Bytes;
-use zeroize::Zeroizing;
 
 use super::{Admin, Answer as Written, Caller, Rights, idempotency, paging::Page};
 use crate::convert::wire::to_management_labels;
@@ -32,7 +32,7 @@ use crate::refusal::Refusal;
 use crate::state::State;
 
 /// Of a key, in the clear, on its way to the worker.
-type Secret = Zeroizing<Vec<u8>>;
+type Secret = Erased;
 
 /// How long what is to be destroyed can still be restored, if nothing is said, in seconds.
 const GRACE: u32 = 7 * 86_400;
@@ -455,7 +455,7 @@ fn to_type(name: &str) -> Result<KeyType, Refusal> {
 }
 
 fn to_secret(material: &Bytes) -> Option<Secret> {
-    (!material.is_empty()).then(|| Zeroizing::new(material.to_vec()))
+    (!material.is_empty()).then(|| Erased::new(material.to_vec()))
 }
 
 fn to_change(wanted: Wanted, ceilings: Ceilings, now: i64) -> Result<(Change, Option<Secret>), Refusal> {

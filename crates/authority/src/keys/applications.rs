@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_crypto::random::Random;
 use bonafide_keyring::{Handler, Wrapping};
 use bonafide_kms::engine::Engine;
-use zeroize::Zeroizing;
 
 /// The engine, as something that lives beside the keys of the authority.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Handler for Applications {
         "kms/"
     }
 
-    fn answer(&self, wrapping: &Wrapping<'_>, request: &[u8]) -> Zeroizing<Vec<u8>> {
+    fn answer(&self, wrapping: &Wrapping<'_>, request: &[u8]) -> Erased {
         self.0.answer(&Keyring(wrapping), request)
     }
 }
@@ -34,7 +34,7 @@ impl bonafide_kms::engine::Wrapping for Keyring<'_> {
         self.0.wrap(context, secret).ok()
     }
 
-    fn unwrap(&self, context: &str, wrapped: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    fn unwrap(&self, context: &str, wrapped: &[u8]) -> Option<Erased> {
         self.0.unwrap(context, wrapped).ok()
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_kms::algorithm::{Operation, Scheme};
 use bonafide_kms::key::Local;
 use bonafide_wire::kms::{self as wire, keys_server::Keys};
 use bytes::Bytes;
 use prost::Message as _;
 use tonic::{Request, Response, Status};
-use zeroize::Zeroizing;
 
 use super::callers::Callers;
 use super::leases::{LeaseId, Used};
@@ -53,7 +53,7 @@ fn version(number: u32) -> Option<u32> {
 }
 
 /// Erased once it is sent.
-fn bytes(secret: Zeroizing<Vec<u8>>) -> Bytes {
+fn bytes(secret: Erased) -> Bytes {
     Bytes::from_owner(secret)
 }
 

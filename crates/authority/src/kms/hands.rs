@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_keyring::{Dispatch, Handled, KeyringError};
 use bonafide_kms::algorithm::{KeyType, Scheme};
 use bonafide_kms::ciphertext::{KeyId, Kind};
@@ -17,7 +18,6 @@ use bonafide_kms::engine::{
 use bonafide_kms::material::Flags;
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use zeroize::Zeroizing;
 
 use crate::records::KeyVersion;
 use crate::refusal::Refusal;
@@ -35,7 +35,7 @@ pub(crate) type Which = (KeyId, u32);
 /// What is to be done, with all it needs. What is secret among it is erased when it is dropped.
 pub(crate) enum Task {
     Generate { key: KeyId, version: u32, key_type: KeyType, flags: Flags },
-    Import { key: KeyId, version: u32, key_type: KeyType, flags: Flags, secret: Zeroizing<Vec<u8>> },
+    Import { key: KeyId, version: u32, key_type: KeyType, flags: Flags, secret: Erased },
     Open { key: KeyId, version: u32, wrapped: Bytes },
     Encrypt { handle: u32, context: ContextDigest, plaintext: Bytes },
     Decrypt { handle: u32, context: ContextDigest, kind: Kind, body: Bytes },
@@ -211,7 +211,7 @@ impl Hands {
         which: Which,
         key_type: KeyType,
         flags: Flags,
-        secret: Option<Zeroizing<Vec<u8>>>,
+        secret: Option<Erased>,
     ) -> Result<Born, Refusal> {
         let (key, version) = which;
         let task = match secret {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_identity::SpiffeId;
 use bonafide_identity::time::UnixTime;
 use bonafide_kms::algorithm::{KeyType, Operation};
@@ -15,7 +16,6 @@ use bonafide_net::drain::Shutdown;
 use bonafide_wire::node::LeaseEnded;
 use bytes::Bytes;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
-use zeroize::Zeroizing;
 
 use super::callers::Caller;
 use super::guard::{Ask, Denied};
@@ -58,7 +58,7 @@ pub(crate) struct Leased {
     pub(crate) record: Arc<KeyRecord>,
     pub(crate) version: u32,
     /// Unless it is for verification.
-    pub(crate) data_key: Option<(Zeroizing<Vec<u8>>, Bytes)>,
+    pub(crate) data_key: Option<(Erased, Bytes)>,
     pub(crate) public: Vec<(u32, KeyType, Bytes)>,
     pub(crate) terms: Terms,
 }

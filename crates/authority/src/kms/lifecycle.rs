@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_identity::SpiffeId;
 use bonafide_identity::time::UnixTime;
 use bonafide_kms::algorithm::{KeyType, Operation};
@@ -14,7 +15,6 @@ use bonafide_kms::ciphertext::KeyId;
 use bonafide_kms::key::{Birth, Change, Key, KeyError, Settings, State as KeyState, Target};
 use bonafide_kms::material::Flags;
 use bytes::Bytes;
-use zeroize::Zeroizing;
 
 use super::hands::Born;
 use super::name;
@@ -301,7 +301,7 @@ impl Service {
         number: u32,
         key_type: KeyType,
         flags: Flags,
-        secret: Option<Zeroizing<Vec<u8>>>,
+        secret: Option<Erased>,
     ) -> Result<Drawn, Refusal> {
         let Born { wrapped, public } = self.parts().hands.born((id, number), key_type, flags, secret).await?;
         let record =

@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_crypto::random::Random;
 use bonafide_identity::time::{Clock, UnixTime};
 use bonafide_kms::algorithm::{KeyType, Operation, Scheme};
@@ -15,7 +16,6 @@ use bonafide_kms::error::Refusal as EngineRefusal;
 use bonafide_kms::key::KeyError;
 use bonafide_policy::AssertedProps;
 use bytes::Bytes;
-use zeroize::Zeroizing;
 
 use super::book::Book;
 use super::callers::Caller;
@@ -80,13 +80,13 @@ pub(crate) enum What {
 /// What became of an item. All bytes are whole: with their headers.
 pub(crate) enum Done {
     Ciphertext { bytes: Vec<u8>, version: u32 },
-    Plaintext { bytes: Zeroizing<Vec<u8>>, version: u32 },
+    Plaintext { bytes: Erased, version: u32 },
     Mac { bytes: Vec<u8>, version: u32 },
     Signature { bytes: Vec<u8>, raw: Vec<u8>, scheme: Scheme, version: u32 },
     Verified { valid: bool, version: u32 },
-    DataKey { plaintext: Option<Zeroizing<Vec<u8>>>, wrapped: Vec<u8>, version: u32 },
+    DataKey { plaintext: Option<Erased>, wrapped: Vec<u8>, version: u32 },
     PublicKey { spki: Bytes, key_type: KeyType, version: u32 },
-    Material { bytes: Zeroizing<Vec<u8>>, key_type: KeyType, version: u32 },
+    Material { bytes: Erased, key_type: KeyType, version: u32 },
 }
 
 /// An item that may be executed.
@@ -235,7 +235,7 @@ impl Service {
     ///
     /// # Errors
     /// A caller whose SVID does not count any more; more than 64 KiB.
-    pub(crate) fn random(&self, caller: &Caller, length: usize) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    pub(crate) fn random(&self, caller: &Caller, length: usize) -> Result<Erased, Refusal> {
         let parts = self.parts();
         caller.check(&parts.registry.state(), parts.clock.now())?;
         if length == 0 || length > MAX_RANDOM {
@@ -245,7 +245,7 @@ impl Service {
             )
             .hint("ask several times"));
         }
-        let mut bytes = Zeroizing::new(vec![0; length]);
+        let mut bytes = Erased::new(vec![0; length]);
         parts.random.fill(&mut bytes);
         Ok(bytes)
     }

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tonic::Code;
 
 use crate::refusal::Refusal;
@@ -35,16 +35,22 @@ pub(super) struct Reply {
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
         let whole = |data: Value, auth: Value, warnings: Value| {
-            Json(json!({
+            let mut whole = json!({
                 "request_id": self.id, "lease_id": "", "renewable": false, "lease_duration": 0,
-                "data": data, "wrap_info": null, "warnings": warnings, "auth": auth,
-            }))
+                "wrap_info": null, "warnings": warnings, "auth": auth,
+            });
+            // Moved: it may be long.
+            if let Some(whole) = whole.as_object_mut() {
+                whole.insert("data".to_owned(), data);
+            }
+            Json(whole)
         };
         match self.answer {
             Answer::Data(data) => whole(data, Value::Null, Value::Null).into_response(),
             Answer::Warned(data, warnings) => whole(data, Value::Null, json!(warnings)).into_response(),
             Answer::Batch(results, status) => {
-                (status, whole(json!({ "batch_results": results }), Value::Null, Value::Null)).into_response()
+                let results = Map::from_iter([("batch_results".to_owned(), Value::Array(results))]);
+                (status, whole(Value::Object(results), Value::Null, Value::Null)).into_response()
             }
             Answer::Auth(auth) => whole(Value::Null, auth, Value::Null).into_response(),
             Answer::Bare(value) => Json(value).into_response(),

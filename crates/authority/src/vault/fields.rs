@@ -2,9 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use bonafide_crypto::erased::Erased;
 use bytes::Bytes;
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
 use crate::refusal::Refusal;
 
@@ -127,7 +127,7 @@ impl Fields {
     /// What is not base64.
     pub(super) fn bytes(&self, name: &str) -> Result<Option<Bytes>, Refusal> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        decode(text).map(|bytes| Some(Bytes::from_owner(Zeroizing::new(bytes)))).map_err(|()| {
+        decode(text).map(|bytes| Some(Bytes::from_owner(Erased::new(bytes)))).map_err(|()| {
             Refusal::invalid("vault.base64", format!("illegal base64 data in `{name}`"))
                 .hint("encode it with the standard alphabet and padding")
         })

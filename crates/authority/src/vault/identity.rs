@@ -94,22 +94,22 @@ fn facts(caller: &Caller) -> Value {
 }
 
 /// `sys/…`: what clients ask before anything else.
-pub(super) fn system(call: &Call<'_>) -> Result<Answer, Refusal> {
+pub(super) fn system(call: &Call<'_>, path: &[&str]) -> Result<Answer, Refusal> {
     let vault = &call.vault.0;
-    match call.path.as_slice() {
-        ["sys", "health"] => Ok(Answer::Bare(json!({
+    match path {
+        ["health"] => Ok(Answer::Bare(json!({
             "initialized": true, "sealed": false, "standby": false,
             "replication_performance_mode": "disabled", "replication_dr_mode": "disabled",
             "server_time_utc": vault.clock.now().as_secs(), "version": VERSION,
             "cluster_name": vault.server, "cluster_id": vault.server,
         }))),
-        ["sys", "seal-status"] => Ok(Answer::Bare(json!({
+        ["seal-status"] => Ok(Answer::Bare(json!({
             "type": "bonafide", "initialized": true, "sealed": false, "t": 1, "n": 1, "progress": 0, "nonce": "",
             "version": VERSION, "build_date": "", "migration": false, "cluster_name": vault.server,
             "cluster_id": vault.server, "recovery_seal": false, "storage_type": "log",
         }))),
-        ["sys", "leader"] => Ok(Answer::Bare(json!({ "ha_enabled": false }))),
-        ["sys", "internal", "ui", "mounts", "transit", ..] => {
+        ["leader"] => Ok(Answer::Bare(json!({ "ha_enabled": false }))),
+        ["internal", "ui", "mounts", "transit", ..] => {
             call.caller()?;
             Ok(Answer::Data(json!({
                 "path": "transit/", "type": "transit", "description": "", "options": {}, "local": false,

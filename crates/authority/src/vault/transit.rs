@@ -20,7 +20,7 @@ use super::keys::pem;
 use crate::journal::hex;
 use crate::kms::KeyRecord;
 use crate::kms::callers::Caller;
-use crate::kms::service::{Done, Item, MAX_ITEMS, What};
+use crate::kms::service::{Done, Item, MAX_ITEMS, Service, What};
 use crate::refusal::Refusal;
 
 /// One hash of Vault's names and ours.
@@ -34,16 +34,16 @@ struct Manner<'a> {
 }
 
 /// `POST transit/OPERATION/…`.
-pub(super) async fn operate(call: &Call<'_>, operation: &str, rest: &[&str]) -> Result<Answer, Refusal> {
+pub(super) async fn operate(call: Call<'_>, operation: &str, rest: &[&str]) -> Result<Answer, Refusal> {
     let caller = call.caller()?.0;
     match (operation, rest) {
-        ("random", _) => random(call, &caller, rest),
+        ("random", _) => random(&call, &caller, rest),
         ("hash", _) => hash(&call.fields, rest.first().copied()),
         ("encrypt" | "decrypt" | "rewrap", [key]) => batch(call, &caller, operation, key, None).await,
         ("hmac" | "sign" | "verify", [key]) => batch(call, &caller, operation, key, None).await,
         ("hmac" | "sign" | "verify", [key, hash]) => batch(call, &caller, operation, key, Some(hash)).await,
-        ("datakey", ["plaintext", key]) => data_key(call, &caller, key, false).await,
-        ("datakey", ["wrapped", key]) => data_key(call, &caller, key, true).await,
+        ("datakey", ["plaintext", key]) => data_key(&call, &caller, key, false).await,
+        ("datakey", ["wrapped", key]) => data_key(&call, &caller, key, true).await,
         _ => Err(Refusal::not_found("vault.path", "unsupported path")
             .hint("see the operations of the transit engine")),
     }
@@ -51,19 +51,21 @@ pub(super) async fn operate(call: &Call<'_>, operation: &str, rest: &[&str]) -> 
 
 /// One item, or all of `batch_input`.
 async fn batch(
-    call: &Call<'_>,
+    call: Call<'_>,
     caller: &Caller,
     operation: &str,
     name: &str,
     hash: Option<&str>,
 ) -> Result<Answer, Refusal> {
     // What is not the caller's is refused by the service, in words that don't tell it from what there is not.
-    let key = call.vault.0.service.named(caller, name);
-    let manner = Manner { hash, whole: &call.fields };
-    let mut fields = call.fields.clone();
-    let Some(items) = fields.batch()? else {
+    let Call { vault, mut fields, .. } = call;
+    let service = &vault.0.service;
+    let key = service.named(caller, name);
+    let items = fields.batch()?;
+    let manner = Manner { hash, whole: &fields };
+    let Some(items) = items else {
         let item = read(operation, key.as_deref(), &fields, &manner)?;
-        let results = call.vault.0.service.execute(caller, name, &[item]).await?;
+        let results = service.execute(caller, name, &[item]).await?;
         let done = results
             .into_iter()
             .next()
@@ -74,7 +76,7 @@ async fn batch(
     let code = code.and_then(|code| StatusCode::from_u16(code.try_into().ok()?).ok());
     let mut results = Vec::with_capacity(items.len());
     for part in items.chunks(MAX_ITEMS) {
-        results.extend(some(call, caller, operation, name, key.as_deref(), part, &manner).await?);
+        results.extend(some(service, caller, operation, name, key.as_deref(), part, &manner).await?);
     }
     // As Vault: what encrypts or decrypts fails as a whole, all else item by item.
     let strict = matches!(operation, "encrypt" | "decrypt");
@@ -101,7 +103,7 @@ async fn batch(
 
 /// As many items as one call may have.
 async fn some(
-    call: &Call<'_>,
+    service: &Service,
     caller: &Caller,
     operation: &str,
     name: &str,
@@ -122,7 +124,7 @@ async fn some(
     }
     let mut done = match wanted.is_empty() {
         true => Vec::new(),
-        false => call.vault.0.service.execute(caller, name, &wanted).await?,
+        false => service.execute(caller, name, &wanted).await?,
     }
     .into_iter();
     let results = refused.into_iter().zip(part).map(|(refusal, fields)| match refusal {
@@ -351,14 +353,17 @@ fn detached(
 
 /// What came of an item.
 fn shown(done: Done, fields: &Fields, manner: &Manner<'_>) -> Result<Map<String, Value>, Refusal> {
-    let value = match done {
+    // Texts are moved: `json!` would copy each of them.
+    let of = |members: [(&str, Value); 2]| members.map(|(name, value)| (name.to_owned(), value)).into_iter();
+    let shown = match done {
         Done::Ciphertext { bytes, version } => {
-            json!({ "ciphertext": in_text(version, &bytes), "key_version": version })
+            of([("ciphertext", Value::String(in_text(version, &bytes))), ("key_version", version.into())])
+                .collect()
         }
-        Done::Plaintext { bytes, .. } => json!({ "plaintext": STANDARD.encode(&bytes) }),
+        Done::Plaintext { bytes, .. } => one("plaintext", Value::String(STANDARD.encode(&bytes))),
         Done::Mac { bytes, version } => {
             let raw = Ciphertext::decode(&bytes).map(|mac| mac.body.to_vec()).unwrap_or_default();
-            json!({ "hmac": in_text(version, &raw) })
+            one("hmac", Value::String(in_text(version, &raw)))
         }
         Done::Signature { raw, scheme, version, .. } => {
             let text = if manner.as_jws(fields)? {
@@ -369,22 +374,27 @@ fn shown(done: Done, fields: &Fields, manner: &Manner<'_>) -> Result<Map<String,
             } else {
                 in_text(version, &raw)
             };
-            json!({ "signature": text, "key_version": version })
+            of([("signature", Value::String(text)), ("key_version", version.into())]).collect()
         }
-        Done::Verified { valid, .. } => json!({ "valid": valid }),
+        Done::Verified { valid, .. } => one("valid", valid.into()),
         Done::DataKey { plaintext, wrapped, version } => {
-            let mut value = json!({ "ciphertext": in_text(version, &wrapped), "key_version": version });
-            if let (Some(plaintext), Some(fields)) = (plaintext, value.as_object_mut()) {
-                fields.insert("plaintext".to_owned(), json!(STANDARD.encode(&plaintext)));
-            }
-            value
+            let known = of([
+                ("ciphertext", Value::String(in_text(version, &wrapped))),
+                ("key_version", version.into()),
+            ]);
+            let plaintext =
+                plaintext.map(|bytes| ("plaintext".to_owned(), Value::String(STANDARD.encode(&bytes))));
+            known.chain(plaintext).collect()
         }
-        Done::PublicKey { .. } | Done::Material { .. } => Value::Null,
+        Done::PublicKey { .. } | Done::Material { .. } => {
+            return Err(Refusal::unavailable("kms.answer", "the answer is not one to the question"));
+        }
     };
-    match value {
-        Value::Object(fields) => Ok(fields),
-        _ => Err(Refusal::unavailable("kms.answer", "the answer is not one to the question")),
-    }
+    Ok(shown)
+}
+
+fn one(name: &str, value: Value) -> Map<String, Value> {
+    Map::from_iter([(name.to_owned(), value)])
 }
 
 async fn data_key(

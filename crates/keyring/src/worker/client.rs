@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, mpsc};
 use std::time::Duration;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_crypto::key::{PublicKey, SignError, SignatureAlgorithm, Signer};
 use bonafide_crypto::mac::MacKey;
 use bonafide_secmem::Confinement;
@@ -19,7 +20,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use zeroize::Zeroizing;
 
 use super::frame::{Frames, MAX_FRAME};
 use super::message::{Answer, DevicePart, MAX_BATCH, MAX_MESSAGE, MAX_PARTS, Request, SealPart};
@@ -239,11 +239,11 @@ impl LiveKeys for Worker {
         })
     }
 
-    fn handle(&self, requests: &[&[u8]]) -> Result<Vec<Zeroizing<Vec<u8>>>, KeyringError> {
+    fn handle(&self, requests: &[&[u8]]) -> Result<Vec<Erased>, KeyringError> {
         let now = requests.split_at_checked(MAX_PARTS).map_or(requests, |(now, _)| now);
         self.0.call(&Request::Handle(now.to_vec()), |answer| match answer {
             Answer::Handled(answers) if answers.len() <= now.len() => {
-                Some(answers.into_iter().map(|answer| Zeroizing::new(answer.to_vec())).collect())
+                Some(answers.into_iter().map(|answer| Erased::new(answer.to_vec())).collect())
             }
             _ => None,
         })

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Barrier, Mutex, OnceLock, PoisonError, RwLock};
 
+use bonafide_crypto::erased::Erased;
 use bonafide_crypto::key::Signer;
 use bonafide_crypto::random::Random;
 use bonafide_secmem::{Confinement, Missing, SecretBytes};
@@ -40,7 +41,7 @@ struct Open {
 /// What an answer is made of.
 enum Reply {
     Forgotten,
-    Handled(Vec<zeroize::Zeroizing<Vec<u8>>>),
+    Handled(Vec<Erased>),
     Key { handle: u32, signer: Arc<dyn Signer>, wrapped: Vec<u8> },
     MacKey(zeroize::Zeroizing<[u8; 32]>),
     Signatures(Vec<Result<Vec<u8>, bonafide_crypto::key::SignError>>),

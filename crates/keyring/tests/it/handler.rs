@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, mpsc};
 
+use bonafide_crypto::erased::Erased;
 use bonafide_keyring::{Dispatch, Handler, LiveKeys, LocalKeys, MAX_HANDLED, Wrapping};
-use zeroize::Zeroizing;
 
 use super::worker::Running;
 use super::*;
@@ -17,9 +17,9 @@ impl Handler for Drawer {
         "drawer/"
     }
 
-    fn answer(&self, wrapping: &Wrapping<'_>, request: &[u8]) -> Zeroizing<Vec<u8>> {
+    fn answer(&self, wrapping: &Wrapping<'_>, request: &[u8]) -> Erased {
         let told = |result: Result<Vec<u8>, KeyringError>| result.unwrap_or_else(|error| error.code().into());
-        Zeroizing::new(match request {
+        Erased::new(match request {
             [0, secret @ ..] => told(wrapping.wrap("drawer/a", secret)),
             [1, wrapped @ ..] => told(wrapping.unwrap("drawer/a", wrapped).map(|secret| secret.to_vec())),
             [2, wrapped @ ..] => told(wrapping.unwrap("key/a", wrapped).map(|secret| secret.to_vec())),
@@ -72,7 +72,7 @@ fn every_caller_gets_its_own_answer() {
         let length = if number % 3 == 0 { 500_000 } else { number };
         let tell = tell.clone();
         let [_, a, b, c] = length.to_be_bytes();
-        dispatch.submit(Zeroizing::new(vec![4, a, b, c]), move |answer| {
+        dispatch.submit(Erased::new(vec![4, a, b, c]), move |answer| {
             tell.send((length, answer.unwrap())).unwrap();
         });
     }
@@ -80,9 +80,9 @@ fn every_caller_gets_its_own_answer() {
         let (length, answer) = told.recv().unwrap();
         assert_eq!((answer.len(), answer.iter().all(|byte| *byte == 7)), (length as usize, true));
     }
-    let long = Zeroizing::new(vec![9; MAX_HANDLED + 1]);
+    let long = Erased::new(vec![9; MAX_HANDLED + 1]);
     assert_eq!(dispatch.ask(long).unwrap_err().code(), "keyring.worker-protocol");
-    assert_eq!(**dispatch.ask(Zeroizing::new(vec![9; MAX_HANDLED])).unwrap(), vec![9; MAX_HANDLED]);
+    assert_eq!(**dispatch.ask(Erased::new(vec![9; MAX_HANDLED])).unwrap(), vec![9; MAX_HANDLED]);
 }
 
 #[test]
@@ -90,9 +90,9 @@ fn who_waits_when_the_worker_dies_is_told() {
     let Running { worker, ended, .. } = worker::start();
     let process = rustix::process::Pid::from_raw(worker.process().cast_signed()).unwrap();
     let dispatch = Dispatch::start(Arc::new(worker), 1).unwrap();
-    assert_eq!(**dispatch.ask(Zeroizing::new(b"hello".to_vec())).unwrap(), *b"hello");
+    assert_eq!(**dispatch.ask(Erased::new(b"hello".to_vec())).unwrap(), *b"hello");
     rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
     assert_eq!(ended.recv().unwrap().code(), "keyring.worker-gone");
-    let error = dispatch.ask(Zeroizing::new(b"hello".to_vec())).unwrap_err();
+    let error = dispatch.ask(Erased::new(b"hello".to_vec())).unwrap_err();
     assert_eq!(error.code(), "keyring.worker-gone");
 }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_crypto::oaep::OaepHash;
-use zeroize::Zeroizing;
 
 use crate::algorithm::{KeyType, Scheme, oaep_from_tag, oaep_tag};
 use crate::ciphertext::{KeyId, Kind};
@@ -216,11 +216,11 @@ pub enum Answer {
         wrapped: Vec<u8>,
     },
     /// A body, a plaintext, a tag, a signature or a secret, as was asked.
-    Bytes(Zeroizing<Vec<u8>>),
+    Bytes(Erased),
     /// A data key.
     DataKey {
         /// The data key itself, if it was asked for.
-        plaintext: Option<Zeroizing<Vec<u8>>>,
+        plaintext: Option<Erased>,
         /// Wrapped: a body of [`Kind::DataKey`].
         wrapped: Vec<u8>,
     },
@@ -233,7 +233,7 @@ pub type Outcome = Result<Answer, Refusal>;
 
 impl Answer {
     pub(super) fn bytes(bytes: Vec<u8>) -> Self {
-        Self::Bytes(Zeroizing::new(bytes))
+        Self::Bytes(Erased::new(bytes))
     }
 
     fn length(&self) -> usize {
@@ -511,13 +511,13 @@ impl fmt::Debug for Answer {
 ///
 /// # Errors
 /// [`Refusal::TooLong`] for more than [`MAX_ITEMS`] requests, or more than [`MAX_REQUEST`] bytes.
-pub fn encode_requests(requests: &[Request<'_>]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+pub fn encode_requests(requests: &[Request<'_>]) -> Result<Erased, Refusal> {
     let length: usize = requests.iter().map(Request::length).sum();
     if requests.len() > MAX_ITEMS || length > MAX_REQUEST {
         return Err(Refusal::TooLong);
     }
     // Reserved in one piece: a buffer that grew would leave copies behind.
-    let mut out = Zeroizing::new(Vec::with_capacity(2 + length));
+    let mut out = Erased::new(Vec::with_capacity(2 + length));
     out.extend_from_slice(&u16::try_from(requests.len()).map_err(|_| Refusal::TooLong)?.to_be_bytes());
     for request in requests {
         request.encode(&mut out).ok_or(Refusal::TooLong)?;
@@ -537,9 +537,9 @@ pub fn decode_requests(bytes: &[u8]) -> Option<Vec<Request<'_>>> {
     input.finish().map(|()| requests)
 }
 
-pub(super) fn encode_outcomes(outcomes: &[Outcome]) -> Zeroizing<Vec<u8>> {
+pub(super) fn encode_outcomes(outcomes: &[Outcome]) -> Erased {
     let length: usize = outcomes.iter().map(|outcome| 2 + outcome.as_ref().map_or(0, Answer::length)).sum();
-    let mut out = Zeroizing::new(Vec::with_capacity(2 + length));
+    let mut out = Erased::new(Vec::with_capacity(2 + length));
     // INVARIANT: there are as many as requests, and of these 256 at most.
     out.extend_from_slice(&u16::try_from(outcomes.len()).unwrap_or(0).to_be_bytes());
     for outcome in outcomes {
@@ -605,8 +605,7 @@ fn decode_outcome(input: &mut Input<'_>) -> Option<Outcome> {
         }
         2 => Ok(Answer::bytes(input.bytes(MAX_ANSWER)?.to_vec())),
         3 => {
-            let plaintext =
-                if input.flag()? { Some(Zeroizing::new(input.bytes(64)?.to_vec())) } else { None };
+            let plaintext = if input.flag()? { Some(Erased::new(input.bytes(64)?.to_vec())) } else { None };
             Ok(Answer::DataKey { plaintext, wrapped: input.bytes(WRAPPED_MAX)?.to_vec() })
         }
         4 => Ok(Answer::Done),

@@ -1,6 +1,7 @@
 //! Symmetric encryption: a random part, the ciphertext, a tag. The random part derives the key of the message.
 
 use bonafide_crypto::cipher::{Cipher, CipherKey, NONCE, TAG};
+use bonafide_crypto::erased::Erased;
 use bonafide_crypto::hmac::{HmacHash, HmacKey};
 use bonafide_crypto::random::Random;
 use bonafide_crypto::xaes::{NONCE_128, NONCE_256, XaesKey};
@@ -94,10 +95,10 @@ impl Sealer {
     }
 
     /// Opens random part, ciphertext and tag.
-    pub(crate) fn open(&self, aad: &[u8], body: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    pub(crate) fn open(&self, aad: &[u8], body: &[u8]) -> Result<Erased, Refusal> {
         let (drawn, sealed) = body.split_at_checked(self.random_length()).ok_or(Refusal::Ciphertext)?;
         let length = sealed.len().checked_sub(TAG).filter(|length| *length <= MAX_PLAINTEXT);
-        let mut out = Zeroizing::new(vec![0; length.ok_or(Refusal::Ciphertext)?]);
+        let mut out = Erased::new(vec![0; length.ok_or(Refusal::Ciphertext)?]);
         match &self.derivation {
             Derivation::Xaes(key) => key.open_into(drawn, aad, sealed, &mut out),
             Derivation::ChaCha(key) => {

@@ -289,7 +289,7 @@ fn nothing_secret_is_printed() {
     let key = [0xab; 32];
     let (material, encoded) = Material::import(KeyType::Aes256Gcm, EXPORTABLE, &key).unwrap();
     let data_key = DataKey::new(KeyType::Aes256Gcm, KEY, 1, &none(), &key, b"wrapped").unwrap();
-    let answer = Answer::DataKey { plaintext: Some(Zeroizing::new(key.to_vec())), wrapped: vec![0xab] };
+    let answer = Answer::DataKey { plaintext: Some(Erased::new(key.to_vec())), wrapped: vec![0xab] };
     let import = Request::Import {
         key: KEY,
         version: 1,

@@ -17,6 +17,7 @@ mod xaes;
 
 use std::sync::Arc;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_crypto::random::SystemRandom;
 use bonafide_kms::algorithm::KeyType;
 use bonafide_kms::ciphertext::KeyId;
@@ -24,7 +25,6 @@ use bonafide_kms::context::{Context, ContextDigest};
 use bonafide_kms::engine::{Answer, Engine, Request, Wrapping};
 use bonafide_kms::error::Refusal;
 use bonafide_kms::material::Flags;
-use zeroize::Zeroizing;
 
 /// A keyring that hides nothing, and still tells contexts apart.
 pub(crate) struct Glass;
@@ -34,9 +34,9 @@ impl Wrapping for Glass {
         Some([context.as_bytes(), b"\0", secret].concat())
     }
 
-    fn unwrap(&self, context: &str, wrapped: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    fn unwrap(&self, context: &str, wrapped: &[u8]) -> Option<Erased> {
         let secret = wrapped.strip_prefix(context.as_bytes())?.strip_prefix(b"\0")?;
-        Some(Zeroizing::new(secret.to_vec()))
+        Some(Erased::new(secret.to_vec()))
     }
 }
 

@@ -23,7 +23,6 @@ use bonafide_wire::{
     node::{LeaseEnded, LeasesEnded, authority_message},
 };
 use bytes::Bytes;
-use zeroize::Zeroizing;
 
 use super::*;
 use crate::keys::Subject;
@@ -150,7 +149,7 @@ impl State {
                 Err(error) => return refused(error.code()),
             },
             None => {
-                let mut drawn = Zeroizing::new(vec![0; DATA_KEY]);
+                let mut drawn = bonafide_crypto::erased::Erased::new(vec![0; DATA_KEY]);
                 bonafide_crypto::random::Random::fill(&SystemRandom, &mut drawn);
                 let mut wrapped = Vec::new();
                 material.encrypt_into(&aad, &drawn, &SystemRandom, &mut wrapped).unwrap();
