@@ -42,12 +42,14 @@ mod decision;
 mod machine;
 mod message;
 mod plan;
+mod setup;
 
 pub use self::deal::{Possession, SealedShare};
 pub use self::decision::Decision;
-pub use self::machine::{Before, Ceremony, Setup};
+pub use self::machine::Ceremony;
 pub use self::message::{Content, Message};
 pub use self::plan::{Kind, Plan, Template};
+pub use self::setup::{Before, Setup};
 use crate::document::{Digest, FormatError, Signed};
 use crate::epoch::EpochRecord;
 use crate::group::{GroupError, Index, Scalar};
@@ -62,7 +64,7 @@ pub enum Effect {
     /// Make this durable beside what is there, then say [`Ceremony::stored`].
     Store(Box<Pending>),
     /// Everybody is ready: make this certificate durable, answer with the new share from now on, then erase the old share and its
-    /// seal key.
+    /// seal key. Who has no new share erases all the same.
     Switch(Box<Signed<EpochRecord>>),
     /// It came to nothing, and the old state stays. What was stored is kept all the same until a certificate of its epoch or a
     /// later one is durable.

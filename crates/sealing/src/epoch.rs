@@ -3,6 +3,8 @@
 //! These signatures are the *ready certificate* of the ceremony that made the shares: each keyholder signs once its own share is
 //! verified and on its disk, and the old one is erased only when all have.
 
+use std::sync::Arc;
+
 use crate::cbor::{Reader, Writer};
 use crate::document::{Digest, Document, Signed};
 use crate::group::{G1_BYTES, G1Point, Index, MAX_KEYHOLDERS, evaluate_commitments};
@@ -29,11 +31,15 @@ pub struct EpochRecord {
     pub shares: Vec<G1Point>,
 }
 
-/// A record that was verified against parameters and roster.
+/// A record that was verified against parameters and roster, with that roster: another epoch may have another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TrustedEpoch {
+pub struct TrustedEpoch(Arc<Parts>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Parts {
     record: EpochRecord,
     digest: Digest,
+    roster: TrustedRoster,
 }
 
 impl EpochRecord {
@@ -81,19 +87,26 @@ impl TrustedEpoch {
             && EpochRecord::shares_of(&record.commitments, roster.roster().count()).as_ref()
                 == Some(&record.shares);
         ensure(right, TrustError::Inconsistent(EpochRecord::NAME))?;
-        Ok(Self { record: record.clone(), digest: record.digest() })
+        let parts = Parts { record: record.clone(), digest: record.digest(), roster: roster.clone() };
+        Ok(Self(Arc::new(parts)))
     }
 
     /// What stands in it.
     #[must_use]
     pub fn record(&self) -> &EpochRecord {
-        &self.record
+        &self.0.record
     }
 
     /// Its digest.
     #[must_use]
     pub fn digest(&self) -> &Digest {
-        &self.digest
+        &self.0.digest
+    }
+
+    /// Who has its shares.
+    #[must_use]
+    pub fn roster(&self) -> &TrustedRoster {
+        &self.0.roster
     }
 }
 

@@ -31,7 +31,6 @@ use crate::kem::{Hybrid, StanzaKey};
 use crate::object::Stanza;
 use crate::params::TrustedParams;
 use crate::proof::{Proof, Statement};
-use crate::roster::TrustedRoster;
 
 /// The secret of a post-quantum half, as the site's key has opened it.
 pub type SiteSecret = Zeroizing<[u8; mlkem::SECRET]>;
@@ -41,10 +40,17 @@ pub type SiteSecret = Zeroizing<[u8; mlkem::SECRET]>;
 pub struct Keyholders<'a> {
     /// Parameters of the version.
     pub params: &'a TrustedParams,
-    /// Who they are.
-    pub roster: &'a TrustedRoster,
     /// Epochs that answers may be of: the newest, and during a change also the one before.
     pub epochs: &'a [TrustedEpoch],
+}
+
+/// A keyholder, as the one with this index in the roster of this epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Holder {
+    /// The epoch of its share.
+    pub epoch: u64,
+    /// Its index.
+    pub index: Index,
 }
 
 /// One attempt to open one stanza.
@@ -58,8 +64,8 @@ pub struct Opening<'a> {
     mask: Mask,
     question: Question,
     demand: Question,
-    answers: BTreeMap<Index, Answer>,
-    liars: Vec<Index>,
+    answers: BTreeMap<Holder, Answer>,
+    liars: Vec<Liar>,
     suspicious: bool,
 }
 
@@ -69,7 +75,7 @@ pub enum Step {
     /// More answers are needed, of anyone who has not given one.
     Wait,
     /// Ask these for proofs: they have answered, and somebody lied.
-    Prove(Vec<Index>),
+    Prove(Vec<Holder>),
     /// This keyholder lied. He is skipped; the evidence is for the log. Somebody else must be asked.
     Named(Box<Lie>),
     /// Done.
@@ -80,6 +86,13 @@ pub enum Step {
 struct Question {
     request: EvaluationRequest,
     digest: Digest,
+}
+
+/// Known by its key, which it keeps when its index changes.
+#[derive(Debug)]
+struct Liar {
+    holder: Holder,
+    key: Digest,
 }
 
 #[derive(Debug)]
@@ -171,8 +184,8 @@ impl<'a> Opening<'a> {
 
     /// Who has been found lying.
     #[must_use]
-    pub fn liars(&self) -> &[Index] {
-        &self.liars
+    pub fn liars(&self) -> Vec<Holder> {
+        self.liars.iter().map(|liar| liar.holder).collect()
     }
 
     /// Takes an answer.
@@ -181,37 +194,38 @@ impl<'a> Opening<'a> {
     /// [`OpenError`]: that the answer is nobody's, was not asked for, or of an epoch that is not known here, is no reason to stop
     /// asking others; [`OpenError::Stanza`] and [`OpenError::FileKey`] are, for nobody can open this stanza.
     pub fn accept(&mut self, reply: Signed<EvaluationReply>) -> Result<Step, OpenError> {
-        let index = reply.body.index;
-        let member = self.keyholders.roster.roster().member(index).ok_or(OpenError::Stranger)?;
+        let holder = Holder { epoch: reply.body.epoch, index: reply.body.index };
+        let epoch = self.epoch(holder.epoch)?;
+        let member = epoch.roster().roster().member(holder.index).ok_or(OpenError::Stranger)?;
         if reply.count([&member.key]) != 1 {
             return Err(OpenError::Stranger);
         }
+        let key = *member.key.fingerprint();
         let proves = reply.body.request == self.demand.digest;
-        if self.liars.contains(&index) || !(proves || reply.body.request == self.question.digest) {
+        let lied = self.liars.iter().any(|liar| liar.key == key);
+        if lied || !(proves || reply.body.request == self.question.digest) {
             return Err(OpenError::NotAsked);
         }
-        let epoch = self.epoch(reply.body.epoch)?;
-        let share = *epoch.record().share(index).ok_or(OpenError::Stranger)?;
+        let share = *epoch.record().share(holder.index).ok_or(OpenError::Stranger)?;
+        let liar = Liar { holder, key };
         let Ok(value) = Gt::decode(&reply.body.value) else {
-            return Ok(self.name(index, LieKind::NotInGroup, reply));
+            return Ok(self.name(liar, LieKind::NotInGroup, reply));
         };
-        let before = self.answers.get(&index);
-        // An answer for the epoch before, and a proof for this one, are both honest.
-        let same_epoch = before.is_some_and(|before| before.reply.body.epoch == reply.body.epoch);
-        if before.is_some_and(|before| same_epoch && before.value != value) {
-            return Ok(self.name(index, LieKind::Changed, reply));
+        let before = self.answers.get(&holder);
+        if before.is_some_and(|before| before.value != value) {
+            return Ok(self.name(liar, LieKind::Changed, reply));
         }
         if proves {
             let point = &self.demand.request.point;
             let statement = Statement { identity: &self.identity, share: &share, point, value: &value };
             let proof = reply.body.proof.as_ref().and_then(|proof| Proof::decode(proof).ok());
             if !proof.is_some_and(|proof| proof.proves(&statement)) {
-                return Ok(self.name(index, LieKind::NotProven, reply));
+                return Ok(self.name(liar, LieKind::NotProven, reply));
             }
         } else if before.is_some() {
             return Err(OpenError::NotAsked);
         }
-        self.answers.insert(index, Answer { reply, value, proven: proves });
+        self.answers.insert(holder, Answer { reply, value, proven: proves });
         self.step()
     }
 
@@ -219,13 +233,14 @@ impl<'a> Opening<'a> {
         let epochs: Vec<u64> = self.keyholders.epochs.iter().map(|epoch| epoch.record().epoch).collect();
         for number in epochs {
             let threshold = self.epoch(number)?.record().threshold();
-            let usable =
-                |answer: &&Answer| answer.reply.body.epoch == number && (answer.proven || !self.suspicious);
+            let usable = |holder: &Holder, answer: &Answer| {
+                holder.epoch == number && (answer.proven || !self.suspicious)
+            };
             let chosen: Vec<(Index, &Gt)> = self
                 .answers
                 .iter()
-                .filter(|(_, answer)| usable(answer))
-                .map(|(index, answer)| (*index, &answer.value))
+                .filter(|(holder, answer)| usable(holder, answer))
+                .map(|(holder, answer)| (holder.index, &answer.value))
                 .take(threshold)
                 .collect();
             if chosen.len() < threshold {
@@ -242,8 +257,8 @@ impl<'a> Opening<'a> {
         if !self.suspicious {
             return Ok(Step::Wait);
         }
-        let unproven: Vec<Index> =
-            self.answers.iter().filter(|(_, answer)| !answer.proven).map(|(index, _)| *index).collect();
+        let unproven = self.answers.iter().filter(|(_, answer)| !answer.proven);
+        let unproven: Vec<Holder> = unproven.map(|(holder, _)| *holder).collect();
         Ok(if unproven.is_empty() { Step::Wait } else { Step::Prove(unproven) })
     }
 
@@ -273,12 +288,13 @@ impl<'a> Opening<'a> {
         Ok(Some(Hybrid { secret, public_key: key.bytes(), ciphertext: &transport.ciphertext }))
     }
 
-    fn name(&mut self, index: Index, kind: LieKind, reply: Signed<EvaluationReply>) -> Step {
-        self.liars.push(index);
-        let first = self.answers.remove(&index).map(|answer| answer.reply);
+    fn name(&mut self, liar: Liar, kind: LieKind, reply: Signed<EvaluationReply>) -> Step {
+        let holder = liar.holder;
+        self.liars.push(liar);
+        let first = self.answers.remove(&holder).map(|answer| answer.reply);
         let request = if reply.body.request == self.demand.digest { &self.demand } else { &self.question };
         let (question, request) = (self.question.request.clone(), request.request.clone());
-        Step::Named(Box::new(Lie { index, kind, question, request, first, reply }))
+        Step::Named(Box::new(Lie { holder, kind, question, request, first, reply }))
     }
 
     fn epoch(&self, number: u64) -> Result<&'a TrustedEpoch, OpenError> {

@@ -19,7 +19,7 @@ pub struct Decision {
     session: Digest,
     roster: TrustedRoster,
     record: Signed<EpochRecord>,
-    ready: Signed<Message>,
+    ready: Option<Signed<Message>>,
     refused: bool,
     switched: bool,
 }
@@ -43,16 +43,23 @@ impl Decision {
         let mut ready = Signed::new(Message { session, sender, content });
         ready.sign(signer.as_ref())?;
         let mut this =
-            Self { session, roster, record, ready: ready.clone(), refused: false, switched: false };
+            Self { session, roster, record, ready: Some(ready.clone()), refused: false, switched: false };
         let mut effects = vec![Effect::Broadcast(ready)];
         effects.extend(this.switch());
         Ok((this, effects))
     }
 
-    /// What to answer who asks where this member stands.
+    /// Watches the votes of others, without one: for a member of the roster before that is not in the new one. Its old share is
+    /// erased at the certificate like everybody's.
     #[must_use]
-    pub fn vote(&self) -> &Signed<Message> {
-        &self.ready
+    pub fn observe(session: Digest, roster: TrustedRoster, record: EpochRecord) -> Self {
+        Self { session, roster, record: Signed::new(record), ready: None, refused: false, switched: false }
+    }
+
+    /// What to answer who asks where this member stands; nothing, if it has no vote.
+    #[must_use]
+    pub fn vote(&self) -> Option<&Signed<Message>> {
+        self.ready.as_ref()
     }
 
     /// The other vote: of a member that has nothing of this session on its disk, and takes no part in it any more.

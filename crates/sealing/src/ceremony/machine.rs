@@ -1,5 +1,7 @@
 //! A party of a ceremony.
 
+mod sums;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -11,39 +13,13 @@ use super::deal::{Possession, SealedShare, Way};
 use super::decision::{Decision, transcript};
 use super::message::{Content, Message};
 use super::plan::{Kind, Plan};
+use super::setup::{Setup, check, dealt};
 use super::{Abort, AbortReason, CeremonyError, Effect, Party, Pending};
 use crate::document::{Digest, Document as _, Signed, VerifyingKey};
 use crate::epoch::{EpochRecord, TrustedEpoch};
-use crate::group::{G1Point, G2Point, Index, Polynomial, Scalar, evaluate_commitments, lagrange_at_zero};
+use crate::group::{G1Point, Index, Polynomial, Scalar};
 use crate::params::{SealParams, TrustedParams};
 use crate::roster::{Roster, TrustedRoster};
-use crate::share::Share;
-
-/// What a ceremony begins with.
-#[derive(Debug)]
-pub struct Setup<'a> {
-    /// What everybody has agreed on.
-    pub plan: Plan,
-    /// The roster that gets the shares.
-    pub roster: TrustedRoster,
-    /// What there is already; nothing for a new key.
-    pub before: Option<Before<'a>>,
-    /// The highest epoch that this keyholder has ever been ready for, of this key; 0 if none.
-    pub floor: u64,
-}
-
-/// The epoch before.
-#[derive(Debug)]
-pub struct Before<'a> {
-    /// Its roster.
-    pub roster: TrustedRoster,
-    /// The parameters, whose key stays.
-    pub params: TrustedParams,
-    /// Its record.
-    pub epoch: TrustedEpoch,
-    /// The share of this party, if it has one.
-    pub share: Option<&'a Share>,
-}
 
 /// One party's side of a ceremony.
 pub struct Ceremony {
@@ -159,13 +135,10 @@ impl Ceremony {
         let Some((_, record)) = self.outcome.as_ref().filter(|_| self.waits_for_disk && !self.over) else {
             return Ok(Vec::new());
         };
-        let (mut decision, mut effects) =
+        let (decision, mut effects) =
             Decision::begin(self.session, self.roster.clone(), record.clone(), &self.signer)?;
         self.waits_for_disk = false;
-        for vote in std::mem::take(&mut self.votes).into_values() {
-            effects.extend(decision.receive(&vote));
-        }
-        self.decision = Some(decision);
+        effects.extend(self.decide(decision));
         Ok(self.watch(effects))
     }
 
@@ -330,6 +303,14 @@ impl Ceremony {
         Vec::new()
     }
 
+    /// From here on only votes count. Some may have come already.
+    fn decide(&mut self, mut decision: Decision) -> Vec<Effect> {
+        let votes = std::mem::take(&mut self.votes).into_values();
+        let effects = votes.flat_map(|vote| decision.receive(&vote)).collect();
+        self.decision = Some(decision);
+        self.watch(effects)
+    }
+
     fn watch(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
         if effects.iter().any(|effect| matches!(effect, Effect::Switch(_) | Effect::Abort(_))) {
             self.over = true;
@@ -358,34 +339,6 @@ impl Ceremony {
         self.settle()?;
         effects.extend(self.finish()?);
         Ok(effects)
-    }
-
-    fn check_deals(&self) -> Result<(), Abort> {
-        let threshold = usize::from(self.roster.roster().threshold);
-        let factors = lagrange_at_zero(&self.plan.dealers).ok();
-        for (place, (index, message)) in self.deals.iter().enumerate() {
-            let Content::Deal { commitments, possession } = &message.content else { continue };
-            let expected = threshold - usize::from(self.plan.first_power());
-            let first = commitments.first();
-            let right = match (&self.plan.kind, possession) {
-                (Kind::Generate(_), Some(possession)) => {
-                    first.is_some_and(|first| possession.holds(&self.session, *index, first))
-                }
-                (Kind::Refresh(_), None) => true,
-                (Kind::Reshare(_), None) => {
-                    let share = self.before.as_ref().and_then(|(_, epoch)| epoch.record().share(*index));
-                    let factor = factors.as_ref().and_then(|factors| factors.get(place));
-                    let due = share.zip(factor).and_then(|(share, factor)| share.times(factor));
-                    due.is_some() && first == due.as_ref()
-                }
-                _ => false,
-            };
-            if commitments.len() != expected || !right {
-                let named = vec![Party::Dealer(*index)];
-                return Err(Abort { reason: AbortReason::InvalidDeal, named });
-            }
-        }
-        Ok(())
     }
 
     fn deal(&mut self) -> Vec<Effect> {
@@ -480,7 +433,10 @@ impl Ceremony {
         let no_key = || Abort { reason: AbortReason::NoKey, named: Vec::new() };
         let (params, record) = self.compute().ok_or_else(no_key)?;
         self.outcome = Some((params.clone(), record.clone()));
-        let Some((index, _)) = &self.receiver else { return Ok(Vec::new()) };
+        let Some((index, _)) = &self.receiver else {
+            // Who only deals still has to know when to erase.
+            return Ok(self.decide(Decision::observe(self.session, self.roster.clone(), record)));
+        };
         let index = *index;
         let start = self.old_share.take().unwrap_or_else(Scalar::zero);
         let secret = self.taken.values().fold(start, |sum, share| sum.plus(share));
@@ -493,46 +449,6 @@ impl Ceremony {
         Ok(vec![Effect::Store(Box::new(Pending { session, index, record, params, secret }))])
     }
 
-    /// Parameters and record, from what everybody has seen.
-    fn compute(&self) -> Option<(SealParams, EpochRecord)> {
-        let (mut columns, mut seconds) = (Vec::new(), Vec::new());
-        for message in self.deals.values() {
-            let Content::Deal { commitments, possession } = &message.content else { return None };
-            columns.push(commitments);
-            seconds.extend(possession.as_ref().map(|possession| possession.second));
-        }
-        let old = self.before.as_ref().map(|(_, epoch)| epoch.record());
-        let first = usize::from(self.plan.first_power());
-        let mut commitments = Vec::new();
-        for power in 0..usize::from(self.roster.roster().threshold) {
-            let dealt = power.checked_sub(first);
-            let dealt = columns.iter().filter_map(|column| column.get(dealt?));
-            // A refresh adds to what there is.
-            let kept = old.filter(|_| first == 1).and_then(|old| old.commitments.get(power));
-            commitments.push(G1Point::sum(dealt.chain(kept))?);
-        }
-        let key = *commitments.first()?;
-        let (params, previous) = match (&self.before, self.plan.template()) {
-            (None, Some(template)) => (template.with_key(key, G2Point::sum(&seconds)?), [0; 32]),
-            (Some((params, epoch)), None) => (params.params().clone(), *epoch.digest()),
-            _ => return None,
-        };
-        if params.key != key {
-            return None;
-        }
-        let shares = EpochRecord::shares_of(&commitments, self.roster.roster().count())?;
-        let record = EpochRecord {
-            params: params.digest(),
-            roster: *self.roster.digest(),
-            epoch: self.plan.epoch,
-            transcript: self.transcript?,
-            previous,
-            commitments,
-            shares,
-        };
-        Some((params, record))
-    }
-
     // === small questions ===
 
     /// Everybody who has said something since must have seen the same beginning.
@@ -543,15 +459,6 @@ impl Ceremony {
             Some((party, _)) => Err(Abort { reason: AbortReason::Divergent, named: vec![party] }),
             None => Ok(()),
         }
-    }
-
-    fn is_dealt(&self, dealer: Index, receiver: Index, share: &Scalar) -> bool {
-        let Some(Content::Deal { commitments, .. }) = self.deals.get(&dealer).map(|deal| &deal.content)
-        else {
-            return false;
-        };
-        let promised = evaluate_commitments(commitments, self.plan.first_power(), receiver);
-        G1Point::generator().times(share) == promised
     }
 
     fn way<'a>(
@@ -584,65 +491,6 @@ fn keep(messages: &mut BTreeMap<Index, Message>, message: &Message, party: Party
         Some(before) if before.is(message) => Ok(false),
         Some(_) => Err(Abort { reason: AbortReason::Equivocated, named: vec![party] }),
     }
-}
-
-/// What a dealer deals.
-fn dealt(
-    plan: &Plan,
-    index: Index,
-    share: Option<&Share>,
-    random: &Arc<dyn Random>,
-) -> Result<Scalar, CeremonyError> {
-    match &plan.kind {
-        Kind::Generate(_) => Ok(Scalar::random(random.as_ref())),
-        Kind::Refresh(_) => Ok(Scalar::zero()),
-        Kind::Reshare(_) => {
-            let share = share.ok_or(CeremonyError::NoShare)?;
-            let factors = lagrange_at_zero(&plan.dealers)?;
-            let place = plan.dealers.iter().position(|dealer| *dealer == index);
-            let factor = place.and_then(|place| factors.get(place)).ok_or(CeremonyError::Plan)?;
-            Ok(share.secret().times(factor))
-        }
-    }
-}
-
-fn check(setup: &Setup<'_>) -> Result<(), CeremonyError> {
-    let Setup { plan, roster, before, floor } = setup;
-    let all: Vec<Index> = roster.roster().indices().collect();
-    let decodes = Plan::decode(&plan.encode()).is_ok();
-    let fits = plan.roster == *roster.digest() && plan.epoch > *floor && decodes;
-    let belongs = match (&plan.kind, before) {
-        (Kind::Generate(template), None) => {
-            template.tenant == roster.roster().tenant
-                && template.keyset == roster.roster().keyset
-                && plan.dealers == all
-        }
-        (Kind::Refresh(digest), Some(before)) => {
-            is_before(before, plan, roster, digest) && before.roster == *roster && plan.dealers == all
-        }
-        (Kind::Reshare(digest), Some(before)) => {
-            let members = usize::from(before.roster.roster().count());
-            is_before(before, plan, roster, digest)
-                && plan.dealers.len() >= before.epoch.record().threshold()
-                && plan.dealers.iter().all(|dealer| dealer.place() < members)
-        }
-        _ => false,
-    };
-    if fits && belongs { Ok(()) } else { Err(CeremonyError::Plan) }
-}
-
-fn is_before(before: &Before<'_>, plan: &Plan, roster: &TrustedRoster, digest: &Digest) -> bool {
-    let record = before.epoch.record();
-    let share_fits = before.share.is_none_or(|share| {
-        share.name().epoch == record.epoch && Some(share.public()) == record.share(share.name().index)
-    });
-    before.epoch.digest() == digest
-        && record.params == *before.params.digest()
-        && record.roster == *before.roster.digest()
-        && before.roster.roster().tenant == roster.roster().tenant
-        && before.roster.roster().keyset == roster.roster().keyset
-        && plan.epoch > record.epoch
-        && share_fits
 }
 
 impl fmt::Debug for Ceremony {

@@ -1,17 +1,17 @@
 //! Evidence against a keyholder.
 
+use super::Holder;
 use crate::document::{Document, Signed};
 use crate::epoch::TrustedEpoch;
 use crate::exchange::{EvaluationReply, EvaluationRequest};
-use crate::group::{Gt, Index};
+use crate::group::Gt;
 use crate::proof::{Proof, Statement};
-use crate::roster::TrustedRoster;
 
 /// A keyholder's own signature under a wrong answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lie {
     /// Who.
-    pub index: Index,
+    pub holder: Holder,
     /// What is wrong.
     pub kind: LieKind,
     /// What was asked first.
@@ -36,16 +36,18 @@ pub enum LieKind {
 }
 
 impl Lie {
-    /// Whether this shows a third party, who knows roster and epoch, that the keyholder has lied.
+    /// Whether this shows a third party, who knows the epoch, that the keyholder has lied.
     #[must_use]
-    pub fn convicts(&self, roster: &TrustedRoster, epoch: &TrustedEpoch) -> bool {
-        let Some(member) = roster.roster().member(self.index) else { return false };
+    pub fn convicts(&self, epoch: &TrustedEpoch) -> bool {
+        let Some(member) = epoch.roster().roster().member(self.holder.index) else { return false };
         let signed = |reply: &Signed<EvaluationReply>| {
-            reply.body.index == self.index
-                && reply.count([&member.key]) == 1
-                && reply.body.epoch == epoch.record().epoch
+            let by = Holder { epoch: reply.body.epoch, index: reply.body.index };
+            by == self.holder && reply.count([&member.key]) == 1
         };
-        if !signed(&self.reply) || self.reply.body.request != self.request.digest() {
+        if self.holder.epoch != epoch.record().epoch
+            || !signed(&self.reply)
+            || self.reply.body.request != self.request.digest()
+        {
             return false;
         }
         match self.kind {
@@ -72,7 +74,7 @@ impl Lie {
             let identity = self.request.identity().ok()?;
             let value = Gt::decode(&body.value).ok()?;
             let proof = Proof::decode(body.proof.as_ref()?).ok()?;
-            let share = epoch.record().share(self.index)?;
+            let share = epoch.record().share(self.holder.index)?;
             let statement =
                 Statement { identity: &identity, share, point: &self.request.point, value: &value };
             Some(proof.proves(&statement))

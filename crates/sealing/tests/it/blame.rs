@@ -5,7 +5,7 @@ use bonafide_sealing::document::{Document, Signed};
 use bonafide_sealing::epoch::{EpochRecord, TrustedEpoch};
 use bonafide_sealing::exchange::{EvaluationReply, EvaluationRequest};
 use bonafide_sealing::group::{G1Point, Gt, Scalar};
-use bonafide_sealing::opening::{Keyholders, LieKind, OpenError, Opening, Step};
+use bonafide_sealing::opening::{Holder, Keyholders, LieKind, OpenError, Opening, Step};
 use bonafide_sealing::proof::{Proof, Statement};
 use bonafide_sealing::share::Share;
 
@@ -20,6 +20,10 @@ fn falsified(
     change(&mut body);
     let key = member_key(u64::from(body.index.number()));
     signed(body, &[key.as_ref()])
+}
+
+fn holder(number: u64) -> Holder {
+    Holder { epoch: 1, index: index(number) }
 }
 
 fn doubled(reply: &mut EvaluationReply) {
@@ -37,20 +41,20 @@ fn a_liar_is_named_skipped_and_convicted() {
     }
     let wrong = falsified(&world.answer(3, opening.request()), doubled);
     let Ok(Step::Prove(who)) = opening.accept(wrong) else { panic!() };
-    assert_eq!(who, [index(1), index(2), index(3)]);
+    assert_eq!(who, [holder(1), holder(2), holder(3)]);
     for number in [1, 2] {
         assert!(matches!(opening.accept(world.answer(number, opening.proof_request())), Ok(Step::Prove(_))));
     }
     // It stays with its lie, and has a proof of something else.
     let proven = world.answer(3, opening.proof_request());
     let Ok(Step::Named(lie)) = opening.accept(falsified(&proven, doubled)) else { panic!() };
-    assert_eq!((lie.index, lie.kind), (index(3), LieKind::NotProven));
-    assert!(lie.convicts(&world.roster, &world.epoch));
-    assert_eq!(opening.liars(), [index(3)]);
+    assert_eq!((lie.holder, lie.kind), (holder(3), LieKind::NotProven));
+    assert!(lie.convicts(&world.epoch));
+    assert_eq!(opening.liars(), [holder(3)]);
     assert_eq!(opening.accept(world.answer(3, opening.proof_request())).unwrap_err(), OpenError::NotAsked);
     // From now on only proven answers count.
     let unproven = opening.accept(world.answer(4, opening.request()));
-    assert!(matches!(unproven, Ok(Step::Prove(who)) if who == [index(4)]));
+    assert!(matches!(unproven, Ok(Step::Prove(who)) if who == [holder(4)]));
     let Ok(Step::Opened(key)) = opening.accept(world.answer(5, opening.proof_request())) else { panic!() };
     assert_eq!(*object.secret(&key).unwrap(), b"secret");
 }
@@ -64,18 +68,18 @@ fn wrong_first_and_right_later_is_named() {
     opening.accept(falsified(&world.answer(1, opening.request()), doubled)).unwrap();
     let Ok(Step::Prove(_)) = opening.accept(world.answer(2, opening.request())) else { panic!() };
     let Ok(Step::Named(lie)) = opening.accept(world.answer(1, opening.proof_request())) else { panic!() };
-    assert_eq!((lie.index, lie.kind), (index(1), LieKind::Changed));
-    assert!(lie.convicts(&world.roster, &world.epoch));
+    assert_eq!((lie.holder, lie.kind), (holder(1), LieKind::Changed));
+    assert!(lie.convicts(&world.epoch));
     // The evidence is about one question: with another, or with one reply twice, it convicts nobody.
     let mut other = lie.clone();
     other.question.policy = b"another".to_vec();
-    assert!(!other.convicts(&world.roster, &world.epoch));
+    assert!(!other.convicts(&world.epoch));
     let mut same = lie.clone();
     same.first = Some(same.reply.clone());
-    assert!(!same.convicts(&world.roster, &world.epoch));
+    assert!(!same.convicts(&world.epoch));
     let mut framed = *lie;
-    framed.index = index(3);
-    assert!(!framed.convicts(&world.roster, &world.epoch));
+    framed.holder = holder(3);
+    assert!(!framed.convicts(&world.epoch));
 }
 
 #[test]
@@ -90,7 +94,7 @@ fn nonsense_is_named_and_strangers_are_not() {
         panic!()
     };
     assert_eq!((lie.kind, lie.kind.as_str()), (LieKind::NotInGroup, "answer-not-in-group"));
-    assert!(lie.convicts(&world.roster, &world.epoch));
+    assert!(lie.convicts(&world.epoch));
 
     // Signed by somebody else, or changed on its way: nobody can be blamed.
     let reply = world.answer(2, opening.request());
@@ -246,7 +250,7 @@ fn a_proof_proves_one_thing() {
     let Ok(Step::Named(lie)) = opening.accept(falsified(&reply, |reply| reply.proof = None)) else {
         panic!()
     };
-    assert!(lie.convicts(&world.roster, &world.epoch));
+    assert!(lie.convicts(&world.epoch));
     let honest = world.answer(2, opening.proof_request());
     assert!(EvaluationReply::decode(&honest.body.encode()).is_ok());
 }

@@ -12,6 +12,7 @@
 mod attacks;
 mod blame;
 mod ceremony;
+mod cluster;
 mod formats;
 mod group;
 mod reference;

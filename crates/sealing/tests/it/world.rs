@@ -237,7 +237,7 @@ impl World {
     }
 
     pub(crate) fn keyholders(&self) -> Keyholders<'_> {
-        Keyholders { params: &self.params, roster: &self.roster, epochs: std::slice::from_ref(&self.epoch) }
+        Keyholders { params: &self.params, epochs: std::slice::from_ref(&self.epoch) }
     }
 
     pub(crate) fn begin<'a>(
