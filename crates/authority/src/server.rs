@@ -397,6 +397,7 @@ async fn assemble(
         Arc::clone(&clock),
         vault_random,
         config.server.clone(),
+        config.trust_domain.clone(),
     );
     let admin_socket = config.admin_socket_path();
     let mode = if config.admin_gid.is_some() { 0o660 } else { 0o600 };
@@ -407,9 +408,11 @@ async fn assemble(
             .add_service(admin.clone().into_service())
     };
     let users_of_keys = KeysServer::new(applications).max_decoding_message_size(MAX_BATCH);
-    let known = port(MAX_MESSAGE).add_service(users_of_keys).into_axum_router().merge(vault.routes());
+    let known = port(MAX_MESSAGE).add_service(users_of_keys).into_axum_router().merge(vault.clone().routes());
     let known = (known, HttpLimits::remote());
-    let strangers = (port(MAX_ATTESTATION).into_axum_router(), HttpLimits::strangers());
+    // Some of them log in with a JWT-SVID.
+    let strangers = port(MAX_ATTESTATION).into_axum_router().merge(vault.routes());
+    let strangers = (strangers, HttpLimits::strangers());
     let (stop, report) = (shutdown.clone(), failed.clone());
     tasks.spawn(async move {
         let served = listener.serve(known, strangers, &stop).await;

@@ -1,7 +1,7 @@
 //! The transit part of Vault's HTTP API, on the port of the agents, for scripts and libraries that speak it.
 //!
 //! The caller is whoever its X509-SVID says, as everywhere: a request needs no token. Those who log in (`auth/cert`) get one
-//! that is good for nothing without the same identity. What may be done with a key, policies say; keys are administered with
+//! that is good for nothing without the same identity. Who can't show a certificate logs in with a JWT-SVID (`auth/jwt`). What may be done with a key, policies say; keys are administered with
 //! the admin rights that an SVID carries.
 //!
 //! | differs | why |
@@ -20,6 +20,7 @@ mod token;
 mod transit;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -27,9 +28,11 @@ use axum::extract::{Request, State};
 use axum::routing::any;
 use bonafide_crypto::mac::MacKey;
 use bonafide_crypto::random::Random;
+use bonafide_identity::TrustDomain;
 use bonafide_identity::time::Clock;
 use http::{Method, StatusCode};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use self::answer::{Answer, Reply};
 use self::fields::Fields;
@@ -46,6 +49,11 @@ pub(crate) const PURPOSE: &str = "vault tokens v1";
 const MAX_BODY: usize = 8 << 20;
 /// Bodies that are read at the same time, by all callers.
 const MAX_READING: usize = 8;
+/// The longest body of a login: a token, and names around it.
+const MAX_LOGIN: usize = 32 << 10;
+/// Logins of nobody yet that are read at the same time, and how long each may take.
+const MAX_LOGINS: usize = 8;
+const LOGIN_TIME: Duration = Duration::from_secs(5);
 
 /// What answers.
 #[derive(Clone)]
@@ -60,8 +68,11 @@ struct Parts {
     random: Arc<dyn Random>,
     /// For `sys/health`.
     server: String,
+    trust_domain: TrustDomain,
     /// Bodies that are read at the same time.
     reading: Semaphore,
+    /// The same of those who have not said yet who they are.
+    logins: Semaphore,
 }
 
 /// One request, read.
@@ -79,6 +90,7 @@ impl Vault {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
         server: String,
+        trust_domain: TrustDomain,
     ) -> Self {
         let Grpc { service, callers } = applications;
         Self(Arc::new(Parts {
@@ -89,7 +101,9 @@ impl Vault {
             clock,
             random,
             server,
+            trust_domain,
             reading: Semaphore::new(MAX_READING),
+            logins: Semaphore::new(MAX_LOGINS),
         }))
     }
 
@@ -116,25 +130,29 @@ async fn answer(vault: &Vault, request: Request<Body>) -> Result<Answer, Refusal
     if !(writes || list || matches!(parts.method, Method::GET | Method::HEAD | Method::DELETE)) {
         return Ok(Answer::Status(StatusCode::METHOD_NOT_ALLOWED));
     }
-    let fields = if writes {
-        // Nothing is read for whoever may not ask, and not for many at once: what a body becomes takes more room than it.
-        vault.0.callers.of(&parts.extensions, None)?;
-        let _place = vault.0.reading.acquire().await;
-        let body = to_bytes(body, MAX_BODY).await.map_err(|_| {
-            Refusal::invalid("vault.body", "the body is longer than 8 MiB, or was cut off")
-                .hint("send smaller batches")
-        })?;
-        Fields::read(&body)?
-    } else {
-        Fields::default()
-    };
     let path: Vec<&str> =
         parts.uri.path().trim_start_matches("/v1/").trim_end_matches('/').split('/').collect();
+    let fields = match *path.as_slice() {
+        _ if !writes => Fields::default(),
+        ["auth", "jwt", "login"] => timeout(LOGIN_TIME, read(body, MAX_LOGIN, &vault.0.logins))
+            .await
+            .map_err(|_| Refusal::unavailable("vault.slow", "the body did not come"))??,
+        ["auth", "cert", "login"] => {
+            vault.0.callers.of(&parts.extensions, None)?;
+            read(body, MAX_LOGIN, &vault.0.reading).await?
+        }
+        _ => {
+            // Nothing is read for whoever may not ask, and not for many at once: what a body becomes takes more room than it.
+            identity::caller(vault, &parts)?;
+            read(body, MAX_BODY, &vault.0.reading).await?
+        }
+    };
     let call = Call { vault, parts: &parts, fields };
     let delete = parts.method == Method::DELETE;
     match *path.as_slice() {
         ["sys", ref rest @ ..] => identity::system(&call, rest),
         ["auth", "cert", "login"] if writes => identity::login(&call),
+        ["auth", "jwt", "login"] if writes => identity::login_by_jwt(&call),
         ["auth", "token", "lookup-self"] => identity::lookup(&call),
         ["auth", "token", "revoke-self"] if writes => identity::revoke(&call),
         ["transit", "keys"] if list => keys::list(&call),
@@ -151,7 +169,18 @@ async fn answer(vault: &Vault, request: Request<Body>) -> Result<Answer, Refusal
             transit::public_keys(&call, name, Some(version)).await
         }
         ["transit", operation, ref rest @ ..] if writes => transit::operate(call, operation, rest).await,
-        _ => Err(Refusal::not_found("vault.path", "unsupported path")
-            .hint("the transit engine is served, below `transit/`, and logins with `auth/cert`")),
+        _ => Err(Refusal::not_found("vault.path", "unsupported path").hint(
+            "the transit engine is served, below `transit/`, and logins with `auth/cert` and `auth/jwt`",
+        )),
     }
+}
+
+/// A body of so many bytes at most.
+async fn read(body: Body, most: usize, places: &Semaphore) -> Result<Fields, Refusal> {
+    let _place = places.acquire().await;
+    let body = to_bytes(body, most).await.map_err(|_| {
+        Refusal::invalid("vault.body", format!("the body is longer than {} KiB, or was cut off", most >> 10))
+            .hint("send smaller batches")
+    })?;
+    Fields::read(&body)
 }

@@ -4,15 +4,15 @@
 //! the instance's certificate; that this agent holds the instance stands in the certificate too. Nothing else that a message
 //! says of a caller is looked at.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bonafide_crypto::digest::sha256;
 use bonafide_identity::time::{Clock, UnixTime};
-use bonafide_identity::{InstanceId, SpiffeId, VerifiedX509Svid, reserved, x509};
+use bonafide_identity::{InstanceId, SpiffeId, VerifiedX509Svid, jwt, reserved, x509};
 use bonafide_net::tls_listener::{PeerAddress, PeerSvid};
-use bonafide_policy::Caller as Subject;
+use bonafide_policy::{Caller as Subject, CertifiedLabels};
 use bonafide_wire::kms::OnBehalfOf;
 use bytes::Bytes;
 use tonic::{Code, Extensions};
@@ -103,6 +103,11 @@ impl Caller {
         self.certified.expires_at
     }
 
+    /// When its SVID was issued.
+    pub(crate) fn issued_at(&self) -> UnixTime {
+        self.certified.issued_at
+    }
+
     /// As policies see it.
     pub(crate) fn subject(&self) -> &Subject {
         &self.subject
@@ -151,7 +156,7 @@ impl Callers {
         on_behalf_of: Option<&OnBehalfOf>,
     ) -> Result<Caller, Refusal> {
         let svid = peer(extensions)?;
-        let source = extensions.get::<PeerAddress>().map(|address| address.0.ip().to_canonical());
+        let source = source(extensions);
         let (state, now) = (self.registry.state(), self.clock.now());
         let caller = match (reserved::agent_site(svid.id()), on_behalf_of) {
             (None, None) => Caller::of(&svid, source).ok_or_else(unknown)?,
@@ -174,6 +179,78 @@ impl Callers {
             return Err(Refusal::denied("kms.instance-over", "the process of this instance has ended")
                 .hint("start the workload again: it gets another instance"));
         }
+        caller.check(&state, now)?;
+        Ok(caller)
+    }
+
+    /// Whether the other side of the connection has shown an SVID.
+    pub(crate) fn has_shown(extensions: &Extensions) -> bool {
+        extensions.get::<PeerSvid>().is_some_and(|peer| peer.0.is_some())
+    }
+
+    /// The workload that a JWT-SVID of this authority is of, given for a call to `audience`, and when it was issued and ends.
+    ///
+    /// # Errors
+    /// A token that is not valid; else as [`Callers::bearer`].
+    pub(crate) fn by_jwt(
+        &self,
+        token: &str,
+        audience: &str,
+        extensions: &Extensions,
+    ) -> Result<Caller, Refusal> {
+        let svid = jwt::verify(token, self.keys.current().bundles(), audience, self.clock.now()).map_err(
+            |error| {
+                Refusal::new(Code::Unauthenticated, error.code(), error.to_string())
+                    .hint(format!("ask the agent for a token whose audience is `{audience}`"))
+            },
+        )?;
+        let issued_at = svid.issued_at().unwrap_or(UnixTime::from_secs(0));
+        self.bearer(svid.id().clone(), svid.instance(), issued_at, svid.expires_at(), extensions)
+    }
+
+    /// A workload that has shown a token, and no certificate: what a certificate would say of it is looked up. It administers
+    /// nothing.
+    ///
+    /// # Errors
+    /// An instance that there is not, or that has ended; a workload that would not get this identity now.
+    pub(crate) fn bearer(
+        &self,
+        id: SpiffeId,
+        instance: Option<InstanceId>,
+        issued_at: UnixTime,
+        expires_at: UnixTime,
+        extensions: &Extensions,
+    ) -> Result<Caller, Refusal> {
+        let (state, now) = (self.registry.state(), self.clock.now());
+        let known = instance.and_then(|instance| self.lineages.newest(instance, now));
+        let found = known.filter(|known| !known.ended).and_then(|known| {
+            let registration = state.registration(&known.registration)?;
+            let labels = registration.labels.iter().map(|(key, value)| (key, value.as_bytes()));
+            let certified = Certified {
+                id,
+                site: registration.site.clone(),
+                instance,
+                issued_at,
+                registration: known.registration.to_string(),
+                agent: (*known.agent).clone(),
+                selectors: registration.selectors.clone(),
+                labels: CertifiedLabels::new(labels).ok()?,
+                admin: BTreeSet::new(),
+                authorities: Vec::new(),
+                expires_at,
+            };
+            let subject = Subject::new(certified.id.clone(), certified.labels.clone());
+            Some(Caller {
+                certified: Arc::new(certified),
+                subject: Arc::new(subject),
+                through: None,
+                source: source(extensions),
+            })
+        });
+        let caller = found.ok_or_else(|| {
+            Refusal::denied("kms.instance-unknown", "the token is not of a launch that this server knows")
+                .hint("log in at the server that the workload's agent is connected to, or with the X509-SVID")
+        })?;
         caller.check(&state, now)?;
         Ok(caller)
     }
@@ -281,6 +358,10 @@ fn peer(extensions: &Extensions) -> Result<Arc<VerifiedX509Svid>, Refusal> {
         Refusal::new(Code::Unauthenticated, "kms.unauthenticated", "the caller has shown no SVID")
             .hint("connect with an X509-SVID of this trust domain")
     })
+}
+
+fn source(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<PeerAddress>().map(|address| address.0.ip().to_canonical())
 }
 
 fn unknown() -> Refusal {

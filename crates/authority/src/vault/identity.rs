@@ -1,33 +1,50 @@
 //! Who calls; logins and tokens; and what clients ask a server of itself.
 
+use bonafide_identity::TrustDomain;
 use bonafide_identity::time::UnixTime;
 use http::StatusCode;
+use http::request::Parts;
 use serde_json::{Value, json};
 
-use super::Call;
 use super::answer::Answer;
-use super::token::{Holder, LIFETIME, Token};
-use crate::kms::callers::Caller;
+use super::token::{Bearer, Holder, LIFETIME, Token};
+use super::{Call, Vault};
+use crate::kms::callers::{Caller, Callers};
 use crate::refusal::Refusal;
 
 /// What a server calls itself: clients tell features by it.
 const VERSION: &str = "2.0.0+bonafide";
 
+/// Whoever the certificate says, with a token of his or with none; without a certificate, whoever the token is of.
+///
+/// # Errors
+/// No SVID of a workload; a token of somebody else, or one that has ended.
+pub(super) fn caller(vault: &Vault, parts: &Parts) -> Result<(Caller, Option<Token>), Refusal> {
+    let vault = &vault.0;
+    let now = vault.clock.now();
+    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = || header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let text = header("x-vault-token").or_else(bearer).filter(|token| !token.is_empty());
+    if !Callers::has_shown(&parts.extensions)
+        && let Some(checked) = text.and_then(|text| vault.tokens.check_bearer(text, now))
+    {
+        let (Bearer { id, instance, issued_at }, token) = checked?;
+        let caller =
+            vault.callers.bearer(id, Some(instance), issued_at, token.expires_at, &parts.extensions)?;
+        return Ok((caller, Some(token)));
+    }
+    let caller = vault.callers.of(&parts.extensions, None)?;
+    let token = text.map(|text| vault.tokens.check(text, &Holder::of(&caller), now)).transpose()?;
+    Ok((caller, token))
+}
+
 impl Call<'_> {
-    /// Whoever the certificate says, with a token of his or with none.
+    /// See [`caller`].
     ///
     /// # Errors
-    /// No SVID of a workload; a token of somebody else, or one that has ended.
+    /// As there.
     pub(super) fn caller(&self) -> Result<(Caller, Option<Token>), Refusal> {
-        let vault = &self.vault.0;
-        let caller = vault.callers.of(&self.parts.extensions, None)?;
-        let header = |name: &str| self.parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let bearer = || header("authorization").and_then(|value| value.strip_prefix("Bearer "));
-        let token = match header("x-vault-token").or_else(bearer).filter(|token| !token.is_empty()) {
-            Some(token) => Some(vault.tokens.check(token, &Holder::of(&caller), vault.clock.now())?),
-            None => None,
-        };
-        Ok((caller, token))
+        caller(self.vault, self.parts)
     }
 }
 
@@ -37,14 +54,36 @@ pub(super) fn login(call: &Call<'_>) -> Result<Answer, Refusal> {
     // A token that has ended must not keep anybody from getting the next.
     let caller = vault.callers.of(&call.parts.extensions, None)?;
     let now = vault.clock.now();
-    let (text, token) =
-        vault.tokens.make(&Holder::of(&caller), caller.expires_at(), vault.random.array(), now);
-    Ok(Answer::Auth(json!({
+    let made = vault.tokens.make(&Holder::of(&caller), caller.expires_at(), vault.random.array(), now);
+    Ok(logged_in(&caller, made, now))
+}
+
+/// `auth/jwt/login`: with a JWT-SVID whose audience is [`audience`]. It is a word that whoever hears it can repeat, so what it
+/// gives lives for five minutes at most.
+pub(super) fn login_by_jwt(call: &Call<'_>) -> Result<Answer, Refusal> {
+    let vault = &call.vault.0;
+    let missing = || Refusal::invalid("vault.field", "missing token: `jwt` is the JWT-SVID");
+    let text = call.fields.text("jwt")?.ok_or_else(missing)?;
+    let now = vault.clock.now();
+    let caller = vault.callers.by_jwt(text, &audience(&vault.trust_domain), &call.parts.extensions)?;
+    let instance = caller.instance().ok_or_else(missing)?;
+    let bearer = Bearer { id: caller.id().clone(), instance, issued_at: caller.issued_at() };
+    let made = vault.tokens.make_bearer(&bearer, caller.expires_at(), vault.random.array(), now);
+    Ok(logged_in(&caller, made, now))
+}
+
+/// What a JWT-SVID must be for, so that one that was meant for somebody else is of no use here.
+fn audience(trust_domain: &TrustDomain) -> String {
+    format!("spiffe://{trust_domain}/bonafide/authority")
+}
+
+fn logged_in(caller: &Caller, (text, token): (String, Token), now: UnixTime) -> Answer {
+    Answer::Auth(json!({
         "client_token": text,
         "accessor": "",
         "policies": ["default"],
         "token_policies": ["default"],
-        "metadata": facts(&caller),
+        "metadata": facts(caller),
         "lease_duration": token.expires_at.as_secs().saturating_sub(now.as_secs()),
         "renewable": false,
         "entity_id": caller.id().to_string(),
@@ -52,7 +91,7 @@ pub(super) fn login(call: &Call<'_>) -> Result<Answer, Refusal> {
         "orphan": true,
         "mfa_requirement": null,
         "num_uses": 0,
-    })))
+    }))
 }
 
 /// `auth/token/lookup-self`.

@@ -202,6 +202,27 @@ fn hvac() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "all held");
 }
 
+#[test]
+fn hvac_without_a_certificate() {
+    let probe = "import hvac, spiffe";
+    if !present("Python's hvac and spiffe", Command::new(beside_python("python")).args(["-c", probe])) {
+        return;
+    }
+    let stage = Stage::start();
+    stage.domain.run(&["key", "create", "ledger"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign/python/jwt_login.py");
+    let output = Command::new(beside_python("python"))
+        .arg(script)
+        .arg(stage.address())
+        .arg(stage.folder(KEEPER).join("svid_bundle.pem"))
+        .args([APP, "spiffe://foreign.test/bonafide/authority"])
+        .env("SPIFFE_ENDPOINT_SOCKET", stage.domain.endpoint())
+        .output()
+        .unwrap();
+    succeeded(&output, &["jwt_login.py"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "all held");
+}
+
 /// OpenBao's own server, without a store. Ended when dropped.
 struct OpenBao(Child);
 
