@@ -20,6 +20,7 @@ mod pairs;
 mod permission;
 mod push;
 mod scale;
+mod sealing;
 
 use std::{
     io::Write as _,
@@ -73,6 +74,13 @@ const NAMES: &[&str] = &[
     "kms-http-encrypt-batch100",
     "kms-http-hmac",
     "kms-http-sign-p256",
+    "keyholder-eval",
+    "keyholder-eval-cold",
+    "keyholder-proof",
+    "secret-seal",
+    "secret-blind",
+    "secret-combine",
+    "secret-open-cpu",
     #[cfg(feature = "engines")]
     "decide-cedar-10k",
     #[cfg(feature = "engines")]
@@ -210,6 +218,9 @@ async fn measure(options: &Options) -> Result<()> {
             ("kms-grpc-encrypt-1k", _) => kms.as_ref().context("started before")?.grpc_figure().await?,
             (name, _) if name.starts_with("kms-http-") => {
                 kms.as_ref().context("started before")?.http_figure(name).await?
+            }
+            (name, _) if name.starts_with("keyholder-") || name.starts_with("secret-") => {
+                tokio::task::spawn_blocking(move || sealing::figure(name)).await??
             }
             ("kms-local-encrypt-1k", _) => tokio::task::spawn_blocking(kms::local_encrypt_figure).await??,
             ("commit", _) => commit::figure(options).await?,

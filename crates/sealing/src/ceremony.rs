@@ -28,8 +28,8 @@
 //! 1. *Ready* is said after the new share is durable, and never taken back.
 //! 2. A share that was stored is kept until a certificate of its epoch or of a later one is durable. Nothing less ends it, not
 //!    even a member that says it is not ready ([`Content::Never`]): it may have said both.
-//! 3. The epoch of a ceremony is higher than that of every ceremony that the member was ready in, and the certificate of the
-//!    highest epoch counts.
+//! 3. The epoch of a ceremony is higher than that of every share that the member has stored, and the certificate of the highest
+//!    epoch counts.
 //!
 //! So whoever sees a certificate can follow it: all have its share. Certificates are relayed by anybody, also after a restart
 //! ([`Decision`]), so that all come to the same one; until then the old shares answer, or those of the new epoch, each for itself.

@@ -256,28 +256,35 @@ impl Ceremony {
 
     fn take(&mut self, message: Signed<Message>) -> Result<Vec<Effect>, Abort> {
         let sender = message.body.sender;
-        let fresh = match &message.body.content {
+        let kept = match &message.body.content {
             Content::Deal { .. } if self.plan.dealers.contains(&sender) => {
-                keep(&mut self.deals, &message.body, Party::Dealer(sender))?
+                keep(&mut self.deals, &message.body, Party::Dealer(sender))
             }
-            Content::Join { .. } => keep(&mut self.joins, &message.body, Party::Receiver(sender))?,
+            Content::Join { .. } => keep(&mut self.joins, &message.body, Party::Receiver(sender)),
             Content::Shares { .. } if self.plan.dealers.contains(&sender) => {
-                keep(&mut self.sealed, &message.body, Party::Dealer(sender))?
+                keep(&mut self.sealed, &message.body, Party::Dealer(sender))
             }
             Content::Complaint { transcript, accused } if self.plan.dealers.contains(accused) => {
-                self.complaints.insert((sender, *accused), *transcript).is_none()
+                Ok(self.complaints.insert((sender, *accused), *transcript).is_none())
             }
             Content::Answer { transcript, receiver, share } if self.plan.dealers.contains(&sender) => {
                 let pair = (*receiver, sender);
                 let fresh = !self.answers.contains_key(&pair);
                 self.answers.entry(pair).or_insert_with(|| (*transcript, share.clone()));
-                fresh
+                Ok(fresh)
             }
             Content::Ready { .. } | Content::Never => return Ok(self.vote(message)),
             Content::Answer { .. }
             | Content::Complaint { .. }
             | Content::Deal { .. }
-            | Content::Shares { .. } => false,
+            | Content::Shares { .. } => Ok(false),
+        };
+        let fresh = match kept {
+            Ok(fresh) => fresh,
+            Err(abort) => {
+                self.remember(message);
+                return Err(abort);
+            }
         };
         // When it is over only contradictions count. Who is ready still answers complaints: others may not be.
         if !fresh || self.over {
@@ -285,6 +292,17 @@ impl Ceremony {
         }
         self.log.push(message);
         self.progress()
+    }
+
+    /// The second of two messages that contradict each other is evidence; a third adds nothing.
+    fn remember(&mut self, message: Signed<Message>) {
+        let kind = message.body.content.number();
+        let alike = |other: &&Signed<Message>| {
+            other.body.sender == message.body.sender && other.body.content.number() == kind
+        };
+        if self.log.iter().filter(alike).count() < 2 {
+            self.log.push(message);
+        }
     }
 
     fn vote(&mut self, message: Signed<Message>) -> Vec<Effect> {

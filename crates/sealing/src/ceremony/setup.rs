@@ -22,7 +22,7 @@ pub struct Setup<'a> {
     pub roster: TrustedRoster,
     /// What there is already; nothing for a new key.
     pub before: Option<Before<'a>>,
-    /// The highest epoch that this keyholder has ever been ready for, of this key; 0 if none.
+    /// The highest epoch that this keyholder has ever stored a share for, of this key; 0 if none.
     pub floor: u64,
 }
 

@@ -141,6 +141,12 @@ fn two_sharings_of_zero_do_not_destroy_the_key() {
     let named =
         net.holders[&4].reports.iter().find(|report| report.reason == AbortReason::Equivocated).unwrap();
     assert!(matches!(named.named[..], [Party::Dealer(who) | Party::Receiver(who)] if who == index(3)));
+    // Both of its messages are there, signed, for everybody to see; a third would not be kept.
+    let log = net.holders[&4].ceremony.as_ref().unwrap().log();
+    let number = |message: &&Sent| {
+        message.body.sender == index(3) && matches!(message.body.content, Content::Deal { .. })
+    };
+    assert_eq!(log.iter().filter(number).count(), 2);
     // The old shares still make the key.
     assert_eq!(cluster.key_of(&[1, 3, 5]), cluster.public_key());
 }
