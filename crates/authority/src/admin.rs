@@ -12,6 +12,7 @@ mod policies;
 mod quota;
 mod registrations;
 mod revocations;
+mod seals;
 mod service;
 mod sites;
 
@@ -28,7 +29,7 @@ pub use self::caller::{Caller, LocalAdmins};
 use self::{caller::Rights, guard::Guard, quota::Quota};
 use crate::{
     idempotency::Idempotency, keys::Rotation, kms::service::Service, presence::Presence,
-    records::RecordChange, refusal::Refusal, registry::Registry, state::State,
+    records::RecordChange, refusal::Refusal, registry::Registry, seals::Seals, state::State,
 };
 
 /// Largest message of an admin: as many resources as one apply may have.
@@ -67,7 +68,7 @@ pub struct ServerInfo {
     pub version: String,
     /// Where agents connect: `host:port`.
     pub address: String,
-    /// What the root key rests under: `key-file`, `passphrase`.
+    /// What the root key was opened with: `key-file`, `passphrase`, `pkcs11`.
     pub seal: String,
     /// When it started.
     pub started_at: UnixTime,
@@ -93,6 +94,8 @@ pub struct Admin {
     rotation: Option<Rotation>,
     /// Of applications. None where there are none.
     keys: Option<Service>,
+    /// None where there are no keys to seal.
+    seals: Option<Arc<Seals>>,
 }
 
 impl Admin {
@@ -107,12 +110,28 @@ impl Admin {
     ) -> Self {
         let (info, quota) = (Arc::new(info), Arc::default());
         let guard = Arc::new(Guard::new(u64::from_ne_bytes(random.array())));
-        Self { registry, presence, clock, random, info, quota, guard, rotation: None, keys: None }
+        Self {
+            registry,
+            presence,
+            clock,
+            random,
+            info,
+            quota,
+            guard,
+            rotation: None,
+            keys: None,
+            seals: None,
+        }
     }
 
     /// Lets operators change what signs.
     pub(crate) fn with_rotation(self, rotation: Rotation) -> Self {
         Self { rotation: Some(rotation), ..self }
+    }
+
+    /// Lets operators change what the root key rests under.
+    pub(crate) fn with_seals(self, seals: Arc<Seals>) -> Self {
+        Self { seals: Some(seals), ..self }
     }
 
     /// Lets admins make keys of applications, and change them.

@@ -213,7 +213,13 @@ impl Walk {
             Some(Kind::Attestation(_)) => self.contents.attestations += 1,
             Some(Kind::Refusal(_)) => self.contents.refusals += 1,
             Some(Kind::Restore(_)) => self.contents.restores += 1,
-            Some(Kind::Launch(_) | Kind::End(_) | Kind::AuthorityChange(_) | Kind::Arrival(_)) => {}
+            Some(
+                Kind::Launch(_)
+                | Kind::End(_)
+                | Kind::AuthorityChange(_)
+                | Kind::Arrival(_)
+                | Kind::SealChange(_),
+            ) => {}
             None => self.contents.unknown += 1,
         }
     }

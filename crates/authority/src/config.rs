@@ -13,6 +13,9 @@ use bonafide_keyring::WorkerProgram;
 use bonafide_store::PostgresAddress;
 use serde::Deserialize;
 
+/// Seals of one keyring.
+const MAX_SEALS: usize = 8;
+
 /// All that one authority server is told. Unknown fields are refused: a typing error must not weaken anything.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +46,10 @@ pub struct AuthorityConfig {
     /// What the root key rests under.
     #[serde(default)]
     pub seal: SealConfig,
+    /// Further seals of it, tried in this order where that one does not open it. Each has to be put on the keyring first, with
+    /// `bonafide authority seal add`.
+    #[serde(default)]
+    pub seals: Vec<SealConfig>,
     /// Where the revision log is.
     #[serde(default)]
     pub store: StoreConfig,
@@ -123,6 +130,14 @@ pub struct Pkcs11Config {
     /// The module's environment, such as where its own settings are. Not for secrets: it can be seen.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// Whether the authority's own keys are drawn in it. If not, it is for seals, and for keys of applications that are declared
+    /// external.
+    #[serde(default = "yes")]
+    pub authority: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Where an existing CA is, which signs this trust domain's intermediates. Both files are looked at every minute; a new CA
@@ -251,6 +266,7 @@ impl AuthorityConfig {
             admin_socket: None,
             admin_gid: None,
             seal: SealConfig::default(),
+            seals: Vec::new(),
             store: StoreConfig::default(),
             keys: KeysConfig::default(),
             ledger: LedgerConfig::default(),
@@ -282,14 +298,22 @@ impl AuthorityConfig {
             return Err(ConfigError::Value { field: "server", problem: "must be 1 to 63 of `a-z0-9-`" });
         }
         self.keys.check()?;
-        if matches!(self.seal, SealConfig::Pkcs11) && self.keys.pkcs11.is_none() {
+        if self.all_seals().any(|seal| matches!(seal, SealConfig::Pkcs11)) && self.keys.pkcs11.is_none() {
             return Err(ConfigError::Value {
                 field: "seal.kind",
                 problem: "needs a device in `[keys.pkcs11]`",
             });
         }
+        if self.seals.len() >= MAX_SEALS {
+            return Err(ConfigError::Value { field: "seals", problem: "are at most 8, with `seal`" });
+        }
         self.lifetimes.check()?;
         self.limits.check()
+    }
+
+    /// Every seal, in the order in which they are tried.
+    pub fn all_seals(&self) -> impl Iterator<Item = &SealConfig> {
+        std::iter::once(&self.seal).chain(&self.seals)
     }
 
     /// The admin socket's path.
@@ -298,7 +322,24 @@ impl AuthorityConfig {
     }
 }
 
+impl SealConfig {
+    /// The kind of the seal, as the keyring names it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::KeyFile | Self::KeyFileAt { .. } => "key-file",
+            Self::Passphrase { .. } => "passphrase",
+            Self::Pkcs11 => "pkcs11",
+        }
+    }
+}
+
 impl KeysConfig {
+    /// Whether the authority's own keys are drawn in the device.
+    pub(crate) fn in_device(&self) -> bool {
+        self.pkcs11.as_ref().is_some_and(|device| device.authority)
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         if self.jwt == KeyAlgorithm::Ed25519 {
             let problem = "can't be `ed25519`: JWT-SVIDs are signed with ECDSA or RSA; use `ec-p256`";
@@ -309,7 +350,7 @@ impl KeysConfig {
             let problem = "can't be `ec-p521`: many TLS libraries don't verify it; use `ec-p384`";
             return Err(ConfigError::Value { field: "keys.ca", problem });
         }
-        if self.pkcs11.is_some() && self.ca == KeyAlgorithm::Ed25519 {
+        if self.in_device() && self.ca == KeyAlgorithm::Ed25519 {
             let problem = "can't be `ed25519` in a device; use `ec-p256`";
             return Err(ConfigError::Value { field: "keys.ca", problem });
         }

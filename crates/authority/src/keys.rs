@@ -186,7 +186,7 @@ impl Vault {
 
     /// In the device, if there is one.
     fn generate(&self, algorithm: KeyAlgorithm) -> Result<NewKey, KeysError> {
-        let spec = KeySpec { algorithm, in_device: self.config.pkcs11.is_some() };
+        let spec = KeySpec { algorithm, in_device: self.config.in_device() };
         Ok(self.live.generate(spec, &records::signing_key_key(""))?)
     }
 

@@ -31,6 +31,7 @@ mod refusal;
 pub mod registration;
 pub mod registry;
 pub mod scope;
+mod seals;
 pub mod server;
 #[cfg(feature = "simulation")]
 pub mod simulation;

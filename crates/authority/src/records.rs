@@ -26,7 +26,7 @@ pub use crate::generated::record::{
 };
 
 /// The version of records that this server writes and reads.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// One record, `settings`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +173,9 @@ pub(crate) const LINEAGE_OWNER: Mark = Mark { min_reader: 3, critical: true };
 /// Of a [`PolicyRecord`].
 pub(crate) const POLICY: Mark = Mark { min_reader: 4, critical: true };
 
+/// Of a key whose private half is in a device.
+pub(crate) const EXTERNAL_KEY: Mark = Mark { min_reader: 6, critical: true };
+
 /// What a mutation does to one record.
 #[derive(Clone, Debug)]
 pub enum RecordChange {
@@ -263,6 +266,8 @@ impl Object {
         match self {
             // Nothing is given to anybody because of them: a server without them loses nothing that it had.
             Self::Server(..) | Self::Succession(..) => Mark { min_reader: 2, critical: false },
+            // An older server would rotate it by a secret that is in no device.
+            Self::Key(key) if key.key.birth.external => EXTERNAL_KEY,
             // A server that knows of no keys lets nobody use them.
             Self::Key(_) | Self::KeyGrant(_) | Self::KeyVersion(_) => Mark { min_reader: 5, critical: false },
             // A server that can't read it is no witness.

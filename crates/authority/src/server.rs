@@ -49,6 +49,7 @@ use crate::node::{JoinTokens, MAX_ATTESTATION, MAX_MESSAGE, NodeService, NodeSha
 use crate::presence::Presence;
 use crate::rates::Rates;
 use crate::refusal::Refusal;
+use crate::seals::Seals;
 use crate::stream::feed::Feed;
 use crate::stream::places::Places;
 use crate::vault::{self, Vault as VaultApi};
@@ -317,6 +318,7 @@ async fn assemble(
         clock: Arc::clone(&clock),
         random: Arc::clone(&random),
     };
+    let seals = Seals::new(config.clone(), Arc::clone(&journal), Arc::clone(&clock), Arc::clone(&random));
     let applications = keys::start(&config, needs, &key_ledger, &feed, &tasks, &shutdown)?;
     let node = NodeService(Arc::new(NodeShared {
         keys: applications.service.clone(),
@@ -389,6 +391,7 @@ async fn assemble(
         },
     )
     .with_rotation(rotation)
+    .with_seals(Arc::new(seals))
     .with_keys(applications.service.clone());
     let vault = VaultApi::new(
         admin.clone(),

@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod policy;
 pub mod registration;
 pub mod revocation;
+pub mod seal;
 pub mod simulation;
 pub mod site;
 pub mod status;

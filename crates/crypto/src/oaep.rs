@@ -1,7 +1,9 @@
 //! RSAES-OAEP (RFC 8017 section 7.1), with the same hash for the label and for MGF1.
 
 use std::fmt;
+use std::hint::black_box;
 
+use aws_lc_rs::digest::{Algorithm, Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, SHA512, digest};
 use aws_lc_rs::rsa::{
     OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OAEP_SHA512_MGF1SHA512,
     OaepAlgorithm, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
@@ -53,6 +55,15 @@ impl OaepHash {
             Self::Sha256 => &OAEP_SHA256_MGF1SHA256,
             Self::Sha384 => &OAEP_SHA384_MGF1SHA384,
             Self::Sha512 => &OAEP_SHA512_MGF1SHA512,
+        }
+    }
+
+    fn digest(self) -> &'static Algorithm {
+        match self {
+            Self::Sha1 => &SHA1_FOR_LEGACY_USE_ONLY,
+            Self::Sha256 => &SHA256,
+            Self::Sha384 => &SHA384,
+            Self::Sha512 => &SHA512,
         }
     }
 }
@@ -138,6 +149,62 @@ impl OaepPublicKey {
     }
 }
 
+/// Takes the padding off an encoded message (RFC 8017 section 7.1.2, step 3): for a private key that is in a device which knows
+/// RSA, and not OAEP with this hash and label. Every failure is the same, in the time it takes too: who could tell them apart
+/// would decrypt (Manger, CRYPTO 2001).
+///
+/// # Errors
+/// [`Unsealable`] when anything differs.
+pub fn unpad(hash: OaepHash, label: &[u8], encoded: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
+    let algorithm = hash.digest();
+    let length = algorithm.output_len();
+    let (first, masked) = encoded.split_first().ok_or(Unsealable)?;
+    let (seed, block) = masked.split_at_checked(length).ok_or(Unsealable)?;
+    if block.len() <= length {
+        return Err(Unsealable);
+    }
+    let (mut seed, mut block) = (Zeroizing::new(seed.to_vec()), Zeroizing::new(block.to_vec()));
+    mask(algorithm, &block, &mut seed);
+    mask(algorithm, &seed, &mut block);
+    let expected = digest(algorithm, label);
+    let (label, rest) = block.split_at_checked(length).ok_or(Unsealable)?;
+    let mut wrong = *first;
+    for (one, other) in label.iter().zip(expected.as_ref()) {
+        wrong |= one ^ other;
+    }
+    // All ones as long as the 1 that ends the zeros was not seen.
+    let (mut looking, mut end) = (0xff_u8, 0_usize);
+    for (index, byte) in rest.iter().enumerate() {
+        let (one, zero) = (is_zero(black_box(byte ^ 1)), is_zero(black_box(*byte)));
+        let here = usize::from(looking & one & 1).wrapping_neg();
+        end |= here & index;
+        wrong |= looking & !one & !zero;
+        looking &= !one;
+    }
+    if black_box(wrong | looking) != 0 {
+        return Err(Unsealable);
+    }
+    rest.get(end.saturating_add(1)..).map(|message| Zeroizing::new(message.to_vec())).ok_or(Unsealable)
+}
+
+/// MGF1 (RFC 8017 appendix B.2.1), onto `out`.
+fn mask(algorithm: &'static Algorithm, seed: &[u8], out: &mut [u8]) {
+    for (counter, part) in (0_u32..).zip(out.chunks_mut(algorithm.output_len())) {
+        let mut context = Context::new(algorithm);
+        context.update(seed);
+        context.update(&counter.to_be_bytes());
+        for (byte, mask) in part.iter_mut().zip(context.finish().as_ref()) {
+            *byte ^= mask;
+        }
+    }
+}
+
+/// All ones for zero, and else nothing; without a branch.
+fn is_zero(byte: u8) -> u8 {
+    let [high, _] = u16::from(byte).wrapping_sub(1).to_be_bytes();
+    high
+}
+
 impl fmt::Debug for OaepPrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("OaepPrivateKey([secret])")
@@ -177,5 +244,54 @@ mod tests {
         let other = PrivateKey::generate(KeyAlgorithm::EcP256).unwrap();
         assert_eq!(OaepPrivateKey::new(&other).unwrap_err(), KeyError::Unsupported);
         assert_eq!(OaepPublicKey::new(other.public_key()).unwrap_err(), KeyError::Unsupported);
+    }
+
+    /// RFC 8017 section 7.1.1, step 2. Whether others pad so is seen where a device decrypts what we have encrypted.
+    fn pad(hash: OaepHash, label: &[u8], message: &[u8], length: usize) -> Vec<u8> {
+        let algorithm = hash.digest();
+        let mut block = digest(algorithm, label).as_ref().to_vec();
+        block.resize(length - 2 - algorithm.output_len() - message.len(), 0);
+        block.push(1);
+        block.extend_from_slice(message);
+        let mut seed: Vec<u8> = (1..).take(algorithm.output_len()).collect();
+        mask(algorithm, &seed.clone(), &mut block);
+        mask(algorithm, &block, &mut seed);
+        [&[0], seed.as_slice(), &block].concat()
+    }
+
+    #[test]
+    fn unpads_only_what_was_padded_so() {
+        for hash in OaepHash::ALL {
+            let most = 256 - 2 - 2 * hash.digest().output_len();
+            for length in [0, 1, 2, 32, most] {
+                let message = vec![1; length];
+                let padded = pad(hash, b"label", &message, 256);
+                assert_eq!(padded.len(), 256);
+                assert_eq!(**unpad(hash, b"label", &padded).unwrap(), *message);
+                assert!(unpad(hash, b"", &padded).is_err());
+                assert!(unpad(hash, b"label", &padded[1..]).is_err());
+            }
+            let padded = pad(hash, b"", b"a secret", 256);
+            for at in 0..padded.len() {
+                for bit in [1, 0x80] {
+                    let mut flipped = padded.clone();
+                    flipped[at] ^= bit;
+                    // A bit of the message alone is nothing that OAEP would see, if its own mask did not depend on it.
+                    assert!(unpad(hash, b"", &flipped).is_err(), "{hash:?}, byte {at}");
+                }
+            }
+            // Zeros without an end, and an end without zeros.
+            assert!(unpad(hash, b"", &pad(hash, b"", b"", 256)).is_ok());
+            for length in 0..=2 * hash.digest().output_len() + 1 {
+                assert!(unpad(hash, b"", &vec![0; length]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_that_is_zero_is_told_from_all_others() {
+        for byte in 0..=u8::MAX {
+            assert_eq!(is_zero(byte), if byte == 0 { 0xff } else { 0 });
+        }
     }
 }

@@ -29,7 +29,7 @@ fn main() {
     let local = LocalKeys::new(keyring, Arc::new(SystemRandom));
     let program = WorkerProgram::this(["worker"]);
     let worker = Worker::start(&program, drop).unwrap();
-    let missing = worker.unseal(&path, &SealSource::KeyFile(seal), None).unwrap();
+    let missing = worker.unseal(&path, &[SealSource::KeyFile(seal)], None).unwrap().missing;
     println!("protections that are missing: {missing:?}");
     let spec = KeySpec { algorithm: KeyAlgorithm::EcP256, in_device: false };
     let (here, there) = (local.generate(spec, "").unwrap().signer, worker.generate(spec, "").unwrap().signer);

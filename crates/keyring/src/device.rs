@@ -2,8 +2,10 @@
 //!
 //! A key is drawn in the device and never leaves it: sensitive, not extractable, and both from its first moment on,
 //! which is checked when it is drawn and whenever it is looked up. Its `CKA_ID` is our key ID, the same as in
-//! certificates.
+//! certificates; its `CKA_LABEL` says whose it is: `bonafide` for the authority's own, and for one of an application what it was
+//! drawn for.
 
+mod external;
 mod key;
 mod seal;
 mod session;
@@ -16,6 +18,7 @@ use bonafide_crypto::key::{KeyAlgorithm, PublicKey, Signer};
 use bonafide_crypto::random::Random;
 use bonafide_secmem::SecretBytes;
 
+pub use self::external::ExternalKey;
 pub(crate) use self::seal::DeviceSeal;
 use self::session::Sessions;
 use crate::KeyringError;
@@ -57,6 +60,24 @@ impl Device {
     /// Finds the private half of a key that was drawn before.
     pub(crate) fn find(&self, public: PublicKey) -> Result<Arc<dyn Signer>, KeyringError> {
         Ok(Arc::new(key::DeviceKey::find(&self.0, public)?))
+    }
+
+    /// Draws a key pair of an application, called by this label there.
+    pub(crate) fn draw_external(
+        &self,
+        label: &str,
+        algorithm: KeyAlgorithm,
+        random: &dyn Random,
+    ) -> Result<ExternalKey, KeyringError> {
+        let decrypts =
+            matches!(algorithm, KeyAlgorithm::Rsa2048 | KeyAlgorithm::Rsa3072 | KeyAlgorithm::Rsa4096);
+        let key = key::DeviceKey::draw(&self.0, algorithm, label.as_bytes(), decrypts, random)?;
+        Ok(ExternalKey::new(key))
+    }
+
+    /// One that was drawn before. The device is not asked yet.
+    pub(crate) fn external(&self, label: &str, public: PublicKey) -> ExternalKey {
+        ExternalKey::new(key::DeviceKey::named(&self.0, public, label.as_bytes()))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::SealSource;
+
 /// Why a keyring or a seal did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,6 +54,30 @@ pub enum KeyringError {
     /// There is a file already.
     #[error("`{}` exists", .0.display())]
     Exists(PathBuf),
+    /// The last seal can't be taken away: nothing would open the keyring.
+    #[error("no seal would be left to open the keyring")]
+    LastSeal,
+    /// None of several seals opens the keyring: each, and why.
+    #[error("no seal opens the keyring: {0}")]
+    NoSeal(String),
+    /// A seal would have to take a new root key, and does not open.
+    #[error("the seal `{0}` does not open here, so it can't take the new root key")]
+    SealAway(String),
+    /// The keyring is under this seal.
+    #[error("the keyring has this seal as `{0}`")]
+    SealExists(String),
+    /// What a seal needs can't be had.
+    #[error("{0}")]
+    SealMissing(String),
+    /// What a seal is called.
+    #[error("the name of a seal is 1 to 63 of `a-z0-9-`")]
+    SealName,
+    /// The keyring has no such seal.
+    #[error("the keyring has no seal `{0}`")]
+    SealUnknown(String),
+    /// There are as many seals as a keyring takes.
+    #[error("a keyring has at most {0} seals")]
+    TooManySeals(usize),
     /// The file is not what it should be.
     #[error("`{}` is not {what}", path.display())]
     Format {
@@ -143,6 +169,14 @@ impl KeyringError {
             Self::NoDevice => "keyring.no-device",
             Self::Key(error) => error.code(),
             Self::Exists(_) => "keyring.exists",
+            Self::LastSeal => "keyring.last-seal",
+            Self::NoSeal(_) => "keyring.no-seal",
+            Self::SealAway(_) => "keyring.seal-away",
+            Self::SealExists(_) => "keyring.seal-exists",
+            Self::SealMissing(_) => "keyring.seal-missing",
+            Self::SealName => "keyring.seal-name",
+            Self::SealUnknown(_) => "keyring.seal-unknown",
+            Self::TooManySeals(_) => "keyring.too-many-seals",
             Self::Format { .. } => "keyring.format",
             Self::Mode { .. } => "keyring.mode",
             Self::Io { .. } => "keyring.io",
@@ -184,6 +218,18 @@ impl KeyringError {
             Self::NoDevice => "configure the device in `[keys.pkcs11]`",
             Self::Key(error) => error.hint(),
             Self::Exists(_) => "open it, or choose another place; nothing is overwritten",
+            Self::LastSeal => "add another seal first",
+            Self::NoSeal(_) => {
+                "bring one of the seals back: its key file, its passphrase or its device; each says why it does not open"
+            }
+            Self::SealAway(_) => "bring it back, or remove it in the same step",
+            Self::SealExists(_) => "choose another name and another secret, or keep the one that is there",
+            Self::SealMissing(_) => {
+                "put it where the configuration of the seal says; a file descriptor can be read only once"
+            }
+            Self::SealName => "choose a short name such as `hsm` or `recovery`",
+            Self::SealUnknown(_) => "`bonafide authority seal list` shows the seals of this server",
+            Self::TooManySeals(_) => "remove one that is not needed any more",
             Self::Mode { .. } => "`chmod 600` the file, and ask who may have read it",
             Self::Io { .. } => "check that the directory exists, is writable and has room",
             Self::Memory => "raise the limit of locked memory (`ulimit -l`) or free some memory",
@@ -201,6 +247,17 @@ impl KeyringError {
             Self::WrongSeal(_) => "give the passphrase or key file that this keyring was sealed with",
             Self::WrongSealKind { .. } => "configure the kind of seal that this keyring was sealed with",
         }
+    }
+
+    /// Why none of the seals opens a keyring: of one seal, in its own words.
+    pub(crate) fn none_opens(shown: &[SealSource], mut problems: Vec<(usize, Self)>) -> Self {
+        if let ([_], Some((_, error))) = (shown, problems.pop_if(|_| shown.len() == 1)) {
+            return error;
+        }
+        let each = problems
+            .iter()
+            .filter_map(|(place, error)| Some(format!("{}: {error} ({})", shown.get(*place)?, error.code())));
+        Self::NoSeal(each.collect::<Vec<_>>().join("; "))
     }
 
     /// An error of the worker's, as it came over the socket: the code names it again.
@@ -240,6 +297,14 @@ impl KeyringError {
             Self::NoDevice,
             Self::Exists(path()),
             Self::Format { path: path(), what: "" },
+            Self::LastSeal,
+            Self::NoSeal(none()),
+            Self::SealAway(none()),
+            Self::SealExists(none()),
+            Self::SealMissing(none()),
+            Self::SealName,
+            Self::SealUnknown(none()),
+            Self::TooManySeals(0),
             Self::Key(KeyError::Generation),
             Self::Key(KeyError::Inconsistent),
             Self::Key(KeyError::Malformed),

@@ -16,7 +16,7 @@ const MAX: u64 = 64 * 1024;
 
 /// Writes a file that must not exist.
 pub(crate) fn create(path: &Path, contents: &[u8]) -> Result<(), KeyringError> {
-    let unfinished = write_beside(path, contents)?;
+    let unfinished = write_beside(path, &format!("{}.new", std::process::id()), contents)?;
     // A link, unlike a rename, never replaces what another process has made meanwhile.
     let linked = fs::hard_link(&unfinished, path);
     fs::remove_file(&unfinished).map_err(|cause| KeyringError::io(&unfinished, cause))?;
@@ -29,9 +29,10 @@ pub(crate) fn create(path: &Path, contents: &[u8]) -> Result<(), KeyringError> {
     }
 }
 
-/// Writes a file in place of the one that is there.
+/// Writes a file in place of the one that is there. One process at a time may do it: what another one left unfinished is
+/// overwritten.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<(), KeyringError> {
-    let unfinished = write_beside(path, contents)?;
+    let unfinished = write_beside(path, "new", contents)?;
     fs::rename(&unfinished, path).map_err(|cause| KeyringError::io(path, cause))?;
     sync_directory(path)
 }
@@ -54,9 +55,9 @@ pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
     Ok(contents)
 }
 
-fn write_beside(path: &Path, contents: &[u8]) -> Result<std::path::PathBuf, KeyringError> {
+fn write_beside(path: &Path, ending: &str, contents: &[u8]) -> Result<std::path::PathBuf, KeyringError> {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
+    name.push(format!(".{ending}"));
     let unfinished = std::path::PathBuf::from(name);
     let io = |cause| KeyringError::io(&unfinished, cause);
     match fs::remove_file(&unfinished) {

@@ -4,9 +4,10 @@
 use std::fmt::Debug;
 
 use bonafide_crypto::erased::Erased;
+use bonafide_crypto::key::{KeyAlgorithm, PublicKey};
 use bonafide_crypto::random::Random;
 
-use crate::{Keyring, KeyringError};
+use crate::{DeviceAccess, ExternalKey, Keyring, KeyringError};
 
 /// The longest request to a handler, and the longest answer of one.
 pub const MAX_HANDLED: usize = 2 * 1024 * 1024 + 4096;
@@ -21,17 +22,23 @@ pub trait Handler: Debug + Send + Sync {
     fn answer(&self, wrapping: &Wrapping<'_>, request: &[u8]) -> Erased;
 }
 
-/// The keyring, as far as a handler may use it.
+/// The keyring, and the device, as far as a handler may use them.
 #[derive(Debug)]
 pub struct Wrapping<'a> {
     keyring: &'a Keyring,
+    device: &'a DeviceAccess,
     random: &'a dyn Random,
     prefix: &'static str,
 }
 
 impl<'a> Wrapping<'a> {
-    pub(crate) fn new(keyring: &'a Keyring, random: &'a dyn Random, handler: &dyn Handler) -> Self {
-        Self { keyring, random, prefix: handler.prefix() }
+    pub(crate) fn new(
+        keyring: &'a Keyring,
+        device: &'a DeviceAccess,
+        random: &'a dyn Random,
+        handler: &dyn Handler,
+    ) -> Self {
+        Self { keyring, device, random, prefix: handler.prefix() }
     }
 
     /// As [`Keyring::wrap`].
@@ -50,6 +57,24 @@ impl<'a> Wrapping<'a> {
     pub fn unwrap(&self, context: &str, wrapped: &[u8]) -> Result<Erased, KeyringError> {
         self.check(context)?;
         self.keyring.unwrap(context, wrapped).map(Erased::from)
+    }
+
+    /// Draws a key pair in the device, called by `context` there.
+    ///
+    /// # Errors
+    /// As [`Self::wrap`]; [`KeyringError::NoDevice`], and those of the device.
+    pub fn draw(&self, context: &str, algorithm: KeyAlgorithm) -> Result<ExternalKey, KeyringError> {
+        self.check(context)?;
+        self.device.get()?.draw_external(context, algorithm, self.random)
+    }
+
+    /// A key pair that was drawn in the device, under this name. The device is not asked yet.
+    ///
+    /// # Errors
+    /// As [`Self::wrap`]; [`KeyringError::NoDevice`], and why a device that is configured can't be used.
+    pub fn external(&self, context: &str, public: PublicKey) -> Result<ExternalKey, KeyringError> {
+        self.check(context)?;
+        Ok(self.device.get()?.external(context, public))
     }
 
     fn check(&self, context: &str) -> Result<(), KeyringError> {

@@ -11,15 +11,13 @@ use bonafide_secmem::SecretBytes;
 use zeroize::Zeroizing;
 
 use crate::{
-    KeyringError, Seal,
-    codec::{Input, put_string},
+    DeviceAccess, KeyringError, Seal, SealName, SealSource,
+    codec::Input,
     file,
+    sealed::{Sealed, SealedRoot, encode},
 };
 
-const MAGIC: &[u8; 20] = b"bonafide keyring v1\n";
 const MAX_VERSIONS: usize = 256;
-const MAX_SEALED_ROOT: usize = 4096;
-const MAX_KIND: usize = 64;
 
 /// The versions of a wrapping key, and what is derived from the secret beside them. Can be shared.
 pub struct Keyring {
@@ -29,9 +27,19 @@ pub struct Keyring {
 }
 
 struct State {
-    seal_kind: String,
     /// In ascending order; the last one is the primary.
     versions: Vec<Version>,
+}
+
+/// How a keyring was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// What the seal is called that has opened it.
+    pub seal: SealName,
+    /// Its place among those that were shown.
+    pub by: usize,
+    /// Those before it, which have not opened the keyring: their places, and why.
+    pub problems: Vec<(usize, KeyringError)>,
 }
 
 struct Version {
@@ -41,7 +49,8 @@ struct Version {
 }
 
 impl Keyring {
-    /// Draws a new keyring, with version 1, and writes it to `path`, where no file may be. Blocks.
+    /// Draws a new keyring, with version 1, and writes it to `path`, where no file may be. Its seal is called by its kind.
+    /// Blocks.
     ///
     /// # Errors
     /// [`KeyringError::Exists`] when there is a file already; those of the seal and of writing.
@@ -50,17 +59,20 @@ impl Keyring {
         seal: &dyn Seal,
         random: &dyn Random,
     ) -> Result<Self, KeyringError> {
+        let path = path.as_ref();
         let keyring = Self {
-            path: path.as_ref().to_owned(),
+            path: path.to_owned(),
             mac_secret: secret(|bytes| random.fill(bytes))?,
-            state: RwLock::new(State {
-                seal_kind: seal.kind().to_owned(),
-                versions: vec![Version::new(1, |bytes| random.fill(bytes))?],
-            }),
+            state: RwLock::new(State { versions: vec![Version::new(1, |bytes| random.fill(bytes))?] }),
         };
+        let root = secret(|bytes| random.fill(bytes))?;
+        let sealed = seal.seal(&root, random)?;
+        let name = SealName::of_kind(seal.kind()).ok_or(KeyringError::SealName)?;
+        let roots = [SealedRoot { name, kind: seal.kind().to_owned(), sealed }];
         {
             let state = keyring.state.read().unwrap_or_else(PoisonError::into_inner);
-            file::create(path.as_ref(), &keyring.encode(&state.versions, seal, random)?)?;
+            let body = keyring.body(&state.versions);
+            file::create(path, &encode(path, &roots, &root, &body, random)?)?;
         }
         Ok(keyring)
     }
@@ -68,35 +80,51 @@ impl Keyring {
     /// Opens the keyring at `path`. Blocks, with a passphrase seal for a good part of a second.
     ///
     /// # Errors
-    /// [`KeyringError::WrongSealKind`] and [`KeyringError::WrongSeal`] when this seal did not seal it;
+    /// [`KeyringError::WrongSealKind`] and [`KeyringError::WrongSeal`] when this seal is none of the keyring's;
     /// [`KeyringError::Broken`] when the file was changed.
     pub fn open(path: impl AsRef<Path>, seal: &dyn Seal) -> Result<Self, KeyringError> {
+        Self::open_sealed(path.as_ref(), &Sealed::read(path.as_ref())?, seal).map(|(keyring, _)| keyring)
+    }
+
+    /// Opens the keyring at `path` with the first of several seals that does it. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; [`KeyringError::NoSeal`] when none of several does it.
+    pub fn unseal(
+        path: impl AsRef<Path>,
+        shown: &[SealSource],
+        device: &DeviceAccess,
+    ) -> Result<(Self, Opened), KeyringError> {
         let path = path.as_ref();
-        let format = || KeyringError::Format { path: path.to_owned(), what: "a keyring" };
-        let broken = || KeyringError::Broken(path.to_owned());
-        let contents = file::read(path)?;
-        let mut input = Input(contents.strip_prefix(MAGIC).ok_or_else(format)?);
-        let kind =
-            input.string(MAX_KIND).and_then(|kind| std::str::from_utf8(kind).ok()).ok_or_else(format)?;
-        if kind != seal.kind() {
-            return Err(KeyringError::WrongSealKind { expected: kind.to_owned(), given: seal.kind() });
+        let sealed = Sealed::read(path)?;
+        let mut problems = Vec::new();
+        for (by, source) in shown.iter().enumerate() {
+            let opened = source.open(device).and_then(|seal| Self::open_sealed(path, &sealed, &*seal));
+            match opened {
+                Ok((keyring, seal)) => return Ok((keyring, Opened { seal, by, problems })),
+                Err(error) => problems.push((by, error)),
+            }
         }
-        let sealed_root = input.string(MAX_SEALED_ROOT).ok_or_else(format)?;
-        let root = seal.unseal(sealed_root)?;
-        let header = contents.get(..contents.len().saturating_sub(input.0.len())).ok_or_else(format)?;
-        let body = body_key(&root).open(header, input.0).map_err(|_| broken())?;
+        Err(KeyringError::none_opens(shown, problems))
+    }
+
+    fn open_sealed(path: &Path, sealed: &Sealed, seal: &dyn Seal) -> Result<(Self, SealName), KeyringError> {
+        let broken = || KeyringError::Broken(path.to_owned());
+        let (index, root) = sealed.unseal(seal)?;
+        let body = sealed.open(&root)?;
         let (mac_secret, versions) = decode_body(&body).ok_or_else(broken)?;
-        Ok(Self {
+        let keyring = Self {
             path: path.to_owned(),
             mac_secret: secret(|bytes| bytes.copy_from_slice(mac_secret))?,
             state: RwLock::new(State {
-                seal_kind: kind.to_owned(),
                 versions: versions
                     .into_iter()
                     .map(|(number, key)| Version::new(number, |bytes| bytes.copy_from_slice(key)))
                     .collect::<Result<_, _>>()?,
             }),
-        })
+        };
+        let name = sealed.roots.get(index).map(|root| root.name.clone()).ok_or_else(broken)?;
+        Ok((keyring, name))
     }
 
     /// Encrypts `plaintext` under the primary version. It opens only with the same `context`, which says what it is:
@@ -141,11 +169,11 @@ impl Keyring {
         hkdf_sha256(self.mac_secret.expose(), b"", &info)
     }
 
-    /// Adds a version of the wrapping key and makes it the primary, and the root key a new one, under `seal`. Older
-    /// versions go on unwrapping. Returns the new version, which is durable. Blocks.
+    /// Adds a version of the wrapping key and makes it the primary. Older versions go on unwrapping; root key and seals stay.
+    /// `seal` is one of them. Returns the new version, which is durable. Blocks.
     ///
     /// # Errors
-    /// [`KeyringError::TooManyVersions`]; those of the seal and of writing. Then nothing has changed.
+    /// [`KeyringError::TooManyVersions`]; those of the seal, of reading and of writing. Then nothing has changed.
     pub fn rotate(&self, seal: &dyn Seal, random: &dyn Random) -> Result<u32, KeyringError> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if state.versions.len() >= MAX_VERSIONS {
@@ -153,27 +181,18 @@ impl Keyring {
         }
         let number = state.primary().saturating_add(1);
         state.versions.push(Version::new(number, |bytes| random.fill(bytes))?);
-        let written = self
-            .encode(&state.versions, seal, random)
-            .and_then(|contents| file::replace(&self.path, &contents));
+        let written = (|| {
+            let sealed = Sealed::read(&self.path)?;
+            let (_, root) = sealed.unseal(seal)?;
+            sealed.open(&root)?;
+            let body = self.body(&state.versions);
+            file::replace(&self.path, &encode(&self.path, &sealed.roots, &root, &body, random)?)
+        })();
         if let Err(cause) = written {
             state.versions.pop();
             return Err(cause);
         }
-        seal.kind().clone_into(&mut state.seal_kind);
         Ok(number)
-    }
-
-    /// Puts the keyring under another seal, or under another secret of the same kind, with a new root key. What
-    /// was wrapped stays as it is. Copies of the old file still open with the old seal. Blocks.
-    ///
-    /// # Errors
-    /// Those of the seal and of writing. Then nothing has changed.
-    pub fn reseal(&self, seal: &dyn Seal, random: &dyn Random) -> Result<(), KeyringError> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        file::replace(&self.path, &self.encode(&state.versions, seal, random)?)?;
-        seal.kind().clone_into(&mut state.seal_kind);
-        Ok(())
     }
 
     /// The version that wraps.
@@ -182,26 +201,8 @@ impl Keyring {
         self.state.read().unwrap_or_else(PoisonError::into_inner).primary()
     }
 
-    /// The kind of the seal that it is under.
-    #[must_use]
-    pub fn seal_kind(&self) -> String {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).seal_kind.clone()
-    }
-
-    /// The file: what it is, the seal's kind, the sealed root key, and the rest under the root key. Each time with a
-    /// fresh root key.
-    fn encode(
-        &self,
-        versions: &[Version],
-        seal: &dyn Seal,
-        random: &dyn Random,
-    ) -> Result<Vec<u8>, KeyringError> {
-        let root = secret(|bytes| random.fill(bytes))?;
-        let sealed_root = seal.seal(&root, random)?;
-        let mut contents = MAGIC.to_vec();
-        put_string(&mut contents, seal.kind().as_bytes())
-            .and_then(|()| put_string(&mut contents, &sealed_root))
-            .ok_or_else(|| KeyringError::Format { path: self.path.clone(), what: "room for this seal" })?;
+    /// What is under the root key.
+    fn body(&self, versions: &[Version]) -> Zeroizing<Vec<u8>> {
         // Reserved in one piece: a buffer that grew would leave copies behind.
         let mut body = Zeroizing::new(Vec::with_capacity(36 + 36 * versions.len()));
         body.extend_from_slice(self.mac_secret.expose());
@@ -209,9 +210,7 @@ impl Keyring {
             body.extend_from_slice(&version.number.to_be_bytes());
             body.extend_from_slice(version.bytes.expose());
         }
-        let sealed = body_key(&root).seal(&contents, &body, random);
-        contents.extend(sealed);
-        Ok(contents)
+        body
     }
 }
 
@@ -233,7 +232,6 @@ impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keyring")
             .field("path", &self.path)
-            .field("seal", &self.seal_kind())
             .field("primary", &self.primary())
             .finish_non_exhaustive()
     }
@@ -255,14 +253,10 @@ fn decode_body(body: &[u8]) -> Option<(&[u8; 32], Vec<(u32, &[u8; 32])>)> {
     (!versions.is_empty()).then_some((mac_secret, versions))
 }
 
-fn body_key(root: &SecretBytes) -> AeadKey {
-    AeadKey::from_bytes(&hkdf_sha256(root.expose(), b"", b"bonafide keyring v1 body"))
-}
-
 fn wrap_aad(version: u32, context: &str) -> Vec<u8> {
     [b"bonafide keyring v1 wrap ".as_slice(), &version.to_be_bytes(), context.as_bytes()].concat()
 }
 
-fn secret(fill: impl FnOnce(&mut [u8])) -> Result<SecretBytes, KeyringError> {
+pub(crate) fn secret(fill: impl FnOnce(&mut [u8])) -> Result<SecretBytes, KeyringError> {
     SecretBytes::new(32, fill).map_err(|_| KeyringError::Memory)
 }

@@ -1,11 +1,12 @@
 //! Seals, root key, wrapping keys and wrapped keys.
 //!
-//! A *seal* wraps the root key: a key file, a passphrase, a device. The root key encrypts the *keyring*, a small
+//! A *seal* wraps the root key: a key file, a passphrase, a device. There may be several, each with a name; any one of them
+//! opens it ([`change_seals`]). The root key encrypts the *keyring*, a small
 //! file with the versions of the wrapping key and one more secret. The newest version wraps; every version unwraps.
 //!
 //! ```text
-//! seal ── root key ── keyring ─┬─ wrapping key, version 1 … n ── wrapped private keys, in the store
-//!                              └─ MAC secret ── MAC keys by purpose, of the store's rows
+//! seals ── root key ── keyring ─┬─ wrapping key, version 1 … n ── wrapped private keys, in the store
+//!                               └─ MAC secret ── MAC keys by purpose, of the store's rows
 //! ```
 //!
 //! The MAC secret is never rotated: every row of the store is authenticated under a key that is derived from it, and
@@ -23,6 +24,7 @@
 //! file that lies beside the data is copied with it, and who is root reads the worker's memory too. An attacker in the server's process can have anything
 //! signed while he is there; he can't take the key along.
 
+mod access;
 mod codec;
 #[cfg_attr(not(feature = "pkcs11"), path = "device/absent.rs")]
 mod device;
@@ -33,15 +35,19 @@ mod handler;
 mod keyring;
 mod live;
 mod seal;
+mod sealed;
+mod seals;
 mod worker;
 
 pub use self::{
-    device::{Device, DeviceConfig},
+    access::DeviceAccess,
+    device::{Device, DeviceConfig, ExternalKey},
     dispatch::{Dispatch, Handled},
     error::KeyringError,
     handler::{Handler, MAX_HANDLED, Wrapping},
-    keyring::Keyring,
+    keyring::{Keyring, Opened},
     live::{KeySpec, LiveKeys, LocalKeys, NewKey},
     seal::{KeyFileSeal, PassphraseCost, PassphraseSeal, Seal, SealSource},
-    worker::{Worker, WorkerProgram, serve_worker, serve_worker_with},
+    seals::{SealChange, SealName, SealState, Seals, change_seals, inspect_seals},
+    worker::{Unsealed, Worker, WorkerProgram, serve_worker, serve_worker_with},
 };

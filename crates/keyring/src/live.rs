@@ -8,7 +8,7 @@ use bonafide_crypto::key::{KeyAlgorithm, PrivateKey, PublicKey, Signer};
 use bonafide_crypto::{mac::MacKey, random::Random};
 
 use crate::handler::MAX_HANDLED;
-use crate::{Device, Handler, Keyring, KeyringError, Wrapping};
+use crate::{DeviceAccess, Handler, Keyring, KeyringError, Wrapping};
 
 /// Precedes the public half of a key that is in a device. PKCS#8 begins with another byte.
 const IN_DEVICE: &[u8] = b"bonafide key in a device v1\n";
@@ -68,7 +68,7 @@ pub struct NewKey {
 /// Live keys in this process: in the worker, and in tests.
 pub struct LocalKeys {
     keyring: Keyring,
-    device: Option<Device>,
+    device: DeviceAccess,
     random: Arc<dyn Random>,
     handler: Option<Arc<dyn Handler>>,
 }
@@ -77,12 +77,12 @@ impl LocalKeys {
     /// Keys under an open keyring.
     #[must_use]
     pub fn new(keyring: Keyring, random: Arc<dyn Random>) -> Self {
-        Self { keyring, device: None, random, handler: None }
+        Self { keyring, device: DeviceAccess::None, random, handler: None }
     }
 
     /// With a device for the keys that shall be in one.
     #[must_use]
-    pub fn with_device(self, device: Option<Device>) -> Self {
+    pub fn with_device(self, device: DeviceAccess) -> Self {
         Self { device, ..self }
     }
 
@@ -98,7 +98,8 @@ impl LocalKeys {
 
     pub(crate) fn handle_one(&self, request: &[u8]) -> Result<Erased, KeyringError> {
         let handler = &**self.handler.as_ref().ok_or(KeyringError::NoHandler)?;
-        let answer = handler.answer(&Wrapping::new(&self.keyring, &*self.random, handler), request);
+        let answer =
+            handler.answer(&Wrapping::new(&self.keyring, &self.device, &*self.random, handler), request);
         if answer.len() > MAX_HANDLED {
             return Err(KeyringError::WorkerProtocol("an answer that is too large"));
         }
@@ -109,7 +110,7 @@ impl LocalKeys {
 impl LiveKeys for LocalKeys {
     fn generate(&self, spec: KeySpec, prefix: &str) -> Result<NewKey, KeyringError> {
         if spec.in_device {
-            let device = self.device.as_ref().ok_or(KeyringError::NoDevice)?;
+            let device = self.device.get()?;
             let signer = device.generate(spec.algorithm, &*self.random)?;
             let context = context(prefix, signer.public_key());
             // What is wrapped is no secret, but nobody else may say which key of the device signs.
@@ -132,8 +133,7 @@ impl LiveKeys for LocalKeys {
     fn open(&self, context: &str, wrapped: &[u8]) -> Result<Arc<dyn Signer>, KeyringError> {
         let pkcs8 = self.keyring.unwrap(context, wrapped)?;
         if let Some(spki) = pkcs8.strip_prefix(IN_DEVICE) {
-            let device = self.device.as_ref().ok_or(KeyringError::NoDevice)?;
-            return device.find(PublicKey::from_spki_der(spki)?);
+            return self.device.get()?.find(PublicKey::from_spki_der(spki)?);
         }
         Ok(Arc::new(PrivateKey::from_pkcs8_der(&pkcs8)?))
     }

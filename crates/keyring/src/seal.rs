@@ -3,7 +3,10 @@
 mod key_file;
 mod passphrase;
 
-use std::{fmt::Debug, path::PathBuf};
+use std::{
+    fmt::{self, Debug},
+    path::{Path, PathBuf},
+};
 
 use bonafide_crypto::random::Random;
 use bonafide_secmem::SecretBytes;
@@ -12,7 +15,7 @@ pub use self::{
     key_file::KeyFileSeal,
     passphrase::{PassphraseCost, PassphraseSeal},
 };
-use crate::{Device, KeyringError, device::DeviceSeal};
+use crate::{DeviceAccess, KeyringError, device::DeviceSeal};
 
 /// Wraps the root key of a keyring, and unwraps it again.
 pub trait Seal: Debug + Send + Sync {
@@ -42,18 +45,26 @@ pub enum SealSource {
     Passphrase(SecretBytes),
     /// A key in the device that holds signing keys too.
     Device,
+    /// What should be needed can't be had: why. It opens nothing, and the others that are shown beside it may.
+    Missing {
+        /// The kind of the seal.
+        kind: &'static str,
+        /// Why not, in one line.
+        why: String,
+    },
 }
 
 impl SealSource {
     /// Opens the seal. Blocks.
     ///
     /// # Errors
-    /// Those of reading a key file.
-    pub fn open(self, device: Option<&Device>) -> Result<Box<dyn Seal>, KeyringError> {
+    /// Those of reading a key file, and of the device.
+    pub fn open(&self, device: &DeviceAccess) -> Result<Box<dyn Seal>, KeyringError> {
         Ok(match self {
             Self::KeyFile(path) => Box::new(KeyFileSeal::open(path)?),
-            Self::Passphrase(passphrase) => Box::new(PassphraseSeal::new(passphrase)),
-            Self::Device => Box::new(DeviceSeal::open(device.ok_or(KeyringError::NoDevice)?.clone())?),
+            Self::Passphrase(passphrase) => Box::new(PassphraseSeal::new(copy(passphrase)?)),
+            Self::Device => Box::new(DeviceSeal::open(device.get()?.clone())?),
+            Self::Missing { why, .. } => return Err(KeyringError::SealMissing(why.clone())),
         })
     }
 
@@ -61,14 +72,25 @@ impl SealSource {
     ///
     /// # Errors
     /// [`KeyringError::Exists`] when there is such a file; those of writing it, and of the device.
-    pub fn create(self, device: Option<&Device>, random: &dyn Random) -> Result<Box<dyn Seal>, KeyringError> {
+    pub fn create(&self, device: &DeviceAccess, random: &dyn Random) -> Result<Box<dyn Seal>, KeyringError> {
         Ok(match self {
             Self::KeyFile(path) => Box::new(KeyFileSeal::create(path, random)?),
-            Self::Passphrase(passphrase) => Box::new(PassphraseSeal::new(passphrase)),
-            Self::Device => {
-                Box::new(DeviceSeal::create(device.ok_or(KeyringError::NoDevice)?.clone(), random)?)
-            }
+            Self::Device => Box::new(DeviceSeal::create(device.get()?.clone(), random)?),
+            Self::Passphrase(_) | Self::Missing { .. } => self.open(device)?,
         })
+    }
+
+    /// Opens the seal, which is made if it is not there; the file that was made, too.
+    pub(crate) fn open_or_create(
+        &self,
+        device: &DeviceAccess,
+        random: &dyn Random,
+    ) -> Result<(Box<dyn Seal>, Option<&Path>), KeyringError> {
+        match self {
+            Self::KeyFile(path) if path.exists() => Ok((self.open(device)?, None)),
+            Self::KeyFile(path) => Ok((self.create(device, random)?, Some(path))),
+            _ => Ok((self.create(device, random)?, None)),
+        }
     }
 
     /// The kind of the seal, as the keyring names it.
@@ -78,8 +100,26 @@ impl SealSource {
             Self::KeyFile(_) => "key-file",
             Self::Passphrase(_) => "passphrase",
             Self::Device => "pkcs11",
+            Self::Missing { kind, .. } => kind,
         }
     }
+}
+
+/// Which seal it is, for people.
+impl fmt::Display for SealSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeyFile(path) => write!(f, "key file `{}`", path.display()),
+            Self::Passphrase(_) => f.write_str("passphrase"),
+            Self::Device => f.write_str("PKCS#11 device"),
+            Self::Missing { kind, .. } => f.write_str(kind),
+        }
+    }
+}
+
+fn copy(secret: &SecretBytes) -> Result<SecretBytes, KeyringError> {
+    let bytes = secret.expose();
+    SecretBytes::new(bytes.len(), |copy| copy.copy_from_slice(bytes)).map_err(|_| KeyringError::Memory)
 }
 
 /// The root key, from what an AEAD opened.

@@ -8,6 +8,9 @@
 //! A signing thread sends all that it has to sign in one frame, so that neither the socket nor the switch between the
 //! processes shows beside the signatures.
 //!
+//! A worker that is to look after the seals of a keyring, and to change them, is another one, which opens no keyring and ends
+//! after its answer: the one that signs can open no file any more, and is not disturbed.
+//!
 //! There is no request that yields a private key, the root key, or a wrapping key. A [`Handler`](crate::Handler) answers
 //! requests of its own; what the keyring holds for others is out of its reach.
 
@@ -16,10 +19,10 @@ mod frame;
 mod message;
 mod server;
 
-pub use client::{Worker, WorkerProgram};
+pub use client::{Unsealed, Worker, WorkerProgram};
 pub use server::{serve_worker, serve_worker_with};
 
 /// Both sides must speak the same one: they are one program.
-const PROTOCOL: u8 = 1;
+const PROTOCOL: u8 = 2;
 /// Lanes, and so threads of the worker.
 const MAX_LANES: usize = 64;

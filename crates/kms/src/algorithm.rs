@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bonafide_crypto::key::{KeyAlgorithm, SignatureAlgorithm};
+use bonafide_crypto::key::{KeyAlgorithm, PublicKey, SignatureAlgorithm};
 use bonafide_crypto::oaep::OaepHash;
 
 /// What kind of key.
@@ -175,6 +175,17 @@ impl KeyType {
     #[must_use]
     pub const fn signs(self) -> bool {
         self.has_public_half() && !matches!(self, Self::MlKem768)
+    }
+
+    /// Whether the private half can be in a PKCS#11 device: what most of them have.
+    #[must_use]
+    pub const fn can_be_external(self) -> bool {
+        matches!(self, Self::EcdsaP256 | Self::EcdsaP384 | Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096)
+    }
+
+    /// Whether this is the public half of such a key.
+    pub(crate) fn is_of(self, public: &PublicKey) -> bool {
+        self.classic().map(|kind| kind.to_string()) == Some(public.algorithm().to_string())
     }
 
     /// Whether there is a public half.

@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bonafide_crypto::erased::Erased;
+use bonafide_crypto::key::{KeyAlgorithm, PublicKey};
 use bonafide_crypto::keywrap;
 use bonafide_crypto::random::Random;
 use zeroize::Zeroizing;
@@ -23,11 +24,12 @@ pub use self::message::{
 };
 pub use self::table::MAX_OPEN;
 use self::table::{Open, Table};
+use crate::algorithm::KeyType;
 use crate::ciphertext::{EnvelopeParts, Header, KeyId, Kind};
 use crate::context::ContextDigest;
 use crate::envelope::{DATA_KEY, DataKey};
 use crate::error::Refusal;
-use crate::material::{Encoded, MAX_SECRET, Material, Message};
+use crate::material::{Encoded, External, Flags, MAX_SECRET, Material, Message};
 
 /// Wraps secrets for a context, and unwraps them: the keyring.
 pub trait Wrapping {
@@ -36,6 +38,37 @@ pub trait Wrapping {
 
     /// Decrypts it; `None` if it was wrapped for another context, or was changed.
     fn unwrap(&self, context: &str, wrapped: &[u8]) -> Option<Erased>;
+
+    /// Draws a key pair in the device, called by its context there: its public half, and what uses the private one.
+    ///
+    /// # Errors
+    /// [`Refusal::NoDevice`], [`Refusal::Device`].
+    fn draw(
+        &self,
+        context: &str,
+        algorithm: KeyAlgorithm,
+    ) -> Result<(PublicKey, Arc<dyn External>), Refusal> {
+        let _ = (context, algorithm);
+        Err(Refusal::NoDevice)
+    }
+
+    /// What uses the private half of a key pair that was drawn in the device. The device is not asked yet.
+    ///
+    /// # Errors
+    /// [`Refusal::NoDevice`], [`Refusal::Device`].
+    fn find(&self, context: &str, public: &PublicKey) -> Result<Arc<dyn External>, Refusal> {
+        let _ = (context, public);
+        Err(Refusal::NoDevice)
+    }
+
+    /// Takes a key pair out of the device for ever. That it is not there is fine.
+    ///
+    /// # Errors
+    /// [`Refusal::NoDevice`], [`Refusal::Device`].
+    fn destroy(&self, context: &str, public: &PublicKey) -> Result<(), Refusal> {
+        let _ = (context, public);
+        Err(Refusal::NoDevice)
+    }
 }
 
 /// Open secrets, and what is done with them. Can be used by several threads.
@@ -76,6 +109,9 @@ impl Engine {
     /// [`Refusal`] says why not.
     pub fn one(&self, wrapping: &dyn Wrapping, request: &Request<'_>) -> Outcome {
         match *request {
+            Request::Generate { key, version, key_type, flags } if flags.external => {
+                self.born_outside(wrapping, key, version, key_type, flags)
+            }
             Request::Generate { key, version, key_type, flags } => {
                 let (material, encoded) = Material::generate(key_type, flags, &*self.random)?;
                 self.born(wrapping, key, version, material, &encoded)
@@ -90,8 +126,21 @@ impl Engine {
                 self.born(wrapping, key, version, material, &encoded)
             }
             Request::Open { key, version, wrapped } => {
-                let encoded = wrapping.unwrap(&path(key, version), wrapped).ok_or(Refusal::Wrapped)?;
-                self.keep(key, version, Material::decode(&encoded)?, Vec::new())
+                let path = path(key, version);
+                let encoded = wrapping.unwrap(&path, wrapped).ok_or(Refusal::Wrapped)?;
+                let material = Material::decode(&encoded, |public| wrapping.find(&path, public))?;
+                self.keep(key, version, material, Vec::new())
+            }
+            Request::Destroy { key, version, wrapped } => {
+                let path = path(key, version);
+                let encoded = wrapping.unwrap(&path, wrapped).ok_or(Refusal::Wrapped)?;
+                let mut named = None;
+                let find = |public: &PublicKey| {
+                    named = Some(public.clone());
+                    Err(Refusal::NoDevice)
+                };
+                Material::decode(&encoded, find)?;
+                wrapping.destroy(&path, &named.ok_or(Refusal::Unfit)?).map(|()| Answer::Done)
             }
             Request::WrapAgain { key, version, wrapped } => {
                 let path = path(key, version);
@@ -166,6 +215,30 @@ impl Engine {
     ) -> Outcome {
         let wrapped = wrapping.wrap(&path(key, version), encoded.expose()).ok_or(Refusal::Wrapped)?;
         self.keep(key, version, material, wrapped)
+    }
+
+    /// As [`Self::born`], in the device.
+    fn born_outside(
+        &self,
+        wrapping: &dyn Wrapping,
+        key: KeyId,
+        version: u32,
+        key_type: KeyType,
+        flags: Flags,
+    ) -> Outcome {
+        if flags.exportable || flags.convergent || !key_type.can_be_external() {
+            return Err(Refusal::Unfit);
+        }
+        let algorithm = key_type.classic().ok_or(Refusal::Unfit)?;
+        let path = path(key, version);
+        let (public, private) = wrapping.draw(&path, algorithm)?;
+        let born = Material::external(key_type, flags, public.clone(), Ok(private))
+            .and_then(|(material, encoded)| self.born(wrapping, key, version, material, &encoded));
+        if born.is_err() {
+            // Nobody would ever find it again.
+            let _ = wrapping.destroy(&path, &public);
+        }
+        born
     }
 
     fn keep(&self, key: KeyId, version: u32, material: Material, wrapped: Vec<u8>) -> Outcome {

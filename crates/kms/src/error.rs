@@ -43,11 +43,20 @@ pub enum Refusal {
     /// The cryptographic library failed.
     #[error("the cryptographic library refused")]
     Library,
+    /// The private half is in a device: it can neither leave it nor be brought in.
+    #[error("the private half of the key is in a device, and never leaves it")]
+    External,
+    /// The device that has the private half did not do it.
+    #[error("the PKCS#11 device that has the key did not do it")]
+    Device,
+    /// The private half is in a device, and this server has none.
+    #[error("the key is in a PKCS#11 device, and this server has none")]
+    NoDevice,
 }
 
 impl Refusal {
     /// Each of them. Its place in this list plus one is its number, which never changes.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Ciphertext,
         Self::Signature,
         Self::Mac,
@@ -61,6 +70,9 @@ impl Refusal {
         Self::Request,
         Self::Answer,
         Self::Library,
+        Self::External,
+        Self::Device,
+        Self::NoDevice,
     ];
 
     /// The stable code of this error.
@@ -80,6 +92,9 @@ impl Refusal {
             Self::Request => "kms.request-malformed",
             Self::Answer => "kms.answer-too-large",
             Self::Library => "kms.library-refused",
+            Self::External => "kms.external",
+            Self::Device => "kms.device-failed",
+            Self::NoDevice => "kms.no-device",
         }
     }
 
@@ -103,6 +118,13 @@ impl Refusal {
             Self::TooManyOpen => "trim versions that nothing is encrypted under any more",
             Self::Wrapped => "check that store and keyring belong together, as of the same backup",
             Self::Library => "ask again; if it persists, the machine or its memory is at fault",
+            Self::External => "use it where it is; create a key without `--external` if it has to move",
+            Self::Device => {
+                "see whether the device is there and well, and still has the key; its vendor's log may say more"
+            }
+            Self::NoDevice => {
+                "configure the device in `[keys.pkcs11]` of each server, or ask a server that has it"
+            }
         }
     }
 
@@ -127,6 +149,6 @@ mod tests {
             assert!(refusal.code().starts_with("kms.") && !codes.contains(&refusal.code()));
             codes.push(refusal.code());
         }
-        assert_eq!((Refusal::from_tag(0), Refusal::from_tag(14)), (None, None));
+        assert_eq!((Refusal::from_tag(0), Refusal::from_tag(17)), (None, None));
     }
 }

@@ -90,6 +90,8 @@ pub struct Birth {
     pub exportable: bool,
     /// The same plaintext in the same context gives the same ciphertext.
     pub convergent: bool,
+    /// The private half of each version is in a device. Such a key is used at the authority alone, but for its public half.
+    pub external: bool,
 }
 
 /// The state of a key or of a version.
@@ -221,7 +223,7 @@ impl Key {
             trimmed: 1,
             rotation: None,
             next_rotation: None,
-            local: Local::default(),
+            local: if birth.external { Local::Never } else { Local::default() },
             max_stale: DEFAULT_STALE,
             ceilings: Ceilings::DEFAULT,
             audit_sync: false,
@@ -283,6 +285,9 @@ impl Key {
             State::DestroyScheduled(_) => return Err(KeyError::KeyScheduled),
             State::Destroyed => return Err(KeyError::KeyDestroyed),
         }
+        if operation == Operation::Fetch && self.birth.external {
+            return Err(KeyError::External);
+        }
         if operation == Operation::Fetch && !self.birth.exportable {
             return Err(KeyError::NotExportable);
         }
@@ -316,6 +321,12 @@ impl Key {
         self.sites.is_empty() || self.sites.contains(site)
     }
 
+    /// Whether the secret of a version is still needed.
+    #[must_use]
+    pub fn has_secret(&self, number: u32) -> bool {
+        self.versions.get(&number).is_some_and(|version| version.state != State::Destroyed)
+    }
+
     /// The newest version.
     #[must_use]
     pub fn newest(&self) -> u32 {
@@ -334,6 +345,17 @@ impl Key {
         }
         if self.birth.convergent && !self.key_type.is_cipher() {
             return Err(KeyError::Convergent(self.key_type));
+        }
+        if self.birth.external {
+            if !self.key_type.can_be_external() {
+                return Err(KeyError::ExternalType(self.key_type));
+            }
+            if self.birth.exportable || self.versions.values().any(|version| version.imported) {
+                return Err(KeyError::External);
+            }
+            if self.local != Local::Never {
+                return Err(KeyError::ExternalLocal);
+            }
         }
         let bounded = self.aliases.len() <= MAX_ALIASES
             && self.sites.len() <= MAX_SITES

@@ -1,14 +1,16 @@
 //! The secret of one version, and all that is done with it.
 
 mod cipher;
+mod external;
 mod public;
 
 use std::fmt;
+use std::sync::Arc;
 
 use bonafide_crypto::erased::Erased;
 use bonafide_crypto::hmac::{HmacHash, HmacKey};
 use bonafide_crypto::kdf::hkdf_sha256;
-use bonafide_crypto::key::{PrivateKey, SignError, Signer as _};
+use bonafide_crypto::key::{PrivateKey, PublicKey, SignError, Signer as _};
 use bonafide_crypto::mldsa::MlDsaPrivateKey;
 use bonafide_crypto::mlkem::{self, MlKemPrivateKey};
 use bonafide_crypto::oaep::{OaepHash, OaepPrivateKey, OaepPublicKey};
@@ -16,6 +18,8 @@ use bonafide_crypto::random::Random;
 use bonafide_crypto::xaes::XaesKey;
 
 use self::cipher::Sealer;
+pub use self::external::External;
+use self::external::Outside;
 pub use self::public::{Message, PublicHalf};
 use crate::algorithm::{KeyType, Scheme};
 use crate::codec::Input;
@@ -46,6 +50,8 @@ pub struct Flags {
     pub exportable: bool,
     /// The same plaintext in the same context gives the same ciphertext.
     pub convergent: bool,
+    /// The private half is in a device, and never leaves it. What is wrapped is the public half, which names it.
+    pub external: bool,
 }
 
 /// A secret in use. It can't be printed or copied, and is erased when dropped.
@@ -66,18 +72,19 @@ enum Secret {
     Classic(Box<PrivateKey>, Option<Box<(OaepPrivateKey, OaepPublicKey)>>),
     MlDsa(Box<MlDsaPrivateKey>),
     MlKem(Box<MlKemPrivateKey>),
+    External(Box<Outside>),
 }
 
 impl Flags {
     pub(crate) const fn byte(self) -> u8 {
-        self.exportable as u8 | (self.convergent as u8) << 1
+        self.exportable as u8 | (self.convergent as u8) << 1 | (self.external as u8) << 2
     }
 
     pub(crate) const fn from_byte(byte: u8) -> Option<Self> {
-        if byte > 3 {
+        if byte > 7 {
             return None;
         }
-        Some(Self { exportable: byte & 1 != 0, convergent: byte & 2 != 0 })
+        Some(Self { exportable: byte & 1 != 0, convergent: byte & 2 != 0, external: byte & 4 != 0 })
     }
 }
 
@@ -130,6 +137,9 @@ impl Material {
     /// # Errors
     /// [`Refusal::Import`] if it is no key of this kind; [`Refusal::Unfit`] if such a key can't have these flags.
     pub fn import(key_type: KeyType, flags: Flags, secret: &[u8]) -> Result<(Self, Encoded), Refusal> {
+        if flags.external {
+            return Err(Refusal::External);
+        }
         if secret.len() > MAX_SECRET {
             return Err(Refusal::Import);
         }
@@ -141,11 +151,35 @@ impl Material {
         Ok((Self { key_type, flags, secret: parsed, exported }, Encoded(encoded)))
     }
 
-    /// Reads what [`Self::generate`] or [`Self::import`] has encoded.
+    /// A key whose private half is somewhere else: made there just now, or found there again.
+    ///
+    /// # Errors
+    /// [`Refusal::Unfit`] if such a key can't have these flags, or its kind can't be elsewhere; [`Refusal::Import`] if the public
+    /// half is not of this kind.
+    pub fn external(
+        key_type: KeyType,
+        flags: Flags,
+        public: PublicKey,
+        private: Result<Arc<dyn External>, Refusal>,
+    ) -> Result<(Self, Encoded), Refusal> {
+        if !flags.external || flags.exportable || flags.convergent || !key_type.can_be_external() {
+            return Err(Refusal::Unfit);
+        }
+        let mut encoded = Erased::new(vec![FORMAT, key_type.tag(), flags.byte()]);
+        encoded.extend_from_slice(public.spki_der());
+        let secret = Secret::External(Box::new(Outside::new(key_type, public, private)?));
+        Ok((Self { key_type, flags, secret, exported: None }, Encoded(encoded)))
+    }
+
+    /// Reads what [`Self::generate`], [`Self::import`] or [`Self::external`] has encoded. `find` reaches the private half of the
+    /// last one.
     ///
     /// # Errors
     /// [`Refusal::Wrapped`] if it is none.
-    pub fn decode(encoded: &[u8]) -> Result<Self, Refusal> {
+    pub fn decode(
+        encoded: &[u8],
+        find: impl FnOnce(&PublicKey) -> Result<Arc<dyn External>, Refusal>,
+    ) -> Result<Self, Refusal> {
         let mut input = Input(encoded);
         let mut head = || match (input.byte()?, KeyType::from_tag(input.byte()?)?, input.byte()?) {
             (FORMAT, key_type, flags) => Some((key_type, Flags::from_byte(flags)?)),
@@ -154,6 +188,12 @@ impl Material {
         let (key_type, flags) = head().ok_or(Refusal::Wrapped)?;
         if input.0.len() > MAX_SECRET {
             return Err(Refusal::Wrapped);
+        }
+        if flags.external {
+            let public = PublicKey::from_spki_der(input.0).map_err(|_| Refusal::Wrapped)?;
+            let private = find(&public);
+            let read = Self::external(key_type, flags, public, private);
+            return read.map(|(material, _)| material).map_err(|_| Refusal::Wrapped);
         }
         let (secret, bytes) = parse(key_type, flags, input.0).map_err(|_| Refusal::Wrapped)?;
         Ok(Self { key_type, flags, secret, exported: flags.exportable.then_some(bytes) })
@@ -174,8 +214,11 @@ impl Material {
     /// The secret itself, in the form in which it can be imported.
     ///
     /// # Errors
-    /// [`Refusal::NotExportable`] if it was not declared exportable.
+    /// [`Refusal::NotExportable`] if it was not declared exportable; [`Refusal::External`] if it is not here at all.
     pub fn export(&self) -> Result<&[u8], Refusal> {
+        if self.flags.external {
+            return Err(Refusal::External);
+        }
         self.exported.as_ref().map(|bytes| bytes.as_slice()).ok_or(Refusal::NotExportable)
     }
 
@@ -187,6 +230,7 @@ impl Material {
             Secret::Classic(key, _) => Some(key.public_key().spki_der().to_vec()),
             Secret::MlDsa(key) => Some(key.public_key().spki_der()),
             Secret::MlKem(key) => Some(key.public_key().spki_der()),
+            Secret::External(key) => Some(key.public.spki_der().to_vec()),
         }
     }
 
@@ -197,6 +241,7 @@ impl Material {
             Secret::Cipher(sealer) => sealer.overhead() + length,
             Secret::Classic(_, Some(oaep)) => oaep.1.ciphertext_length(),
             Secret::MlKem(_) => mlkem::CIPHERTEXT + Sealer::OVERHEAD_256 + length,
+            Secret::External(key) => key.oaep.as_ref().map_or(0, OaepPublicKey::ciphertext_length),
             Secret::Classic(_, None) | Secret::Mac(_) | Secret::MlDsa(_) => 0,
         }
     }
@@ -221,11 +266,9 @@ impl Material {
         out.reserve_exact(self.body_length(plaintext.len()));
         match &self.secret {
             Secret::Cipher(sealer) => sealer.seal(aad, plaintext, random, out),
-            Secret::Classic(_, Some(oaep)) => {
-                let start = out.len();
-                out.resize(start + oaep.1.ciphertext_length(), 0);
-                let body = out.get_mut(start..).ok_or(Refusal::Library)?;
-                oaep.1.encrypt_into(OaepHash::Sha256, aad, plaintext, body).map_err(|_| Refusal::Library)
+            Secret::Classic(_, Some(oaep)) => encrypt_oaep(&oaep.1, aad, plaintext, out),
+            Secret::External(key) => {
+                encrypt_oaep(key.oaep.as_ref().ok_or(Refusal::Unfit)?, aad, plaintext, out)
             }
             Secret::MlKem(key) => {
                 let (ciphertext, secret) = key.public_key().encapsulate().map_err(|_| Refusal::Library)?;
@@ -246,13 +289,18 @@ impl Material {
             Secret::Classic(_, Some(oaep)) => {
                 oaep.0.decrypt(OaepHash::Sha256, aad, body).map(Erased::from).map_err(|_| Refusal::Ciphertext)
             }
+            Secret::External(key) if key.oaep.is_some() => {
+                key.private()?.decrypt(OaepHash::Sha256, aad, body)
+            }
             Secret::MlKem(key) => {
                 let (ciphertext, sealed) =
                     body.split_at_checked(mlkem::CIPHERTEXT).ok_or(Refusal::Ciphertext)?;
                 let secret = key.decapsulate(ciphertext).map_err(|_| Refusal::Ciphertext)?;
                 kem_sealer(&secret).open(aad, sealed)
             }
-            Secret::Classic(_, None) | Secret::Mac(_) | Secret::MlDsa(_) => Err(Refusal::Unfit),
+            Secret::Classic(_, None) | Secret::External(_) | Secret::Mac(_) | Secret::MlDsa(_) => {
+                Err(Refusal::Unfit)
+            }
         }
     }
 
@@ -267,6 +315,7 @@ impl Material {
             Secret::Classic(_, Some(oaep)) => {
                 oaep.0.decrypt(hash, label, ciphertext).map(Erased::from).map_err(|_| Refusal::Ciphertext)
             }
+            Secret::External(key) if key.oaep.is_some() => key.private()?.decrypt(hash, label, ciphertext),
             Secret::MlKem(key) if label.is_empty() => {
                 let secret = key.decapsulate(ciphertext).map_err(|_| Refusal::Ciphertext)?;
                 Ok(Erased::new(secret.to_vec()))
@@ -308,6 +357,9 @@ impl Material {
             return Err(Refusal::Unfit);
         }
         message.check()?;
+        if let (Secret::External(key), Scheme::Classic(algorithm)) = (&self.secret, scheme) {
+            return key.private()?.sign(algorithm, message);
+        }
         match (&self.secret, scheme, message) {
             (Secret::Classic(key, _), Scheme::Classic(algorithm), Message::Whole(message)) => {
                 key.sign_with(algorithm, message)
@@ -329,6 +381,9 @@ impl Material {
         match &self.secret {
             Secret::Classic(key, _) => {
                 public::verify_classic(self.key_type, key.public_key(), scheme, message, signature)
+            }
+            Secret::External(key) => {
+                public::verify_classic(self.key_type, &key.public, scheme, message, signature)
             }
             Secret::MlDsa(key) => public::verify_ml_dsa(key.public_key(), scheme, message, signature),
             Secret::Cipher(_) | Secret::Mac(_) | Secret::MlKem(_) => Err(Refusal::Unfit),
@@ -396,9 +451,7 @@ fn parse(key_type: KeyType, flags: Flags, bytes: &[u8]) -> Result<(Secret, Erase
         | KeyType::Rsa3072
         | KeyType::Rsa4096 => {
             let key = PrivateKey::from_pkcs8_der(bytes).map_err(|_| Refusal::Import)?;
-            if key_type.classic().map(|kind| kind.to_string())
-                != Some(key.public_key().algorithm().to_string())
-            {
+            if !key_type.is_of(key.public_key()) {
                 return Err(Refusal::Import);
             }
             let oaep = if key_type.encrypts() {
@@ -413,6 +466,13 @@ fn parse(key_type: KeyType, flags: Flags, bytes: &[u8]) -> Result<(Secret, Erase
             Ok((Secret::Classic(Box::new(key), oaep), bytes))
         }
     }
+}
+
+fn encrypt_oaep(key: &OaepPublicKey, aad: &[u8], plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let start = out.len();
+    out.resize(start + key.ciphertext_length(), 0);
+    let body = out.get_mut(start..).ok_or(Refusal::Library)?;
+    key.encrypt_into(OaepHash::Sha256, aad, plaintext, body).map_err(|_| Refusal::Library)
 }
 
 fn kem_sealer(secret: &[u8; mlkem::SECRET]) -> Sealer {

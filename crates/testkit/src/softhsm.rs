@@ -58,6 +58,22 @@ impl SoftHsm {
         self.run(&[&["--import", key], of.as_slice()].concat());
     }
 
+    /// What every token holds, one file for each object, as they lie on the disk: names of public ones can be read in there.
+    ///
+    /// # Panics
+    /// When the folders can't be read.
+    pub fn objects(&self) -> Vec<Vec<u8>> {
+        let files =
+            |path: PathBuf| fs::read_dir(path).expect("a folder").map(|file| file.expect("a file").path());
+        files(self.tokens())
+            .flat_map(files)
+            .filter(|path| path.extension().is_some_and(|end| end == "object"))
+            .filter(|path| path.file_name().is_some_and(|name| name != "token.object"))
+            // One may go between the list and the look.
+            .filter_map(|path| fs::read(path).ok())
+            .collect()
+    }
+
     /// Loses all tokens.
     ///
     /// # Panics

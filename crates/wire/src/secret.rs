@@ -23,7 +23,7 @@ debug_without!(admin::CreateJoinTokenResponse, hides token, join; shows id, expi
 debug_without!(
     admin::CreateKeyRequest,
     hides material;
-    shows name, r#type, exportable, convergent, settings, aliases, management_labels, idempotency_key
+    shows name, r#type, exportable, convergent, external, settings, aliases, management_labels, idempotency_key
 );
 debug_without!(admin::ExportKeyResponse, hides material; shows version, r#type);
 debug_without!(admin::RotateKey, hides material; shows);

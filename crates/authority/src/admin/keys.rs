@@ -101,6 +101,7 @@ impl Admin {
             r#type,
             exportable,
             convergent,
+            external,
             settings,
             aliases,
             management_labels,
@@ -111,7 +112,7 @@ impl Admin {
         let new = NewKey {
             name,
             key_type: to_type(&r#type)?,
-            flags: Flags { exportable, convergent },
+            flags: Flags { exportable, convergent, external },
             settings,
             aliases,
             management_labels: to_management_labels(&management_labels)?,
@@ -131,13 +132,15 @@ impl Admin {
         };
         let commit = async {
             let drawn = service.draw(id, 1, new.key_type, new.flags, secret).await?;
+            let first = drawn.clone();
             let written = self
                 .write(caller, idempotency, move |state, rights| {
                     rights.of_key(&record)?;
-                    let changes = lifecycle::creation(state, &record, &drawn, rights.everything().is_ok())?;
+                    let changes = lifecycle::creation(state, &record, &first, rights.everything().is_ok())?;
                     Ok((changes, record.name().to_owned()))
                 })
-                .await?;
+                .await;
+            let written = self.kept(service, Some(drawn), written).await?;
             let revision = written.revision;
             Ok((written, revision))
         };
@@ -198,13 +201,13 @@ impl Admin {
             loop {
                 attempt += 1;
                 let drawn = self.drawn(service, &record, &change, secret.clone()).await?;
-                let (change, id) = (change.clone(), *record.id());
+                let (change, id, added) = (change.clone(), *record.id(), drawn.clone());
                 let written = self
                     .write(caller, idempotency.clone(), move |state, rights| {
                         let record = state.key_of_id(&id).filter(|record| rights.of_key(record).is_ok());
                         let record =
                             record.ok_or_else(|| Refusal::not_found("kms.unknown-key", "the key is gone"))?;
-                        let changes = lifecycle::change(state, record, &change, drawn.as_ref(), now)?;
+                        let changes = lifecycle::change(state, record, &change, added.as_ref(), now)?;
                         // Nobody gives a key to sites that are not his.
                         for change in &changes {
                             if let RecordChange::Put(records::Object::Key(after)) = change {
@@ -214,7 +217,7 @@ impl Admin {
                         Ok((changes, record.name().to_owned()))
                     })
                     .await;
-                match written {
+                match self.kept(service, drawn, written).await {
                     Err(refusal) if lifecycle::is_changed_meanwhile(&refusal) && attempt < ATTEMPTS => {}
                     Err(refusal) => return Err(refusal),
                     Ok(written) => {
@@ -226,6 +229,24 @@ impl Admin {
         };
         let written = service.recorded(title, commit).await?;
         self.key_response(&written)
+    }
+
+    /// What a commit came to; what was drawn in a device for one that did not come is taken back.
+    async fn kept(
+        &self,
+        service: &Service,
+        drawn: Option<Drawn>,
+        written: Result<Written, Refusal>,
+    ) -> Result<Written, Refusal> {
+        let Some(drawn) = drawn else { return written };
+        match &written {
+            Err(refusal) => service.undo(&drawn, refusal).await,
+            Ok(Written { replayed: true, .. }) => {
+                service.undo(&drawn, &Refusal::precondition("kms.replayed", "it was done before")).await;
+            }
+            Ok(_) => {}
+        }
+        written
     }
 
     /// The secret of the version that a change adds.
@@ -243,8 +264,8 @@ impl Admin {
         let state = self.registry.state();
         let key = state.key_of_id(record.id()).map_or(&record.key, |record| &record.key).clone();
         drop(state);
-        let flags = Flags { exportable: key.birth.exportable, convergent: key.birth.convergent };
-        service.draw(key.id, key.newest().saturating_add(1), key.key_type, flags, secret).await.map(Some)
+        let number = key.newest().saturating_add(1);
+        service.draw(key.id, number, key.key_type, lifecycle::flags_of(&key), secret).await.map(Some)
     }
 
     /// Forgets a key that was destroyed.
@@ -557,6 +578,7 @@ fn to_wire(state: &State, record: &KeyRecord) -> wire::Key {
         }),
         management_labels: record.management_labels.clone(),
         revision: record.revision,
+        external: key.birth.external,
     }
 }
 

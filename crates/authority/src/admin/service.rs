@@ -2,16 +2,16 @@
 
 use bonafide_wire::admin::{
     ApplyRequest, ApplyResponse, AuthorityStatus, BanAgentRequest, ChangeAuthorityRequest,
-    ChangeAuthorityResponse, ChangeKeyRequest, CreateJoinTokenRequest, CreateJoinTokenResponse,
-    CreateKeyRequest, DeleteRequest, ExplainRequest, ExplainResponse, ExportKeyRequest, ExportKeyResponse,
-    GetBundleRequest, GetBundleResponse, GrantKeyRequest, KeyGrantResponse, KeyResponse, ListAgentsRequest,
-    ListAgentsResponse, ListAuthoritiesRequest, ListAuthoritiesResponse, ListJoinTokensRequest,
-    ListJoinTokensResponse, ListKeyGrantsRequest, ListKeyGrantsResponse, ListKeysRequest, ListKeysResponse,
-    ListPoliciesRequest, ListPoliciesResponse, ListRegistrationsRequest, ListRegistrationsResponse,
-    ListRevocationsRequest, ListRevocationsResponse, ListSitesRequest, ListSitesResponse,
-    PrepareAuthorityRequest, PutRegistrationRequest, PutRegistrationResponse, PutSiteRequest,
-    PutSiteResponse, RevokeRequest, RevokeResponse, StatusRequest, UnrevokeRequest, WaitRequest,
-    WaitResponse, WriteResponse, admin_server,
+    ChangeAuthorityResponse, ChangeKeyRequest, ChangeSealsRequest, CreateJoinTokenRequest,
+    CreateJoinTokenResponse, CreateKeyRequest, DeleteRequest, ExplainRequest, ExplainResponse,
+    ExportKeyRequest, ExportKeyResponse, GetBundleRequest, GetBundleResponse, GrantKeyRequest,
+    KeyGrantResponse, KeyResponse, ListAgentsRequest, ListAgentsResponse, ListAuthoritiesRequest,
+    ListAuthoritiesResponse, ListJoinTokensRequest, ListJoinTokensResponse, ListKeyGrantsRequest,
+    ListKeyGrantsResponse, ListKeysRequest, ListKeysResponse, ListPoliciesRequest, ListPoliciesResponse,
+    ListRegistrationsRequest, ListRegistrationsResponse, ListRevocationsRequest, ListRevocationsResponse,
+    ListSealsRequest, ListSitesRequest, ListSitesResponse, PrepareAuthorityRequest, PutRegistrationRequest,
+    PutRegistrationResponse, PutSiteRequest, PutSiteResponse, RevokeRequest, RevokeResponse, SealsResponse,
+    StatusRequest, UnrevokeRequest, WaitRequest, WaitResponse, WriteResponse, admin_server,
 };
 use tonic::service::Interceptor;
 use tonic::{Extensions, Request, Response, Status};
@@ -122,4 +122,6 @@ calls! {
     grant_key => grant_key(GrantKeyRequest) -> KeyGrantResponse: writes;
     list_key_grants => list_key_grants(ListKeyGrantsRequest) -> ListKeyGrantsResponse;
     revoke_key_grant => revoke_key_grant(DeleteRequest) -> WriteResponse: writes;
+    list_seals => list_seals(ListSealsRequest) -> SealsResponse: writes;
+    change_seals => change_seals(ChangeSealsRequest) -> SealsResponse: writes;
 }

@@ -4,7 +4,7 @@ pub struct Entry {
     /// Unix seconds.
     #[prost(int64, tag = "1")]
     pub at: i64,
-    #[prost(oneof = "entry::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 20")]
+    #[prost(oneof = "entry::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 20, 21")]
     pub kind: ::core::option::Option<entry::Kind>,
 }
 /// Nested message and enum types in `Entry`.
@@ -35,6 +35,8 @@ pub mod entry {
         Arrival(super::Arrival),
         #[prost(message, tag = "20")]
         AuthorityChange(super::AuthorityChange),
+        #[prost(message, tag = "21")]
+        SealChange(super::SealChange),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -255,4 +257,70 @@ pub struct Arrival {
     /// Subject key ID of the intermediate that signed it.
     #[prost(bytes = "bytes", tag = "3")]
     pub issuer_key_id: ::prost::bytes::Bytes,
+}
+/// What this server's root key rests under is changed: once before, and once with what came of it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SealChange {
+    /// `add`, `remove`, `renew`.
+    #[prost(string, tag = "1")]
+    pub change: ::prost::alloc::string::String,
+    /// Names of the seals that are added or removed.
+    #[prost(string, repeated, tag = "2")]
+    pub seals: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of a seal that is added.
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    /// `local uid 0`.
+    #[prost(string, tag = "4")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(enumeration = "seal_change::Stage", tag = "5")]
+    pub stage: i32,
+    /// Of a failure.
+    #[prost(string, tag = "6")]
+    pub code: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `SealChange`.
+pub mod seal_change {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Stage {
+        Unspecified = 0,
+        Intent = 1,
+        Done = 2,
+        Failed = 3,
+    }
+    impl Stage {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "STAGE_UNSPECIFIED",
+                Self::Intent => "STAGE_INTENT",
+                Self::Done => "STAGE_DONE",
+                Self::Failed => "STAGE_FAILED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "STAGE_UNSPECIFIED" => Some(Self::Unspecified),
+                "STAGE_INTENT" => Some(Self::Intent),
+                "STAGE_DONE" => Some(Self::Done),
+                "STAGE_FAILED" => Some(Self::Failed),
+                _ => None,
+            }
+        }
+    }
 }

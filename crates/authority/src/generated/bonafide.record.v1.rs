@@ -599,6 +599,9 @@ pub struct Key {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// The private half of each version is in a PKCS#11 device.
+    #[prost(bool, tag = "26")]
+    pub external: bool,
 }
 /// Nested message and enum types in `Key`.
 pub mod key {
@@ -662,7 +665,8 @@ pub mod key {
         }
     }
 }
-/// The secret of one version. `kms-version/<id>/<number>`. Gone when the version is destroyed or trimmed.
+/// The secret of one version. `kms-version/<id>/<number>`. Gone when the version is destroyed or trimmed; of an external key, when
+/// its device has destroyed it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeyVersion {
     #[prost(bytes = "bytes", tag = "1")]

@@ -46,6 +46,7 @@ pub(crate) enum Task {
     Verify { handle: u32, scheme: Scheme, prehashed: bool, message: Bytes, signature: Bytes },
     DataKey { handle: u32, context: ContextDigest, length: u8, plaintext: bool },
     Export { handle: u32 },
+    Destroy { key: KeyId, version: u32, wrapped: Bytes },
 }
 
 /// A secret that was just made or taken in.
@@ -99,6 +100,9 @@ impl Task {
                 plaintext: *plaintext,
             },
             Self::Export { handle } => Request::Export { handle: *handle },
+            Self::Destroy { key, version, wrapped } => {
+                Request::Destroy { key: *key, version: *version, wrapped }
+            }
         }
     }
 
@@ -108,7 +112,7 @@ impl Task {
             Self::Generate { .. } | Self::Import { .. } | Self::Open { .. } | Self::Export { .. } => {
                 12 * 1024
             }
-            Self::VerifyMac { .. } | Self::Verify { .. } => OVERHEAD,
+            Self::VerifyMac { .. } | Self::Verify { .. } | Self::Destroy { .. } => OVERHEAD,
             Self::Encrypt { plaintext: bytes, .. }
             | Self::Decrypt { body: bytes, .. }
             | Self::Rewrap { body: bytes, .. } => bytes.len() + 4096,
@@ -121,7 +125,7 @@ impl Task {
         OVERHEAD
             + match self {
                 Self::Import { secret, .. } => secret.len(),
-                Self::Open { wrapped, .. } => wrapped.len(),
+                Self::Open { wrapped, .. } | Self::Destroy { wrapped, .. } => wrapped.len(),
                 Self::Encrypt { plaintext: bytes, .. }
                 | Self::Decrypt { body: bytes, .. }
                 | Self::Rewrap { body: bytes, .. }
@@ -198,6 +202,14 @@ impl Hands {
     pub(crate) fn forget(&self, which: &Which) {
         let handle = lock(&self.open).remove(which);
         self.forget_handles(handle.into_iter().collect());
+    }
+
+    /// Has the device destroy what an external version names.
+    pub(crate) async fn destroy(&self, record: &KeyVersion) -> Result<(), Refusal> {
+        let id = <[u8; 16]>::try_from(record.key.as_ref()).map_err(|_| gone())?;
+        let (key, version) = (KeyId::from_bytes(id), record.number);
+        self.forget(&(key, version));
+        self.one(Task::Destroy { key, version, wrapped: record.wrapped.clone() }).await.map(|_| ())
     }
 
     /// What is open now.
@@ -277,7 +289,9 @@ pub(crate) fn refusal(why: bonafide_kms::error::Refusal) -> Refusal {
         Why::Ciphertext | Why::Signature | Why::Mac | Why::Import | Why::TooLong => {
             Refusal::invalid(why.code(), why.to_string())
         }
-        Why::Unfit | Why::NotExportable => Refusal::precondition(why.code(), why.to_string()),
+        Why::Unfit | Why::NotExportable | Why::External | Why::NoDevice => {
+            Refusal::precondition(why.code(), why.to_string())
+        }
         Why::Wrapped => Refusal::new(tonic::Code::DataLoss, why.code(), why.to_string()),
         _ => Refusal::unavailable(why.code(), why.to_string()),
     };

@@ -479,7 +479,17 @@ impl Service {
             .guard
             .decide(state, record, caller, ask, now, current_at)
             .map_err(Stopped::Denied)?;
-        if record.key.local == Local::Never {
+        // A public half may be anywhere.
+        if record.key.birth.external && usage != Use::Verify {
+            return Err(Stopped::Refused(
+                Refusal::precondition(
+                    "kms.external-local",
+                    "the private half of this key is in a device, which is used through the authority alone",
+                )
+                .hint("ask the authority for each operation"),
+            ));
+        }
+        if record.key.local == Local::Never && !record.key.birth.external {
             return Err(Stopped::Refused(
                 Refusal::precondition("kms.local-never", "this key is used at the authority alone")
                     .hint("ask the authority for each operation: `local` of the key says so"),

@@ -66,6 +66,8 @@ pub(crate) struct Drawn {
     pub(crate) id: KeyId,
     pub(crate) number: u32,
     pub(crate) record: Arc<KeyVersion>,
+    /// Its private half is in a device already.
+    pub(crate) external: bool,
 }
 
 /// An operator, or what this server does by itself, on the ledger.
@@ -82,8 +84,8 @@ impl NewKey {
         name::check(&self.name)?;
         self.aliases.iter().try_for_each(|alias| name::check(alias))?;
         check_settings(&self.settings)?;
-        let birth =
-            Birth { at: now.as_secs(), exportable: self.flags.exportable, convergent: self.flags.convergent };
+        let Flags { exportable, convergent, external } = self.flags;
+        let birth = Birth { at: now.as_secs(), exportable, convergent, external };
         let made = Key::new(id, &self.name, self.key_type, birth, imported).and_then(|key| {
             let key = key.apply(&Change::Configure(self.settings.clone()), now.as_secs())?;
             self.aliases
@@ -93,6 +95,12 @@ impl NewKey {
         let key = made.map_err(|error| invalid(&error))?;
         Ok(KeyRecord { key, management_labels: self.management_labels.clone(), revision: 0 })
     }
+}
+
+/// What every version of a key is declared to be.
+pub(crate) fn flags_of(key: &Key) -> Flags {
+    let Birth { exportable, convergent, external, .. } = key.birth;
+    Flags { exportable, convergent, external }
 }
 
 /// What settings can't be, beside what the key itself refuses.
@@ -168,10 +176,9 @@ pub(crate) fn change(
         changes.push(RecordChange::Put(Object::KeyVersion(Arc::clone(&drawn.record))));
     }
     // The secrets of versions that were destroyed or trimmed go with the same commit.
-    for version in state.key_versions(record.id()) {
-        let lives =
-            key.versions.get(&version.number).is_some_and(|version| version.state != KeyState::Destroyed);
-        if !lives {
+    // Of an external key they stay until its device has destroyed what they name: nobody else would find it there.
+    for version in state.key_versions(record.id()).filter(|_| !key.birth.external) {
+        if !key.has_secret(version.number) {
             changes.push(RecordChange::Remove(records::key_version_key(record.id(), version.number)));
         }
     }
@@ -192,6 +199,13 @@ pub(crate) fn deletion(state: &State, record: &KeyRecord) -> Result<Vec<RecordCh
             "only a key that was destroyed can be deleted",
         )
         .hint("`bonafide key destroy` destroys it after a time of grace"));
+    }
+    if record.key.birth.external && state.key_versions(record.id()).next().is_some() {
+        return Err(Refusal::unavailable(
+            "kms.device-pending",
+            "the device has not destroyed what was in it of the key yet",
+        )
+        .hint("try again in a moment; if it persists, see whether the device is there"));
     }
     let grants =
         state.key_grants(record.id()).map(|grant| RecordChange::Remove(records::key_grant_key(&grant.id)));
@@ -306,7 +320,36 @@ impl Service {
         let Born { wrapped, public } = self.parts().hands.born((id, number), key_type, flags, secret).await?;
         let record =
             KeyVersion { key: Bytes::copy_from_slice(id.as_bytes()), number, wrapped, public_key: public };
-        Ok(Drawn { id, number, record: Arc::new(record) })
+        Ok(Drawn { id, number, record: Arc::new(record), external: flags.external })
+    }
+
+    /// Takes back what was drawn in a device for a commit that was refused. What may have been committed all the same stays: it
+    /// would be lost.
+    pub(crate) async fn undo(&self, drawn: &Drawn, refusal: &Refusal) {
+        use tonic::Code;
+        let refused = is_changed_meanwhile(refusal)
+            || matches!(
+                refusal.kind(),
+                Code::AlreadyExists
+                    | Code::FailedPrecondition
+                    | Code::InvalidArgument
+                    | Code::NotFound
+                    | Code::PermissionDenied
+                    | Code::ResourceExhausted
+            );
+        let number = drawn.number;
+        let kept = self.parts().registry.state().key_version(drawn.id.as_bytes(), number).cloned();
+        if !drawn.external || !refused || kept.is_some_and(|kept| kept.public_key == drawn.record.public_key)
+        {
+            return;
+        }
+        if let Err(refusal) = self.parts().hands.destroy(&drawn.record).await {
+            tracing::warn!(
+                code = refusal.code(),
+                "a key that nobody uses stays in the device as `kms/{}/{number}`: {refusal}",
+                drawn.id
+            );
+        }
     }
 
     /// The ID of a new key.
@@ -507,7 +550,8 @@ fn free(state: &State, name: &str) -> Result<(), Refusal> {
     .hint("choose another name; names and aliases are one set for the whole trust domain"))
 }
 
-fn changed_meanwhile() -> Refusal {
+/// The state that a change was made for is over.
+pub(crate) fn changed_meanwhile() -> Refusal {
     Refusal::unavailable("kms.changed-meanwhile", "the key was changed by somebody else at the same time")
         .hint("try again")
 }

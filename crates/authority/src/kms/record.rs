@@ -81,14 +81,19 @@ impl KeyRecord {
             sites: key.sites.iter().cloned().collect(),
             labels: key.labels.clone(),
             management_labels: self.management_labels.clone(),
+            external: key.birth.external,
         }
     }
 
     /// `None`: the record is damaged.
     pub(crate) fn of_record(record: proto::Key, revision: u64) -> Option<Self> {
         let state = to_state(record.state(), record.destroy_at)?;
-        let birth =
-            Birth { at: record.born_at, exportable: record.exportable, convergent: record.convergent };
+        let birth = Birth {
+            at: record.born_at,
+            exportable: record.exportable,
+            convergent: record.convergent,
+            external: record.external,
+        };
         let versions = record.versions.iter().map(to_version).collect::<Option<BTreeMap<_, _>>>()?;
         let key = Key {
             id: KeyId::from_bytes(record.id.as_ref().try_into().ok()?),

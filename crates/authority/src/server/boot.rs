@@ -1,7 +1,6 @@
 //! The data directory: `keyring`, `seal.key`, `store.sqlite`, `ledger/`, `admin.sock`.
 
 use std::fs;
-use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,22 +11,21 @@ use bonafide_crypto::mac::MacKey;
 use bonafide_crypto::random::Random;
 use bonafide_identity::time::Clock;
 use bonafide_keyring::{
-    Device, DeviceConfig, Keyring, KeyringError, LiveKeys, LocalKeys, SealSource, Worker, WorkerProgram,
+    DeviceAccess, DeviceConfig, Keyring, KeyringError, LiveKeys, LocalKeys, Opened as KeyringOpened,
+    SealSource, Unsealed, Worker, WorkerProgram,
 };
-use bonafide_secmem::{Confinement, SecretBytes};
 use bonafide_store::{PostgresStore, SqliteStore, Store};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::{StartError, database};
-use crate::config::{AuthorityConfig, SealConfig, StoreConfig};
+use crate::config::{AuthorityConfig, StoreConfig};
 use crate::keys::application_keys;
 use crate::registry::Registry;
+use crate::seals;
 
 /// Purpose of the MAC key that authenticates the store's rows.
 const STORE: &str = "store";
-/// A passphrase is not longer.
-const MAX_PASSPHRASE: u64 = 4096;
 /// For tasks that have been told to end.
 const CLOSE_TIME: Duration = Duration::from_secs(10);
 
@@ -123,14 +121,17 @@ fn create_directory(config: &AuthorityConfig) -> Result<PathBuf, StartError> {
 
 /// Makes seal and keyring. The key of the store's rows.
 fn create_keyring(config: &AuthorityConfig, path: &Path, random: &dyn Random) -> Result<MacKey, StartError> {
-    let (source, device) = (seal(config)?, device(config)?);
+    let (source, device) = (seals::source(config, &config.seal), device(config)?);
     if let Some(program) = &config.key_worker {
         let worker = Worker::start(&fitted(program, config), drop)?;
         worker.create(path, &source, device.as_ref())?;
         return Ok(worker.mac_key(STORE)?);
     }
-    let device = device.map(|device| Device::open(&device)).transpose()?;
-    let seal = source.create(device.as_ref(), random)?;
+    let device = DeviceAccess::open(device.as_ref());
+    if let Some(problem) = device.problem() {
+        return Err(problem.into());
+    }
+    let seal = source.create(&device, random)?;
     Ok(Keyring::create(path, &*seal, random)?.mac_key(STORE))
 }
 
@@ -185,48 +186,58 @@ pub(super) async fn open(
 async fn unseal(config: &AuthorityConfig, random: Arc<dyn Random>) -> Result<OpenKeys, StartError> {
     let path = config.data_dir.join("keyring");
     let program = config.key_worker.as_ref().map(|program| fitted(program, config));
-    let (source, device) = (seal(config)?, device(config)?);
-    let seal = source.kind().to_owned();
+    let (sources, device) = (seals::sources(config), device(config)?);
+    let names = seals::descriptions(config);
     let opened = tokio::task::spawn_blocking(move || {
+        let kind = |opened: &KeyringOpened| {
+            for (place, error) in &opened.problems {
+                tracing::warn!(
+                    code = error.code(),
+                    seal = names.get(*place).map_or("", String::as_str),
+                    "a seal does not open the keyring, another one does: {error}"
+                );
+            }
+            sources.get(opened.by).map_or("", SealSource::kind).to_owned()
+        };
+        let warn_device = |problem: &KeyringError| {
+            tracing::warn!(
+                code = problem.code(),
+                "without the PKCS#11 device, the keys that are in it can't be used until the server is started again: {problem}"
+            );
+        };
         let Some(program) = program else {
-            let device = device.map(|device| Device::open(&device)).transpose()?;
-            let keyring = Keyring::open(&path, &*source.open(device.as_ref())?)?;
+            let device = DeviceAccess::open(device.as_ref());
+            device.problem().iter().for_each(warn_device);
+            let (keyring, opened) = Keyring::unseal(&path, &sources, &device)?;
             let live: Arc<dyn LiveKeys> = Arc::new(
                 LocalKeys::new(keyring, Arc::clone(&random))
                     .with_device(device)
                     .with_handler(application_keys(random)),
             );
-            return Ok(OpenKeys { live, worker: None, seal });
+            return Ok(OpenKeys { live, worker: None, seal: kind(&opened) });
         };
         let (ended, end) = oneshot::channel();
         // Nobody listens any more when the server has stopped.
         let worker = Worker::start(&program, move |error| drop(ended.send(error)))?;
-        let missing = worker.unseal(&path, &source, device.as_ref())?;
+        let Unsealed { missing, opened, device } = worker.unseal(&path, &sources, device.as_ref())?;
+        device.iter().for_each(warn_device);
         if !missing.is_empty() {
             tracing::warn!(
                 missing = missing.join(","),
                 "the key worker holds the keys without all of its protections; this system does not grant them"
             );
         }
-        let process = worker.process();
+        let (process, seal) = (worker.process(), kind(&opened));
         Ok(OpenKeys { live: Arc::new(worker), worker: Some((process, end)), seal })
     });
     opened.await.map_err(|_| StartError::Stopped)?
 }
 
-/// The worker's program, with as many lanes as threads that sign, and what the module of a device needs.
+/// The worker's program, with a lane for each thread that asks it.
 fn fitted(program: &WorkerProgram, config: &AuthorityConfig) -> WorkerProgram {
-    let mut program = program.clone();
-    if config.limits.signing_threads > 0 {
-        program.lanes = config.limits.signing_threads;
-    }
+    let mut program = seals::fitted(program, config);
     // One for each thread that signs for agents, one for the server itself, and those of applications' keys.
     program.lanes += 1 + super::keys::THREADS;
-    if let Some(pkcs11) = &config.keys.pkcs11 {
-        program.confinement = Confinement { network: pkcs11.network, foreign_code: true };
-        let variable = |(name, value): (&String, &String)| (name.into(), value.into());
-        program.environment = pkcs11.environment.iter().map(variable).collect();
-    }
     program
 }
 
@@ -280,48 +291,16 @@ fn check_directory(directory: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-fn seal(config: &AuthorityConfig) -> Result<SealSource, StartError> {
-    match &config.seal {
-        SealConfig::KeyFile | SealConfig::KeyFileAt { .. } => {
-            Ok(SealSource::KeyFile(seal_file(config).unwrap_or_default()))
-        }
-        SealConfig::Passphrase { file } => {
-            let passphrase = read_passphrase(file)
-                .map_err(|cause| StartError::io(&format!("the passphrase in `{}`", file.display()), cause))?;
-            Ok(SealSource::Passphrase(passphrase))
-        }
-        SealConfig::Pkcs11 => Ok(SealSource::Device),
-    }
-}
-
 fn device(config: &AuthorityConfig) -> Result<Option<DeviceConfig>, StartError> {
-    let Some(pkcs11) = &config.keys.pkcs11 else { return Ok(None) };
-    let pin = read_passphrase(&pkcs11.pin_file)
-        .map_err(|cause| StartError::io(&format!("the PIN in `{}`", pkcs11.pin_file.display()), cause))?;
-    Ok(Some(DeviceConfig { module: pkcs11.module.clone(), token: pkcs11.token.clone(), pin }))
+    seals::device(config).map_err(|cause| {
+        let file = config.keys.pkcs11.as_ref().map(|pkcs11| pkcs11.pin_file.display().to_string());
+        StartError::io(&format!("the PIN in `{}`", file.unwrap_or_default()), cause)
+    })
 }
 
+/// The key file that is made with the data directory.
 fn seal_file(config: &AuthorityConfig) -> Option<PathBuf> {
-    match &config.seal {
-        SealConfig::KeyFile => Some(config.data_dir.join("seal.key")),
-        SealConfig::KeyFileAt { path } => Some(path.clone()),
-        SealConfig::Passphrase { .. } | SealConfig::Pkcs11 => None,
-    }
-}
-
-pub(super) fn read_passphrase(file: &Path) -> io::Result<SecretBytes> {
-    use std::io::Read as _;
-    let mut text = Zeroizing::new(Vec::with_capacity(MAX_PASSPHRASE as usize + 1));
-    fs::File::open(file)?.take(MAX_PASSPHRASE + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_PASSPHRASE {
-        return Err(io::Error::other("it is longer than 4096 bytes"));
-    }
-    let passphrase = text.strip_suffix(b"\n").unwrap_or(&text);
-    let passphrase = passphrase.strip_suffix(b"\r").unwrap_or(passphrase);
-    if passphrase.is_empty() {
-        return Err(io::Error::other("it is empty"));
-    }
-    SecretBytes::new(passphrase.len(), |secret| secret.copy_from_slice(passphrase)).map_err(io::Error::other)
+    seals::key_file(config, &config.seal)
 }
 
 fn store_path(config: &AuthorityConfig) -> PathBuf {

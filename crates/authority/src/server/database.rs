@@ -8,8 +8,8 @@ use bonafide_store::{BoxFuture, Duplex, Encryption, PostgresAddress};
 use bonafide_tls::NamedServers;
 
 use super::StartError;
-use super::boot::read_passphrase;
 use crate::config::{AuthorityConfig, StoreConfig};
+use crate::seals::read_passphrase;
 
 /// TLS to a database whose certificate is under a CA that the configuration names.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ use crate::kms::grpc::Grpc;
 use crate::kms::guard::Guard;
 use crate::kms::hands::Hands;
 use crate::kms::leases::Leases;
-use crate::kms::schedule::Schedule;
+use crate::kms::schedule::{Patience, Schedule};
 use crate::kms::service::{Parts, Service};
 use crate::lease::Holder;
 use crate::registry::Registry;
@@ -87,7 +87,11 @@ pub(super) fn start(
         random,
     });
     tasks.spawn(service.clone().follow(registry.subscribe(), shutdown.clone()));
-    let schedule = Schedule { service: service.clone(), lease: Holder::new("kms", &config.server) };
+    let schedule = Schedule {
+        service: service.clone(),
+        lease: Holder::new("kms", &config.server),
+        device: Patience::default(),
+    };
     tasks.spawn(schedule.run(shutdown.clone()));
     tasks.spawn(publish(Arc::clone(ledger), Arc::clone(feed), shutdown.clone()));
     Ok(Grpc { service, callers: Arc::new(callers) })

@@ -33,7 +33,7 @@ rules:
   allow: {who: {id: spiffe://example.org/app/web}, can: [encrypt, decrypt, sign, public-key], on: {key: orders/**}}
 ";
 
-async fn apply(world: &mut World, source: &str) -> u64 {
+pub async fn apply(world: &mut World, source: &str) -> u64 {
     let policy = Policy { source: source.into(), ..Policy::default() };
     let resources = vec![Resource { resource: Some(resource::Resource::Policy(policy)) }];
     let answer = world.admin.apply(ApplyRequest { resources, ..ApplyRequest::default() }).await.unwrap();
@@ -62,11 +62,11 @@ async fn world() -> World {
     world
 }
 
-async fn keys(agent: &Agent) -> KeysClient<Channel> {
+pub async fn keys(agent: &Agent) -> KeysClient<Channel> {
     KeysClient::new(agent.channel().await)
 }
 
-fn on_behalf_of(instance: &Instance) -> Option<OnBehalfOf> {
+pub fn on_behalf_of(instance: &Instance) -> Option<OnBehalfOf> {
     Some(OnBehalfOf {
         instance: Bytes::copy_from_slice(instance.id.as_bytes()),
         chain: instance.chain.clone(),

@@ -17,6 +17,7 @@ mod agents;
 mod apply;
 mod attacks;
 mod database;
+mod devices;
 mod issuance;
 mod kms;
 mod moves;

@@ -1,4 +1,6 @@
-//! `authority init|run`: one authority server.
+//! `authority init|run|seal`: one authority server.
+
+mod seal;
 
 use std::{
     fmt, fs,
@@ -11,6 +13,7 @@ use std::{
 use bonafide_authority::config::{AuthorityConfig, ConfigError, SealConfig};
 use bonafide_identity::{DnsName, TrustDomain};
 
+pub use self::seal::{AddArgs, SealCommand};
 use crate::{Console, Failure, roles, socket::AUTHORITY_DATA};
 
 /// Where the settings are unless told otherwise.
@@ -24,6 +27,9 @@ pub enum AuthorityCommand {
     Init(Box<InitArgs>),
     /// Run the authority until it is told to end
     Run(Box<RunArgs>),
+    /// Show and change what the root key of a running server rests under
+    #[command(subcommand)]
+    Seal(SealCommand),
 }
 
 /// `authority init`.
@@ -146,6 +152,7 @@ pub async fn run(command: AuthorityCommand, console: &Console) -> Result<(), Fai
             roles::init_logs("info")?;
             roles::serve_authority(settings, console).await
         }
+        AuthorityCommand::Seal(command) => seal::run(command, console).await,
     }
 }
 

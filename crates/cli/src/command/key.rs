@@ -163,6 +163,9 @@ pub struct CreateArgs {
     /// The same plaintext in the same context gives the same ciphertext; never to be changed
     #[arg(long)]
     convergent: bool,
+    /// The private half is drawn in the server's PKCS#11 device, and never leaves it; never to be changed
+    #[arg(long, conflicts_with_all = ["exportable", "convergent"])]
+    external: bool,
     /// Another name besides; can be repeated
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<String>,
@@ -370,13 +373,14 @@ async fn make(
     material: Option<Zeroizing<Vec<u8>>>,
     console: &Console,
 ) -> Result<(), Failure> {
-    let CreateArgs { key_type, exportable, convergent, aliases, settings, key } = create;
+    let CreateArgs { key_type, exportable, convergent, external, aliases, settings, key } = create;
     let mut client = admin::connect(&key.socket.path).await?;
     let request = CreateKeyRequest {
         name: key.name,
         r#type: key_type,
         exportable,
         convergent,
+        external,
         settings: Some(settings.settings()),
         aliases,
         material: material.map(bytes::Bytes::from_owner).unwrap_or_default(),

@@ -28,6 +28,9 @@ pub struct KeyView {
     created_at: Option<Moment>,
     exportable: bool,
     convergent: bool,
+    /// The private halves are in a device.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    external: bool,
     primary: u32,
     min_encrypt: u32,
     min_decrypt: u32,
@@ -72,6 +75,7 @@ impl From<admin::Key> for KeyView {
             created_at: Moment::from_wire(key.created_at),
             exportable: key.exportable,
             convergent: key.convergent,
+            external: key.external,
             primary: key.primary,
             min_encrypt: key.min_encrypt,
             min_decrypt: key.min_decrypt,
@@ -144,7 +148,13 @@ impl View for KeyView {
             (
                 "born",
                 some(
-                    [yes(self.exportable, "exportable"), yes(self.convergent, "convergent")].join(" ").trim(),
+                    [
+                        yes(self.exportable, "exportable"),
+                        yes(self.convergent, "convergent"),
+                        yes(self.external, "external: in a PKCS#11 device"),
+                    ]
+                    .join(" ")
+                    .trim(),
                 ),
             ),
             ("primary", some(self.primary.to_string())),

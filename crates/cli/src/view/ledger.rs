@@ -2,7 +2,7 @@
 
 use bonafide_authority::{
     audit::{KeyContents, LedgerReport},
-    entry::{Entry, entry::Kind},
+    entry::{Entry, entry::Kind, seal_change::Stage},
 };
 use bonafide_ledger::Report;
 use serde::Serialize;
@@ -142,6 +142,26 @@ impl EntryView {
                 instance: instance(&end.instance),
                 details: present([("at", Moment(end.ended_at).absolute())]),
                 ..empty("end")
+            },
+            Kind::SealChange(change) => Self {
+                subject: change.seals.join(" "),
+                details: present([
+                    ("change", change.change.clone()),
+                    ("kind", change.kind.clone()),
+                    (
+                        "stage",
+                        match change.stage() {
+                            Stage::Intent => "to be done",
+                            Stage::Done => "done",
+                            Stage::Failed => "failed",
+                            Stage::Unspecified => "",
+                        }
+                        .to_owned(),
+                    ),
+                    ("code", change.code),
+                    ("by", change.actor),
+                ]),
+                ..empty("seal-change")
             },
             Kind::AuthorityChange(change) => Self {
                 subject: change.authority,

@@ -169,3 +169,55 @@ fn a_device_holds_keys_and_seal() {
     assert!(authority.child.wait().unwrap().success(), "{told}");
     assert!(!told.contains(SoftHsm::PIN));
 }
+
+/// From the key file of the beginning to a passphrase, without a stop; and what the settings have to say then.
+#[test]
+fn seals_are_added_and_removed_on_the_running_authority() {
+    let mut authority = Authority::start(&[]);
+    let at = |name: &str| authority.folder.path().join(name).to_str().unwrap().to_owned();
+    let (socket, words, config) = (at("data/admin.sock"), at("words"), at("authority.toml"));
+    std::fs::write(&words, "four words of some kind\n").unwrap();
+    let seal = |arguments: &[&str]| {
+        bonafide(&[["authority", "seal"].as_slice(), arguments, &["--socket", &socket]].concat())
+    };
+    let worker = authority.children();
+    let added = seal(&["add", "recovery", "--passphrase-file", &words]);
+    let told = text(&added.stderr);
+    assert!(added.status.success(), "{told}");
+    let (_, snippet) = told.split_once("[[seals]]\n").unwrap();
+    let listed = seal(&["list"]);
+    let listed = text(&listed.stdout);
+    assert!(listed.contains("key-file") && listed.contains(&format!("passphrase in `{words}`")), "{listed}");
+    let refused = seal(&["add", "recovery", "--pkcs11"]);
+    assert!(text(&refused.stderr).contains("error[keyring."), "{}", text(&refused.stderr));
+    assert!(seal(&["renew"]).status.success());
+    assert!(seal(&["remove", "key-file"]).status.success());
+    let last = seal(&["remove", "recovery"]);
+    assert!(text(&last.stderr).contains("error[keyring.last-seal]"), "{}", text(&last.stderr));
+    assert!(seal(&["add", "two", "--pkcs11", "--key-file", "/x"]).status.code() == Some(2));
+    assert_eq!(authority.children(), worker, "the process of the live keys is the same, and the only one");
+
+    kill(Pid::from_raw(i32::try_from(authority.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    authority.rest();
+    let run = || {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_bonafide"))
+            .args(["authority", "run", "--config", &config])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut errors = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let line = errors.find(|line| line.contains("error[") || line.contains("BONAFIDE_ADMIN_SOCKET="));
+        (child, line.unwrap())
+    };
+    // The settings name the key file alone.
+    let (mut child, line) = run();
+    assert!(line.contains("error[keyring.wrong-seal-kind]"), "{line}");
+    child.wait().unwrap();
+    let snippet: String =
+        snippet.lines().take_while(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect();
+    let settings = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{settings}\n[[seals]]\n{snippet}")).unwrap();
+    let (child, line) = run();
+    authority.child = child;
+    assert!(!line.contains("error["), "{line}");
+}

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bonafide_crypto::key::{KeyAlgorithm, PublicKey, Signer};
+use bonafide_crypto::key::{KeyAlgorithm, PublicKey, SignatureAlgorithm, Signer};
+use bonafide_crypto::oaep::OaepHash;
 use bonafide_crypto::random::Random;
 use bonafide_secmem::SecretBytes;
+use zeroize::Zeroizing;
 
 use crate::{KeyringError, Seal};
 
@@ -43,6 +45,72 @@ impl Device {
     }
 
     pub(crate) fn find(&self, _public: PublicKey) -> Result<Arc<dyn Signer>, KeyringError> {
+        match *self {}
+    }
+
+    pub(crate) fn draw_external(
+        &self,
+        _label: &str,
+        _algorithm: KeyAlgorithm,
+        _random: &dyn Random,
+    ) -> Result<ExternalKey, KeyringError> {
+        match *self {}
+    }
+
+    pub(crate) fn external(&self, _label: &str, _public: PublicKey) -> ExternalKey {
+        match *self {}
+    }
+}
+
+/// There is none.
+#[derive(Debug)]
+pub enum ExternalKey {}
+
+impl ExternalKey {
+    /// Never.
+    #[must_use]
+    pub fn public_key(&self) -> &PublicKey {
+        match *self {}
+    }
+
+    /// Never.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn sign(&self, _algorithm: SignatureAlgorithm, _message: &[u8]) -> Result<Vec<u8>, KeyringError> {
+        match *self {}
+    }
+
+    /// Never.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn sign_digest(
+        &self,
+        _algorithm: SignatureAlgorithm,
+        _digest: &[u8],
+    ) -> Result<Vec<u8>, KeyringError> {
+        match *self {}
+    }
+
+    /// Never.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn decrypt(
+        &self,
+        _hash: OaepHash,
+        _label: &[u8],
+        _ciphertext: &[u8],
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, KeyringError> {
+        match *self {}
+    }
+
+    /// Never.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn destroy(&self) -> Result<(), KeyringError> {
         match *self {}
     }
 }

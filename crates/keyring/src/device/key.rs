@@ -18,6 +18,7 @@ use cryptoki::session::Session;
 use super::session::{Failure, Sessions};
 use crate::KeyringError;
 
+/// Of the authority's own keys.
 const LABEL: &[u8] = b"bonafide";
 const OCTET_STRING: u8 = 0x04;
 const NULL: u8 = 0x05;
@@ -30,6 +31,8 @@ const P384: &[u8] = b"\x2b\x81\x04\x00\x22";
 pub(super) struct DeviceKey {
     sessions: Arc<Sessions>,
     public: PublicKey,
+    /// What it is called there: whose it is. Under another label there is no such key.
+    label: Vec<u8>,
     /// Where the device has it, for one login.
     handle: Mutex<Option<(u64, ObjectHandle)>>,
 }
@@ -40,9 +43,20 @@ enum Kind {
 }
 
 impl DeviceKey {
+    /// A key of the authority itself.
     pub(super) fn generate(
         sessions: &Arc<Sessions>,
         algorithm: KeyAlgorithm,
+        random: &dyn Random,
+    ) -> Result<Self, KeyringError> {
+        Self::draw(sessions, algorithm, LABEL, false, random)
+    }
+
+    pub(super) fn draw(
+        sessions: &Arc<Sessions>,
+        algorithm: KeyAlgorithm,
+        label: &[u8],
+        decrypts: bool,
         random: &dyn Random,
     ) -> Result<Self, KeyringError> {
         let kind = match algorithm {
@@ -58,7 +72,7 @@ impl DeviceKey {
         // The key ID is a digest of the public key, which nobody knows before.
         let draft: [u8; 20] = random.array();
         let public = sessions.with(|session, _| {
-            let (public, private) = draw(session, &kind, &draft)?;
+            let (public, private) = draw(session, &kind, &draft, label, decrypts)?;
             let made = finish(session, &kind, public, private);
             if made.is_err() {
                 // What is not as it must be helps nobody.
@@ -67,13 +81,49 @@ impl DeviceKey {
             }
             made
         })?;
-        Self::find(sessions, public)
+        Self::named(sessions, public, label).found()
     }
 
+    /// A key of the authority itself that was drawn before.
     pub(super) fn find(sessions: &Arc<Sessions>, public: PublicKey) -> Result<Self, KeyringError> {
-        let key = Self { sessions: Arc::clone(sessions), public, handle: Mutex::default() };
-        sessions.with(|session, epoch| key.handle(session, epoch).map(|_| ()))?;
-        Ok(key)
+        Self::named(sessions, public, LABEL).found()
+    }
+
+    /// A key of this label. The device is not asked yet.
+    pub(super) fn named(sessions: &Arc<Sessions>, public: PublicKey, label: &[u8]) -> Self {
+        Self { sessions: Arc::clone(sessions), public, label: label.to_vec(), handle: Mutex::default() }
+    }
+
+    fn found(self) -> Result<Self, KeyringError> {
+        self.in_session(|_, _| Ok(()))?;
+        Ok(self)
+    }
+
+    pub(super) fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// Does something with the private half.
+    pub(super) fn in_session<T>(
+        &self,
+        work: impl Fn(&Session, ObjectHandle) -> Result<T, Failure>,
+    ) -> Result<T, KeyringError> {
+        self.sessions.with(|session, epoch| work(session, self.handle(session, epoch)?))
+    }
+
+    /// Takes both halves out of the device.
+    pub(super) fn destroy(&self) -> Result<(), KeyringError> {
+        let (id, label) = (self.public.key_id(), &self.label);
+        self.sessions.with(|session, _| {
+            let wanted =
+                [Attribute::Token(true), Attribute::Id(id.to_vec()), Attribute::Label(label.clone())];
+            for object in session.find_objects(&wanted)? {
+                session.destroy_object(object)?;
+            }
+            Ok(())
+        })?;
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
     }
 
     /// Looked up and checked once for each login.
@@ -85,8 +135,12 @@ impl DeviceKey {
             return Ok(handle);
         }
         let id = self.public.key_id();
-        let wanted =
-            [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Token(true), Attribute::Id(id.to_vec())];
+        let wanted = [
+            Attribute::Class(ObjectClass::PRIVATE_KEY),
+            Attribute::Token(true),
+            Attribute::Id(id.to_vec()),
+            Attribute::Label(self.label.clone()),
+        ];
         let refused = |what| KeyringError::DeviceKey { id: hex(&id), what };
         let found = session.find_objects(&wanted)?;
         let [handle] = found.as_slice() else {
@@ -101,8 +155,7 @@ impl DeviceKey {
 
     fn sign_once(&self, algorithm: SignatureAlgorithm, message: &[u8]) -> Result<Vec<u8>, KeyringError> {
         let (mechanism, digest) = mechanism(algorithm, message)?;
-        let signature = self.sessions.with(|session, epoch| {
-            let handle = self.handle(session, epoch)?;
+        let signature = self.in_session(|session, handle| {
             Ok(session.sign(&mechanism, handle, digest.as_deref().unwrap_or(message))?)
         })?;
         let wrong = || KeyringError::DeviceFailed("a signature that does not verify".to_owned());
@@ -140,19 +193,28 @@ impl fmt::Debug for DeviceKey {
     }
 }
 
-fn draw(session: &Session, kind: &Kind, id: &[u8]) -> Result<(ObjectHandle, ObjectHandle), Failure> {
+fn draw(
+    session: &Session,
+    kind: &Kind,
+    id: &[u8],
+    label: &[u8],
+    decrypts: bool,
+) -> Result<(ObjectHandle, ObjectHandle), Failure> {
     let named = |private| {
         vec![
             Attribute::Token(true),
             Attribute::Private(private),
             Attribute::Id(id.to_vec()),
-            Attribute::Label(LABEL.to_vec()),
+            Attribute::Label(label.to_vec()),
         ]
     };
     let mut public = named(false);
     public.push(Attribute::Verify(true));
     let mut private = named(true);
     private.extend([Attribute::Sensitive(true), Attribute::Extractable(false), Attribute::Sign(true)]);
+    if decrypts {
+        private.push(Attribute::Decrypt(true));
+    }
     let mechanism = match kind {
         Kind::Ec(curve) => {
             let mut parameters = Writer::with_capacity(16);
@@ -282,7 +344,7 @@ fn mechanism(
 }
 
 /// Devices give r and s, one behind the other; everybody else takes DER (RFC 3279 section 2.2.3).
-fn ecdsa_der(raw: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn ecdsa_der(raw: &[u8]) -> Option<Vec<u8>> {
     let (r, s) = raw.split_at_checked(raw.len() / 2).filter(|(r, s)| r.len() == s.len())?;
     let zero = |number: &[u8]| number.iter().all(|byte| *byte == 0);
     if zero(r) || zero(s) {

@@ -197,7 +197,7 @@ fn failed(error: &Error) -> KeyringError {
 }
 
 /// The session, the login or the token is not there any more.
-fn is_lost(error: &Error) -> bool {
+pub(super) fn is_lost(error: &Error) -> bool {
     matches!(
         error,
         Error::Pkcs11(

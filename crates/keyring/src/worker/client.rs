@@ -22,9 +22,13 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::frame::{Frames, MAX_FRAME};
-use super::message::{Answer, DevicePart, MAX_BATCH, MAX_MESSAGE, MAX_PARTS, Request, SealPart};
+use super::message::{
+    Answer, ChangePart, DevicePart, MAX_BATCH, MAX_MESSAGE, MAX_PARTS, ProblemPart, Request, SealPart,
+};
 use super::{MAX_LANES, PROTOCOL};
-use crate::{DeviceConfig, KeySpec, KeyringError, LiveKeys, NewKey, SealSource};
+use crate::{
+    DeviceConfig, KeySpec, KeyringError, LiveKeys, NewKey, Opened, SealChange, SealSource, SealState, Seals,
+};
 
 /// For a worker that was told to end. One that hangs, or was stopped, is ended by force then.
 const GRACE: Duration = Duration::from_secs(2);
@@ -76,6 +80,17 @@ struct Shared {
     /// Why it ended, or has to.
     gone: Arc<OnceLock<String>>,
     watcher: Option<std::thread::JoinHandle<()>>,
+}
+
+/// How a worker came to its keyring.
+#[derive(Debug)]
+pub struct Unsealed {
+    /// The names of the protections that this system did not grant it: to be reported.
+    pub missing: Vec<String>,
+    /// Which seal has opened it, and why those before it have not.
+    pub opened: Opened,
+    /// Why the device that is configured can't be used: what is in it can't, either.
+    pub device: Option<KeyringError>,
 }
 
 struct Lane {
@@ -151,21 +166,20 @@ impl Worker {
         Ok(Self(Arc::new(shared)))
     }
 
-    /// Lets the worker open the device, if there is one, and the keyring at `keyring`. Returns the names of the protections that this system did not
-    /// grant it: to be reported.
+    /// Lets the worker open the device, if there is one, and the keyring at `keyring`, with the first of `seals` that does it.
     ///
     /// # Errors
-    /// As [`Device::open`](crate::Device::open) and [`Keyring::open`](crate::Keyring::open).
+    /// As [`Keyring::unseal`](crate::Keyring::unseal).
     pub fn unseal(
         &self,
         keyring: &Path,
-        seal: &SealSource,
+        seals: &[SealSource],
         device: Option<&DeviceConfig>,
-    ) -> Result<Vec<String>, KeyringError> {
-        self.keyring(false, keyring, seal, device)
+    ) -> Result<Unsealed, KeyringError> {
+        self.keyring(false, keyring, seals, device)
     }
 
-    /// Lets the worker make the seal and the keyring, which is open then. Returns the same as [`Self::unseal`].
+    /// Lets the worker make the seal and the keyring, which is open then.
     ///
     /// # Errors
     /// As [`SealSource::create`] and [`Keyring::create`](crate::Keyring::create).
@@ -174,29 +188,65 @@ impl Worker {
         keyring: &Path,
         seal: &SealSource,
         device: Option<&DeviceConfig>,
-    ) -> Result<Vec<String>, KeyringError> {
-        self.keyring(true, keyring, seal, device)
+    ) -> Result<Unsealed, KeyringError> {
+        self.keyring(true, keyring, std::slice::from_ref(seal), device)
+    }
+
+    /// Lets the worker look at the seals of a keyring, and change them. It must be one that has no keyring open, and is of no other
+    /// use: who has one open can write no file.
+    ///
+    /// # Errors
+    /// As [`inspect_seals`](crate::inspect_seals) and [`change_seals`](crate::change_seals).
+    pub fn seals(
+        &self,
+        keyring: &Path,
+        shown: &[SealSource],
+        change: Option<&SealChange>,
+        device: Option<&DeviceConfig>,
+    ) -> Result<Seals, KeyringError> {
+        let change = match change {
+            None => ChangePart::Nothing,
+            Some(SealChange::Add { name, source }) => {
+                ChangePart::Add { name: name.as_str(), seal: seal_part(source) }
+            }
+            Some(SealChange::Remove(names)) => {
+                ChangePart::Remove(names.iter().map(crate::SealName::as_str).collect())
+            }
+            Some(SealChange::Renew) => ChangePart::Renew,
+        };
+        let (seals, device) = (shown.iter().map(seal_part).collect(), device.map(device_part));
+        self.0.call(&Request::Seals { keyring, seals, change, device }, |answer| match answer {
+            Answer::Seals { seals, problems: found } => {
+                let state = |(name, kind, by): (&str, &str, Option<u8>)| {
+                    Some(SealState {
+                        name: name.parse().ok()?,
+                        kind: kind.to_owned(),
+                        opened_by: by.map(usize::from),
+                    })
+                };
+                Some(Seals {
+                    seals: seals.into_iter().map(state).collect::<Option<_>>()?,
+                    problems: problems(found),
+                })
+            }
+            _ => None,
+        })
     }
 
     fn keyring(
         &self,
         create: bool,
         keyring: &Path,
-        seal: &SealSource,
+        seals: &[SealSource],
         device: Option<&DeviceConfig>,
-    ) -> Result<Vec<String>, KeyringError> {
-        let device = device.map(|device| DevicePart {
-            module: &device.module,
-            token: &device.token,
-            pin: device.pin.expose(),
-        });
-        let seal = match seal {
-            SealSource::KeyFile(path) => SealPart::KeyFile(path),
-            SealSource::Passphrase(passphrase) => SealPart::Passphrase(passphrase.expose()),
-            SealSource::Device => SealPart::Device,
-        };
-        self.0.call(&Request::Unseal { create, keyring, seal, device }, |answer| match answer {
-            Answer::Unsealed { missing } => Some(missing.into_iter().map(str::to_owned).collect()),
+    ) -> Result<Unsealed, KeyringError> {
+        let (seals, device) = (seals.iter().map(seal_part).collect(), device.map(device_part));
+        self.0.call(&Request::Unseal { create, keyring, seals, device }, |answer| match answer {
+            Answer::Unsealed { missing, by: (by, name), problems: found, device } => Some(Unsealed {
+                missing: missing.into_iter().map(str::to_owned).collect(),
+                opened: Opened { seal: name.parse().ok()?, by: usize::from(by), problems: problems(found) },
+                device: problems(device).pop().map(|(_, error)| error),
+            }),
             _ => None,
         })
     }
@@ -428,6 +478,26 @@ impl Signer for RemoteKey {
         }
         signatures
     }
+}
+
+fn seal_part(seal: &SealSource) -> SealPart<'_> {
+    match seal {
+        SealSource::KeyFile(path) => SealPart::KeyFile(path),
+        SealSource::Passphrase(passphrase) => SealPart::Passphrase(passphrase.expose()),
+        SealSource::Device => SealPart::Device,
+        SealSource::Missing { kind, why } => SealPart::Missing { kind, why },
+    }
+}
+
+fn device_part(device: &DeviceConfig) -> DevicePart<'_> {
+    DevicePart { module: &device.module, token: &device.token, pin: device.pin.expose() }
+}
+
+fn problems(parts: Vec<ProblemPart<'_>>) -> Vec<(usize, KeyringError)> {
+    let problem = |(place, code, message): ProblemPart<'_>| {
+        (usize::from(place), KeyringError::of_worker(code, message.to_owned()))
+    };
+    parts.into_iter().map(problem).collect()
 }
 
 /// How many messages go into one frame: at least one, and one that is too long goes alone.

@@ -22,6 +22,8 @@ pub(super) const MAX_WRAPPED: usize = 16 * 1024;
 const MAX_SIGNATURE: usize = 1024;
 const MAX_SPKI: usize = 2048;
 const MAX_TEXT: usize = 1024;
+/// Seals that are shown at a time.
+const MAX_SHOWN: usize = 16;
 /// Requests to a handler in one frame.
 pub(super) const MAX_PARTS: usize = 64;
 /// One of them, and the answer to it.
@@ -29,8 +31,8 @@ pub(super) const MAX_PART: usize = MAX_HANDLED;
 
 /// What a worker is asked.
 pub(super) enum Request<'a> {
-    /// Open the keyring, or make it; once.
-    Unseal { create: bool, keyring: &'a Path, seal: SealPart<'a>, device: Option<DevicePart<'a>> },
+    /// Open the keyring with the first of these seals that does it, or make it under the first; once.
+    Unseal { create: bool, keyring: &'a Path, seals: Vec<SealPart<'a>>, device: Option<DevicePart<'a>> },
     /// Draw a key.
     Generate { spec: KeySpec, prefix: &'a str },
     /// Open a wrapped key.
@@ -45,6 +47,13 @@ pub(super) enum Request<'a> {
     Import { context: &'a str, pkcs8: &'a [u8] },
     /// For the handler: one or more, in their order.
     Handle(Vec<&'a [u8]>),
+    /// Look at the seals of a keyring, or change them; never by who has one open.
+    Seals {
+        keyring: &'a Path,
+        seals: Vec<SealPart<'a>>,
+        change: ChangePart<'a>,
+        device: Option<DevicePart<'a>>,
+    },
 }
 
 /// What opens the seal.
@@ -52,7 +61,19 @@ pub(super) enum SealPart<'a> {
     KeyFile(&'a Path),
     Passphrase(&'a [u8]),
     Device,
+    Missing { kind: &'a str, why: &'a str },
 }
+
+/// What becomes of the seals.
+pub(super) enum ChangePart<'a> {
+    Nothing,
+    Add { name: &'a str, seal: SealPart<'a> },
+    Remove(Vec<&'a str>),
+    Renew,
+}
+
+/// Something that went wrong beside: the place of what, the error's code and message.
+pub(super) type ProblemPart<'a> = (u8, &'a str, &'a str);
 
 /// How to reach a device.
 #[derive(Clone, Copy)]
@@ -64,9 +85,16 @@ pub(super) struct DevicePart<'a> {
 
 /// What a worker answers, if it does not refuse.
 pub(super) enum Answer<'a> {
-    /// The keyring is open; the names of the protections that could not be taken.
+    /// The keyring is open.
     Unsealed {
+        /// The names of the protections that could not be taken.
         missing: Vec<&'a str>,
+        /// The seal that has opened it, by its place and its name.
+        by: (u8, &'a str),
+        /// Those before it.
+        problems: Vec<ProblemPart<'a>>,
+        /// Of the device: one, or none.
+        device: Vec<ProblemPart<'a>>,
     },
     /// A key that is open now; wrapped if it is new.
     Key {
@@ -80,6 +108,11 @@ pub(super) enum Answer<'a> {
     Forgotten,
     /// One for each, as far as they fit into a frame: what is not there was not done.
     Handled(Vec<&'a [u8]>),
+    Seals {
+        /// Name, kind, and the place of what opens it.
+        seals: Vec<(&'a str, &'a str, Option<u8>)>,
+        problems: Vec<ProblemPart<'a>>,
+    },
     Refused {
         code: &'a str,
         message: &'a str,
@@ -90,27 +123,10 @@ impl<'a> Request<'a> {
     /// `None` if a part is too long.
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> Option<()> {
         match self {
-            Self::Unseal { create, keyring, seal, device } => {
+            Self::Unseal { create, keyring, seals, device } => {
                 out.push(1);
                 out.push(u8::from(*create));
-                put_string(out, keyring.as_os_str().as_bytes())?;
-                match seal {
-                    SealPart::KeyFile(path) => {
-                        out.push(1);
-                        put_string(out, path.as_os_str().as_bytes())?;
-                    }
-                    SealPart::Passphrase(passphrase) => {
-                        out.push(2);
-                        put_string(out, passphrase)?;
-                    }
-                    SealPart::Device => out.push(3),
-                }
-                out.push(u8::from(device.is_some()));
-                device.map_or(Some(()), |device| {
-                    put_string(out, device.module.as_os_str().as_bytes())?;
-                    put_string(out, device.token.as_bytes())?;
-                    put_string(out, device.pin)
-                })
+                put_sealed(out, keyring, seals, *device)
             }
             Self::Generate { spec, prefix } => {
                 out.push(2);
@@ -149,6 +165,25 @@ impl<'a> Request<'a> {
                 out.push(8);
                 put_parts(out, parts)
             }
+            Self::Seals { keyring, seals, change, device } => {
+                out.push(9);
+                put_sealed(out, keyring, seals, *device)?;
+                match change {
+                    ChangePart::Nothing => out.push(0),
+                    ChangePart::Add { name, seal } => {
+                        out.push(1);
+                        put_string(out, name.as_bytes())?;
+                        put_seal(out, seal)?;
+                    }
+                    ChangePart::Remove(names) => {
+                        out.push(2);
+                        out.push(u8::try_from(names.len()).ok()?);
+                        names.iter().try_for_each(|name| put_string(out, name.as_bytes()))?;
+                    }
+                    ChangePart::Renew => out.push(3),
+                }
+                Some(())
+            }
         }
     }
 
@@ -158,22 +193,8 @@ impl<'a> Request<'a> {
         let request = match input.byte()? {
             1 => {
                 let create = flag(&mut input)?;
-                let keyring = path(&mut input)?;
-                let seal = match input.byte()? {
-                    1 => SealPart::KeyFile(path(&mut input)?),
-                    2 => SealPart::Passphrase(input.string(MAX_PASSPHRASE)?),
-                    3 => SealPart::Device,
-                    _ => return None,
-                };
-                let device = match flag(&mut input)? {
-                    true => Some(DevicePart {
-                        module: path(&mut input)?,
-                        token: input.text(MAX_NAME)?,
-                        pin: input.string(MAX_PASSPHRASE)?,
-                    }),
-                    false => None,
-                };
-                Self::Unseal { create, keyring, seal, device }
+                let (keyring, seals, device) = sealed(&mut input)?;
+                Self::Unseal { create, keyring, seals, device }
             }
             2 => {
                 let in_device = flag(&mut input)?;
@@ -195,6 +216,24 @@ impl<'a> Request<'a> {
             6 => Self::Forget { handle: input.number()? },
             7 => Self::Import { context: input.text(MAX_NAME)?, pkcs8: input.bytes(MAX_WRAPPED)? },
             8 => Self::Handle(parts(&mut input)?),
+            9 => {
+                let (keyring, seals, device) = sealed(&mut input)?;
+                let change = match input.byte()? {
+                    0 => ChangePart::Nothing,
+                    1 => ChangePart::Add { name: input.text(MAX_NAME)?, seal: seal(&mut input)? },
+                    2 => {
+                        let count = usize::from(input.byte()?);
+                        if count > MAX_SHOWN {
+                            return None;
+                        }
+                        let names = (0..count).map(|_| input.text(MAX_NAME)).collect::<Option<_>>()?;
+                        ChangePart::Remove(names)
+                    }
+                    3 => ChangePart::Renew,
+                    _ => return None,
+                };
+                Self::Seals { keyring, seals, change, device }
+            }
             _ => return None,
         };
         input.finish().map(|()| request)
@@ -202,7 +241,14 @@ impl<'a> Request<'a> {
 
     /// Whether its bytes, or those of its answer, are worth stealing.
     pub(super) fn is_secret(&self) -> bool {
-        matches!(self, Self::Unseal { .. } | Self::MacKey { .. } | Self::Import { .. } | Self::Handle(_))
+        matches!(
+            self,
+            Self::Unseal { .. }
+                | Self::Seals { .. }
+                | Self::MacKey { .. }
+                | Self::Import { .. }
+                | Self::Handle(_)
+        )
     }
 }
 
@@ -215,10 +261,14 @@ impl<'a> Answer<'a> {
                 let end = message.floor_char_boundary(MAX_TEXT);
                 put_string(out, message.get(..end)?.as_bytes())
             }
-            Self::Unsealed { missing } => {
+            Self::Unsealed { missing, by, problems, device } => {
                 out.push(1);
                 out.push(u8::try_from(missing.len()).ok()?);
-                missing.iter().try_for_each(|name| put_string(out, name.as_bytes()))
+                missing.iter().try_for_each(|name| put_string(out, name.as_bytes()))?;
+                out.push(by.0);
+                put_string(out, by.1.as_bytes())?;
+                put_problems(out, problems)?;
+                put_problems(out, device)
             }
             Self::Key { handle, spki, wrapped } => {
                 out.push(2);
@@ -261,6 +311,17 @@ impl<'a> Answer<'a> {
                 out.push(7);
                 put_parts(out, parts)
             }
+            Self::Seals { seals, problems } => {
+                out.push(8);
+                out.push(u8::try_from(seals.len()).ok()?);
+                for (name, kind, by) in seals {
+                    put_string(out, name.as_bytes())?;
+                    put_string(out, kind.as_bytes())?;
+                    out.push(u8::from(by.is_some()));
+                    out.extend(by);
+                }
+                put_problems(out, problems)
+            }
         }
     }
 
@@ -271,7 +332,8 @@ impl<'a> Answer<'a> {
             1 => {
                 let count = input.byte()?;
                 let missing = (0..count).map(|_| input.text(64)).collect::<Option<_>>()?;
-                Self::Unsealed { missing }
+                let by = (input.byte()?, input.text(MAX_NAME)?);
+                Self::Unsealed { missing, by, problems: problems(&mut input)?, device: problems(&mut input)? }
             }
             2 => Self::Key {
                 handle: input.number()?,
@@ -296,10 +358,102 @@ impl<'a> Answer<'a> {
             5 => Self::MacKey(input.array()?),
             6 => Self::Forgotten,
             7 => Self::Handled(parts(&mut input)?),
+            8 => {
+                let count = usize::from(input.byte()?);
+                let mut seals = Vec::new();
+                for _ in 0..count {
+                    let (name, kind) = (input.text(MAX_NAME)?, input.text(MAX_NAME)?);
+                    let by = if flag(&mut input)? { Some(input.byte()?) } else { None };
+                    seals.push((name, kind, by));
+                }
+                Self::Seals { seals, problems: problems(&mut input)? }
+            }
             _ => return None,
         };
         input.finish().map(|()| answer)
     }
+}
+
+fn put_sealed(
+    out: &mut Vec<u8>,
+    keyring: &Path,
+    seals: &[SealPart<'_>],
+    device: Option<DevicePart<'_>>,
+) -> Option<()> {
+    put_string(out, keyring.as_os_str().as_bytes())?;
+    out.push(u8::try_from(seals.len()).ok()?);
+    seals.iter().try_for_each(|seal| put_seal(out, seal))?;
+    out.push(u8::from(device.is_some()));
+    device.map_or(Some(()), |device| {
+        put_string(out, device.module.as_os_str().as_bytes())?;
+        put_string(out, device.token.as_bytes())?;
+        put_string(out, device.pin)
+    })
+}
+
+fn sealed<'a>(input: &mut Input<'a>) -> Option<(&'a Path, Vec<SealPart<'a>>, Option<DevicePart<'a>>)> {
+    let keyring = path(input)?;
+    let count = usize::from(input.byte()?);
+    if count == 0 || count > MAX_SHOWN {
+        return None;
+    }
+    let seals = (0..count).map(|_| seal(input)).collect::<Option<_>>()?;
+    let device = match flag(input)? {
+        true => Some(DevicePart {
+            module: path(input)?,
+            token: input.text(MAX_NAME)?,
+            pin: input.string(MAX_PASSPHRASE)?,
+        }),
+        false => None,
+    };
+    Some((keyring, seals, device))
+}
+
+fn put_seal(out: &mut Vec<u8>, seal: &SealPart<'_>) -> Option<()> {
+    match seal {
+        SealPart::KeyFile(path) => {
+            out.push(1);
+            put_string(out, path.as_os_str().as_bytes())
+        }
+        SealPart::Passphrase(passphrase) => {
+            out.push(2);
+            put_string(out, passphrase)
+        }
+        SealPart::Device => {
+            out.push(3);
+            Some(())
+        }
+        SealPart::Missing { kind, why } => {
+            out.push(4);
+            put_string(out, kind.as_bytes())?;
+            put_string(out, why.get(..why.floor_char_boundary(MAX_TEXT))?.as_bytes())
+        }
+    }
+}
+
+fn seal<'a>(input: &mut Input<'a>) -> Option<SealPart<'a>> {
+    Some(match input.byte()? {
+        1 => SealPart::KeyFile(path(input)?),
+        2 => SealPart::Passphrase(input.string(MAX_PASSPHRASE)?),
+        3 => SealPart::Device,
+        4 => SealPart::Missing { kind: input.text(MAX_NAME)?, why: input.text(MAX_TEXT)? },
+        _ => return None,
+    })
+}
+
+fn put_problems(out: &mut Vec<u8>, problems: &[ProblemPart<'_>]) -> Option<()> {
+    out.push(u8::try_from(problems.len()).ok()?);
+    for (place, code, message) in problems {
+        out.push(*place);
+        put_string(out, code.as_bytes())?;
+        put_string(out, message.get(..message.floor_char_boundary(MAX_TEXT))?.as_bytes())?;
+    }
+    Some(())
+}
+
+fn problems<'a>(input: &mut Input<'a>) -> Option<Vec<ProblemPart<'a>>> {
+    let count = input.byte()?;
+    (0..count).map(|_| Some((input.byte()?, input.text(64)?, input.text(MAX_TEXT)?))).collect()
 }
 
 fn put_parts(out: &mut Vec<u8>, parts: &[&[u8]]) -> Option<()> {
@@ -338,7 +492,7 @@ mod tests {
     fn requests() -> impl Strategy<Value = Vec<u8>> {
         let name = "[a-z/]{0,40}";
         let blob = prop::collection::vec(any::<u8>(), 0..300);
-        (0..9_usize, name, blob, any::<u32>(), 0..10_usize, 1..=MAX_BATCH).prop_map(
+        (0..11_usize, name, blob, any::<u32>(), 0..10_usize, 1..=MAX_BATCH).prop_map(
             |(which, name, blob, handle, algorithm, count)| {
                 let spec = KeySpec { algorithm: KeyAlgorithm::EcP384, in_device: algorithm % 2 == 0 };
                 let path = Path::new(&name);
@@ -347,13 +501,32 @@ mod tests {
                     0 => Request::Unseal {
                         create: spec.in_device,
                         keyring: path,
-                        seal: SealPart::KeyFile(path),
+                        seals: vec![SealPart::KeyFile(path), SealPart::Device],
                         device,
                     },
                     1 => Request::Unseal {
                         create: spec.in_device,
                         keyring: path,
-                        seal: SealPart::Passphrase(&blob),
+                        seals: vec![
+                            SealPart::Passphrase(&blob),
+                            SealPart::Missing { kind: &name, why: &name },
+                        ],
+                        device,
+                    },
+                    9 => Request::Seals {
+                        keyring: path,
+                        seals: vec![SealPart::Device],
+                        change: ChangePart::Add { name: &name, seal: SealPart::Passphrase(&blob) },
+                        device,
+                    },
+                    10 => Request::Seals {
+                        keyring: path,
+                        seals: vec![SealPart::Device],
+                        change: match count % 3 {
+                            0 => ChangePart::Remove(vec![&name; count % 16]),
+                            1 => ChangePart::Renew,
+                            _ => ChangePart::Nothing,
+                        },
                         device,
                     },
                     2 => Request::Generate { spec, prefix: &name },

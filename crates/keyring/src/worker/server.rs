@@ -14,9 +14,12 @@ use bonafide_secmem::{Confinement, Missing, SecretBytes};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, recvmsg, shutdown};
 
 use super::frame::{Frames, MAX_FRAME};
-use super::message::{Answer, DevicePart, MAX_PART, Request, SealPart};
+use super::message::{Answer, ChangePart, DevicePart, MAX_PART, ProblemPart, Request, SealPart};
 use super::{MAX_LANES, PROTOCOL};
-use crate::{Device, DeviceConfig, Handler, Keyring, KeyringError, LiveKeys as _, LocalKeys, SealSource};
+use crate::{
+    DeviceAccess, DeviceConfig, Handler, Keyring, KeyringError, LiveKeys as _, LocalKeys, Opened, SealChange,
+    SealName, SealSource, Seals, Unsealed, change_seals, inspect_seals,
+};
 
 /// Keys that are open at a time. A trust domain has a handful, and a few more while they rotate.
 const MAX_OPEN: usize = 1024;
@@ -45,7 +48,8 @@ enum Reply {
     Key { handle: u32, signer: Arc<dyn Signer>, wrapped: Vec<u8> },
     MacKey(zeroize::Zeroizing<[u8; 32]>),
     Signatures(Vec<Result<Vec<u8>, bonafide_crypto::key::SignError>>),
-    Unsealed(Vec<Missing>),
+    Seals(Seals),
+    Unsealed(Unsealed),
 }
 
 /// Holds keys for the parent process until that closes standard input. To be called first thing in `main`, while there
@@ -156,30 +160,22 @@ impl Service {
 
     fn answer(&self, request: Request<'_>) -> Result<Reply, KeyringError> {
         match request {
-            Request::Unseal { create, keyring, seal, device } => {
+            Request::Unseal { create, keyring, seals, device } => {
                 let _one = self.unsealing.lock().unwrap_or_else(PoisonError::into_inner);
-                if self.keys.get().is_some() {
-                    return Err(KeyringError::WorkerProtocol("it is unsealed already"));
-                }
-                refuse_tracer()?;
-                let seal = match seal {
-                    SealPart::KeyFile(path) => SealSource::KeyFile(path.to_owned()),
-                    SealPart::Passphrase(bytes) => SealSource::Passphrase(protected(bytes)?),
-                    SealPart::Device => SealSource::Device,
-                };
-                let device = match device {
-                    Some(DevicePart { module, token, pin }) => {
-                        let (module, token, pin) = (module.to_owned(), token.to_owned(), protected(pin)?);
-                        Some(Device::open(&DeviceConfig { module, token, pin })?)
+                let (seals, device) = self.shown(&seals, device)?;
+                let (keyring, opened) = if create {
+                    // Who makes a keyring wants all that he has configured.
+                    if let Some(problem) = device.problem() {
+                        return Err(problem);
                     }
-                    None => None,
-                };
-                let keyring = if create {
-                    let seal = seal.create(device.as_ref(), &*self.random)?;
-                    Keyring::create(keyring, &*seal, &*self.random)?
+                    let seal = seals.first().ok_or(KeyringError::WorkerProtocol("there is no seal"))?;
+                    let seal = seal.create(&device, &*self.random)?;
+                    let opened = Opened { seal: seal.kind().parse()?, by: 0, problems: Vec::new() };
+                    (Keyring::create(keyring, &*seal, &*self.random)?, opened)
                 } else {
-                    Keyring::open(keyring, &*seal.open(device.as_ref())?)?
+                    Keyring::unseal(keyring, &seals, &device)?
                 };
+                let problem = device.problem();
                 let keys = LocalKeys::new(keyring, Arc::clone(&self.random)).with_device(device);
                 let keys = match &self.handler {
                     Some(handler) => keys.with_handler(Arc::clone(handler)),
@@ -188,7 +184,25 @@ impl Service {
                 let _ = self.keys.set(keys);
                 let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
                 missing.extend(self.confinement.settle());
-                Ok(Reply::Unsealed(missing.clone()))
+                let missing = missing.iter().map(|missing| missing.name().to_owned()).collect();
+                Ok(Reply::Unsealed(Unsealed { missing, opened, device: problem }))
+            }
+            Request::Seals { keyring, seals, change, device } => {
+                let _one = self.unsealing.lock().unwrap_or_else(PoisonError::into_inner);
+                let (shown, device) = self.shown(&seals, device)?;
+                let change = match change {
+                    ChangePart::Nothing => return inspect_seals(keyring, &shown, &device).map(Reply::Seals),
+                    ChangePart::Add { name, seal } => {
+                        SealChange::Add { name: name.parse()?, source: source(&seal)? }
+                    }
+                    ChangePart::Remove(names) => {
+                        let names =
+                            names.iter().map(|name| name.parse()).collect::<Result<Vec<SealName>, _>>()?;
+                        SealChange::Remove(names)
+                    }
+                    ChangePart::Renew => SealChange::Renew,
+                };
+                change_seals(keyring, &shown, &change, &device, &*self.random).map(Reply::Seals)
             }
             Request::Generate { spec, prefix } => {
                 let key = self.keys()?.generate(spec, prefix)?;
@@ -233,6 +247,27 @@ impl Service {
         }
     }
 
+    /// What the server has shown, in a process that has no keyring open.
+    fn shown(
+        &self,
+        seals: &[SealPart<'_>],
+        device: Option<DevicePart<'_>>,
+    ) -> Result<(Vec<SealSource>, DeviceAccess), KeyringError> {
+        if self.keys.get().is_some() {
+            return Err(KeyringError::WorkerProtocol("it is unsealed already"));
+        }
+        refuse_tracer()?;
+        let device = match device {
+            Some(DevicePart { module, token, pin }) => {
+                let (module, token, pin) = (module.to_owned(), token.to_owned(), protected(pin)?);
+                Some(DeviceConfig { module, token, pin })
+            }
+            None => None,
+        };
+        let seals = seals.iter().map(source).collect::<Result<_, _>>()?;
+        Ok((seals, DeviceAccess::open(device.as_ref())))
+    }
+
     fn keys(&self) -> Result<&LocalKeys, KeyringError> {
         self.keys.get().ok_or(KeyringError::WorkerProtocol("it is not unsealed"))
     }
@@ -264,11 +299,50 @@ fn encode(reply: &Result<Reply, KeyringError>, out: &mut Vec<u8>) -> Option<()> 
             let borrowed = signatures.iter().map(|signature| signature.as_deref().map_err(Clone::clone));
             Answer::Signatures(borrowed.collect()).encode(out)
         }
-        Ok(Reply::Unsealed(missing)) => {
-            Answer::Unsealed { missing: missing.iter().map(|missing| missing.name()).collect() }.encode(out)
+        Ok(Reply::Seals(Seals { seals, problems })) => {
+            let texts = texts(problems);
+            let seals = seals.iter().map(|seal| {
+                let by = seal.opened_by.and_then(|by| u8::try_from(by).ok());
+                (seal.name.as_str(), seal.kind.as_str(), by)
+            });
+            Answer::Seals { seals: seals.collect(), problems: parts(&texts) }.encode(out)
+        }
+        Ok(Reply::Unsealed(Unsealed { missing, opened, device })) => {
+            let device: Vec<_> = device.iter().map(|error| (0, error.code(), error.to_string())).collect();
+            let problems = texts(&opened.problems);
+            let answer = Answer::Unsealed {
+                missing: missing.iter().map(String::as_str).collect(),
+                by: (u8::try_from(opened.by).ok()?, opened.seal.as_str()),
+                problems: parts(&problems),
+                device: parts(&device),
+            };
+            answer.encode(out)
         }
         Err(error) => Answer::Refused { code: error.code(), message: &error.to_string() }.encode(out),
     }
+}
+
+fn texts(problems: &[(usize, KeyringError)]) -> Vec<(u8, &'static str, String)> {
+    let text = |(place, error): &(usize, KeyringError)| {
+        (u8::try_from(*place).unwrap_or(u8::MAX), error.code(), error.to_string())
+    };
+    problems.iter().map(text).collect()
+}
+
+fn parts<'a>(texts: &'a [(u8, &'static str, String)]) -> Vec<ProblemPart<'a>> {
+    texts.iter().map(|(place, code, message)| (*place, *code, message.as_str())).collect()
+}
+
+fn source(part: &SealPart<'_>) -> Result<SealSource, KeyringError> {
+    Ok(match part {
+        SealPart::KeyFile(path) => SealSource::KeyFile((*path).to_owned()),
+        SealPart::Passphrase(bytes) => SealSource::Passphrase(protected(bytes)?),
+        SealPart::Device => SealSource::Device,
+        SealPart::Missing { kind, why } => {
+            let known = ["key-file", "passphrase", "pkcs11"].into_iter().find(|known| known == kind);
+            SealSource::Missing { kind: known.unwrap_or("seal"), why: (*why).to_owned() }
+        }
+    })
 }
 
 fn protected(bytes: &[u8]) -> Result<SecretBytes, KeyringError> {

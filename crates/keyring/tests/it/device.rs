@@ -11,22 +11,22 @@ use bonafide_testkit::SoftHsm;
 use super::*;
 
 /// A token of its own for one test, and a place for a keyring; none without SoftHSM.
-struct Token {
-    hsm: SoftHsm,
-    directory: Directory,
+pub(crate) struct Token {
+    pub(crate) hsm: SoftHsm,
+    pub(crate) directory: Directory,
 }
 
 impl Token {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         Some(Self { hsm: SoftHsm::with_token("ours")?, directory: Directory::new() })
     }
 
-    fn config(&self) -> DeviceConfig {
+    pub(crate) fn config(&self) -> DeviceConfig {
         let pin = secret(SoftHsm::PIN.as_bytes());
         DeviceConfig { module: SoftHsm::MODULE.into(), token: "ours".into(), pin }
     }
 
-    fn worker(&self) -> Worker {
+    pub(crate) fn worker(&self) -> Worker {
         let mut program = worker::program();
         program.environment = vec![("SOFTHSM2_CONF".into(), self.hsm.settings().into())];
         program.confinement = Confinement { network: false, foreign_code: true };
@@ -42,7 +42,7 @@ impl Token {
 
     fn opened(&self) -> Worker {
         let worker = self.worker();
-        worker.unseal(&self.directory.at("keyring"), &SealSource::Device, Some(&self.config())).unwrap();
+        worker.unseal(&self.directory.at("keyring"), &[SealSource::Device], Some(&self.config())).unwrap();
         worker
     }
 }
@@ -121,14 +121,15 @@ fn what_is_wrong_with_a_device_is_told() {
         let mut config = token.config();
         change(&mut config);
         let worker = token.worker();
-        worker.unseal(&token.directory.at("keyring"), &SealSource::Device, Some(&config)).unwrap_err()
+        worker.unseal(&token.directory.at("keyring"), &[SealSource::Device], Some(&config)).unwrap_err()
     };
     let wrong_pin = refused(&|config| config.pin = secret(b"0000"));
     assert_eq!(wrong_pin.code(), "keyring.device-pin");
     assert!(!wrong_pin.to_string().contains("0000"));
     assert_eq!(refused(&|config| config.token = "theirs".into()).code(), "keyring.device-token");
     assert_eq!(refused(&|config| config.module = "/no/such.so".into()).code(), "keyring.device-module");
-    let none = token.worker().unseal(&token.directory.at("keyring"), &SealSource::Device, None).unwrap_err();
+    let none =
+        token.worker().unseal(&token.directory.at("keyring"), &[SealSource::Device], None).unwrap_err();
     assert_eq!(none.code(), "keyring.no-device");
 
     // Another token of the same label has neither the seal's key nor ours, and two can't be told apart.
@@ -162,4 +163,27 @@ fn a_key_that_was_brought_in_is_refused() {
     drop(worker);
     let error = token.opened().open(&context(&key), &key.wrapped).unwrap_err();
     assert_eq!(error.code(), "keyring.device-key", "{error}");
+}
+
+/// A device that is away takes along what is in it, and nothing else.
+#[test]
+fn without_its_device_a_worker_holds_what_is_not_in_it() {
+    let Some(token) = Token::new() else { return };
+    let worker = token.worker();
+    let (path, file) = (token.directory.at("keyring"), SealSource::KeyFile(token.directory.at("seal.key")));
+    worker.create(&path, &file, Some(&token.config())).unwrap();
+    let made = [true, false].map(|in_device| {
+        worker.generate(KeySpec { algorithm: KeyAlgorithm::EcP256, in_device }, "key/").unwrap()
+    });
+    drop(worker);
+    let mut config = token.config();
+    config.token = "theirs".into();
+    let worker = token.worker();
+    let unsealed = worker.unseal(&path, &[SealSource::Device, file], Some(&config)).unwrap();
+    assert_eq!(unsealed.device.unwrap().code(), "keyring.device-token");
+    assert_eq!((unsealed.opened.by, unsealed.opened.seal.as_str()), (1, "key-file"));
+    assert_eq!(unsealed.opened.problems[0].1.code(), "keyring.device-token");
+    let [inside, outside] = &made;
+    assert_eq!(worker.open(&context(inside), &inside.wrapped).unwrap_err().code(), "keyring.device-token");
+    assert!(worker.open(&context(outside), &outside.wrapped).is_ok());
 }

@@ -46,7 +46,7 @@ pub(crate) fn start() -> Running {
     let (tell, ended) = mpsc::channel();
     let worker = Worker::start(&program(), move |error| tell.send(error).unwrap_or_default()).unwrap();
     let source = SealSource::KeyFile(directory.at("seal.key"));
-    let missing = worker.unseal(&directory.at("keyring"), &source, None).unwrap();
+    let missing = worker.unseal(&directory.at("keyring"), &[source], None).unwrap().missing;
     Running { worker, ended, directory, missing }
 }
 
@@ -102,7 +102,7 @@ fn what_does_not_fit_is_refused_and_the_rest_goes_on() {
     assert!(matches!(mixed.as_slice(), [Ok(_), Err(SignError::Failed(_)), Ok(_)]), "{mixed:?}");
     // It opens one keyring, once.
     let source = SealSource::KeyFile(directory.at("seal.key"));
-    let error = worker.unseal(&directory.at("keyring"), &source, None).unwrap_err();
+    let error = worker.unseal(&directory.at("keyring"), &[source], None).unwrap_err();
     assert_eq!(error.code(), "keyring.worker-protocol");
     assert!(key.sign(b"still").is_ok());
 }
@@ -114,13 +114,14 @@ fn a_wrong_seal_is_named_across_the_socket() {
     let wrapped = LocalKeys::new(keyring, Arc::new(SystemRandom)).generate(P384, "key/").unwrap();
     let worker = Worker::start(&program(), drop).unwrap();
     assert_eq!(worker.mac_key("store").unwrap_err().code(), "keyring.worker-protocol", "it is sealed");
-    let unseal =
-        |words: &[u8]| worker.unseal(&directory.at("keyring"), &SealSource::Passphrase(secret(words)), None);
+    let unseal = |words: &[u8]| {
+        worker.unseal(&directory.at("keyring"), &[SealSource::Passphrase(secret(words))], None)
+    };
     let error = unseal(b"wrong").unwrap_err();
     assert_eq!(error.code(), "keyring.wrong-seal");
     assert!(error.hint().contains("passphrase"));
     let missing = directory.at("nothing");
-    let error = worker.unseal(&missing, &SealSource::Passphrase(secret(b"right")), None).unwrap_err();
+    let error = worker.unseal(&missing, &[SealSource::Passphrase(secret(b"right"))], None).unwrap_err();
     assert_eq!(error.code(), "keyring.io");
     unseal(b"right").unwrap();
     let id: String = wrapped.signer.public_key().key_id().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -178,7 +179,7 @@ fn another_process_of_its_user_reads_no_memory() {
     }
     let nobody = 65_534;
     let mut bare = Bare::spawn(|command| command.uid(nobody).gid(nobody));
-    bare.greet(1, 1);
+    bare.greet(2, 1);
     // An answer shows that it is confined.
     assert_eq!(bare.ask(0, &[6, 0, 0, 0, 1]), [6]);
     for file in ["mem", "environ", "maps"] {
@@ -198,7 +199,7 @@ fn nothing_that_it_inherits_stays_open() {
     let open = fs::File::open(directory.at("secret")).unwrap();
     rustix::io::fcntl_setfd(&open, rustix::io::FdFlags::empty()).unwrap();
     let mut bare = Bare::spawn(|command| command);
-    bare.greet(1, 1);
+    bare.greet(2, 1);
     assert_eq!(bare.ask(0, &[6, 0, 0, 0, 1]), [6]);
     let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", bare.child.id())) else { return };
     for descriptor in descriptors {
@@ -212,7 +213,7 @@ fn nothing_that_it_inherits_stays_open() {
 fn a_worker_that_crashes_leaves_no_core() {
     use std::os::unix::process::ExitStatusExt as _;
     let mut bare = Bare::spawn(|command| command);
-    bare.greet(1, 1);
+    bare.greet(2, 1);
     assert_eq!(bare.ask(0, &[6, 0, 0, 0, 1]), [6]);
     kill_process(Pid::from_child(&bare.child), Signal::ABORT).unwrap();
     let ended = bare.child.wait().unwrap();
@@ -309,7 +310,7 @@ impl Drop for Bare {
 #[test]
 fn the_end_of_the_lifeline_is_the_end_of_the_worker() {
     let mut bare = Bare::spawn(|command| command);
-    bare.greet(1, 2);
+    bare.greet(2, 2);
     assert_eq!(bare.ask(1, &[6, 0, 0, 0, 1]), [6]);
     bare.lifeline = None;
     assert!(bare.ends());
@@ -329,13 +330,13 @@ fn what_is_not_of_the_protocol_ends_the_worker() {
     ];
     for attack in attacks {
         let mut bare = Bare::spawn(|command| command);
-        bare.greet(1, 2);
+        bare.greet(2, 2);
         (&bare.lanes[0]).write_all(attack).unwrap();
         bare.ends();
     }
     // One byte more on the lifeline, too.
     let mut bare = Bare::spawn(|command| command);
-    bare.greet(1, 1);
+    bare.greet(2, 1);
     bare.lifeline.as_ref().unwrap().write_all(&[1]).unwrap();
     bare.ends();
 }
@@ -343,7 +344,7 @@ fn what_is_not_of_the_protocol_ends_the_worker() {
 #[test]
 fn a_handle_that_nobody_gave_signs_nothing() {
     let mut bare = Bare::spawn(|command| command);
-    bare.greet(1, 1);
+    bare.greet(2, 1);
     let answer = bare.ask(0, &[4, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, b'x']);
     assert_eq!(answer.first(), Some(&0));
     assert!(String::from_utf8_lossy(&answer).contains("keyring.worker-protocol"));
@@ -352,13 +353,13 @@ fn a_handle_that_nobody_gave_signs_nothing() {
 #[test]
 fn only_a_server_of_the_same_version_is_served() {
     let mut bare = Bare::spawn(|command| command);
-    bare.greet(2, 1);
+    bare.greet(1, 1);
     assert!(!bare.ends());
     // A person, or a script, at standard input.
     let mut command = Command::new("/proc/self/exe");
     command.args(program().arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     assert!(!command.status().unwrap().success());
     let mut bare = Bare::spawn(|command| command);
-    bare.greet(1, 0);
+    bare.greet(2, 0);
     assert!(!bare.ends());
 }

@@ -197,6 +197,15 @@ pub enum Request<'a> {
         /// Of which version.
         handle: u32,
     },
+    /// Take the key pair of an external version out of the device, for ever.
+    Destroy {
+        /// Whose.
+        key: KeyId,
+        /// Which version.
+        version: u32,
+        /// What [`Answer::Opened`] gave when it was made.
+        wrapped: &'a [u8],
+    },
 }
 
 /// What comes back. Printed without its content, in which there may be a plaintext.
@@ -256,7 +265,7 @@ impl<'a> Request<'a> {
                 MAX_WRAPPED + MAX_PUBLIC
             }
             Self::WrapAgain { .. } => MAX_WRAPPED,
-            Self::Forget { .. } | Self::VerifyMac { .. } | Self::Verify { .. } => 0,
+            Self::Forget { .. } | Self::VerifyMac { .. } | Self::Verify { .. } | Self::Destroy { .. } => 0,
             // What RSA and ML-KEM add is less.
             Self::Encrypt { plaintext, .. } => plaintext.len() + WRAPPED_MAX,
             Self::Decrypt { body, .. } => body.len(),
@@ -276,6 +285,7 @@ impl<'a> Request<'a> {
             | Self::ImportSealed { sealed: bytes, .. }
             | Self::Open { wrapped: bytes, .. }
             | Self::WrapAgain { wrapped: bytes, .. }
+            | Self::Destroy { wrapped: bytes, .. }
             | Self::Encrypt { plaintext: bytes, .. }
             | Self::Decrypt { body: bytes, .. }
             | Self::Rewrap { body: bytes, .. }
@@ -374,6 +384,11 @@ impl<'a> Request<'a> {
                 out.extend_from_slice(&[length, u8::from(plaintext)]);
             }
             Self::Export { handle: number } => handle(out, 16, number),
+            Self::Destroy { key, version: number, wrapped } => {
+                out.push(17);
+                version(out, &key, number);
+                put_bytes(out, wrapped)?;
+            }
         }
         Some(())
     }
@@ -468,6 +483,11 @@ impl<'a> Request<'a> {
                 plaintext: input.flag()?,
             },
             16 => Self::Export { handle: input.number()? },
+            17 => Self::Destroy {
+                key: key(input)?,
+                version: version(input)?,
+                wrapped: input.bytes(MAX_WRAPPED)?,
+            },
             _ => return None,
         })
     }
@@ -492,6 +512,7 @@ impl fmt::Debug for Request<'_> {
             Self::Verify { .. } => "Verify",
             Self::DataKey { .. } => "DataKey",
             Self::Export { .. } => "Export",
+            Self::Destroy { .. } => "Destroy",
         })
     }
 }

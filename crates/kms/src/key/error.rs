@@ -27,6 +27,15 @@ pub enum KeyError {
     /// The version is disabled.
     #[error("version {0} is disabled")]
     Disabled(u32),
+    /// The private half is in a device.
+    #[error("the private half of the key is in a device: it is drawn there, and never leaves it")]
+    External,
+    /// Nothing is done with it but at the authority.
+    #[error("a key whose private half is in a device has `local: never`")]
+    ExternalLocal,
+    /// A device has no such keys.
+    #[error("a key of kind `{0}` can't be in a device")]
+    ExternalType(KeyType),
     /// The grace period is too short.
     #[error("destruction is scheduled at least an hour ahead")]
     Grace,
@@ -108,6 +117,9 @@ impl KeyError {
             Self::Convergent(_) => "kms.key-convergent",
             Self::Destroyed(_) => "kms.version-destroyed",
             Self::Disabled(_) => "kms.version-disabled",
+            Self::External => "kms.external",
+            Self::ExternalLocal => "kms.external-local",
+            Self::ExternalType(_) => "kms.external-type",
             Self::Grace => "kms.grace-too-short",
             Self::Inconsistent => "kms.key-inconsistent",
             Self::KeyDestroyed => "kms.key-destroyed",
@@ -145,6 +157,9 @@ impl KeyError {
                 "it is gone for good; what was encrypted under it can't be read any more"
             }
             Self::Disabled(_) | Self::KeyDisabled => "`bonafide key enable` brings it back",
+            Self::External => "use it where it is; create a key without `--external` if it has to move",
+            Self::ExternalLocal => "leave `local` out",
+            Self::ExternalType(_) => "choose `ecdsa-p256`, `ecdsa-p384` or an RSA key",
             Self::Grace => "give a longer grace period, an hour at least",
             Self::Inconsistent => "check where the record came from; this is never written",
             Self::KeyScheduled | Self::Scheduled(_) => "`bonafide key restore` cancels the destruction",

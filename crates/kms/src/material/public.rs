@@ -43,7 +43,7 @@ impl PublicHalf {
             KeyType::MlKem768 => Half::MlKem(Box::new(MlKemPublicKey::from_spki_der(spki).map_err(refused)?)),
             _ => {
                 let key = PublicKey::from_spki_der(spki).map_err(refused)?;
-                if key_type.classic().map(|kind| kind.to_string()) != Some(key.algorithm().to_string()) {
+                if !key_type.is_of(&key) {
                     return Err(Refusal::Import);
                 }
                 Half::Classic(key)

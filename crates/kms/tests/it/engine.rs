@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const CONVERGENT: Flags = Flags { exportable: false, convergent: true };
+const CONVERGENT: Flags = Flags { exportable: false, convergent: true, external: false };
 /// All that encrypt, but the slow ones to draw.
 const ENCRYPTING: [KeyType; 5] =
     [KeyType::Aes128Gcm, KeyType::Aes256Gcm, KeyType::ChaCha20Poly1305, KeyType::Rsa2048, KeyType::MlKem768];

@@ -47,6 +47,31 @@ fn a_new_key_encrypts_with_version_1() {
 }
 
 #[test]
+fn an_external_key_is_of_a_fitting_kind_and_stays_where_it_is() {
+    let external = Birth { external: true, ..Birth::default() };
+    for key_type in KeyType::ALL {
+        let made = Key::new(KEY, "a", key_type, external, false);
+        if key_type.can_be_external() {
+            assert!(key_type.signs() && made.is_ok_and(|key| key.local == Local::Never), "{key_type}");
+        } else {
+            assert_eq!(made, Err(KeyError::ExternalType(key_type)));
+        }
+    }
+    let rsa = |birth, imported| Key::new(KEY, "a", KeyType::Rsa2048, birth, imported);
+    assert_eq!(rsa(Birth { exportable: true, ..external }, false), Err(KeyError::External));
+    assert_eq!(rsa(external, true), Err(KeyError::External));
+    let key = rsa(external, false).unwrap();
+    assert_eq!(key.version_for(Operation::Fetch, None), Err(KeyError::External));
+    assert_eq!(key.version_for(Operation::Decrypt, None), Ok(1));
+    assert_eq!(key.apply(&Change::Rotate { imported: true }, 0), Err(KeyError::External));
+    assert!(key.apply(&Change::Rotate { imported: false }, 0).is_ok());
+    for local in [Local::Agent, Local::Process] {
+        let local = set(Settings { local: Some(local), ..Settings::default() });
+        assert_eq!(key.apply(&local, 0), Err(KeyError::ExternalLocal));
+    }
+}
+
+#[test]
 fn bounds_of_versions_hold() {
     let key = rotated(4);
     let configure = |key: &Key, min_encrypt, min_decrypt| {

@@ -9,6 +9,7 @@
 )]
 
 mod engine;
+mod external;
 mod key;
 mod lease;
 mod messages;
@@ -41,7 +42,7 @@ impl Wrapping for Glass {
 }
 
 pub(crate) const KEY: KeyId = KeyId::from_bytes([7; 16]);
-pub(crate) const EXPORTABLE: Flags = Flags { exportable: true, convergent: false };
+pub(crate) const EXPORTABLE: Flags = Flags { exportable: true, convergent: false, external: false };
 
 pub(crate) fn engine() -> Engine {
     Engine::new(Arc::new(SystemRandom))

@@ -26,7 +26,7 @@ fn batches() -> impl Strategy<Value = Vec<u8>> {
                 let (handle, version, bit) = (*number, *number | 1, number % 2 == 0);
                 let key = KeyId::from_bytes(*key);
                 let key_type = KeyType::ALL[*number as usize % 15];
-                let flags = Flags { exportable: bit, convergent: number % 3 == 0 };
+                let flags = Flags { exportable: bit, convergent: number % 3 == 0, external: number % 5 == 0 };
                 let context = ContextDigest::from_bytes(*context);
                 let kind = [Kind::Direct, Kind::Envelope, Kind::DataKey][*number as usize % 3];
                 let scheme = Scheme::ALL[*number as usize % 11];
@@ -60,6 +60,7 @@ fn batches() -> impl Strategy<Value = Vec<u8>> {
                         length: [16, 32, 64][*number as usize % 3],
                         plaintext: bit,
                     },
+                    15 => Request::Destroy { key, version, wrapped: blob },
                     _ => Request::Export { handle },
                 }
             })

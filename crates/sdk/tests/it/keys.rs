@@ -57,7 +57,7 @@ fn problem(code: &str) -> Problem {
 
 impl State {
     fn rotate(&mut self) {
-        let flags = Flags { exportable: false, convergent: false };
+        let flags = Flags::default();
         self.versions.push(Material::generate(KeyType::Aes256Gcm, flags, &SystemRandom).unwrap().0);
     }
 

@@ -707,6 +707,9 @@ pub struct Key {
     /// The log revision of the last change.
     #[prost(uint64, tag = "18")]
     pub revision: u64,
+    /// The private half of each version is in a PKCS#11 device, labelled `kms/<id in hexadecimal digits>/<version>`.
+    #[prost(bool, tag = "19")]
+    pub external: bool,
 }
 /// What can be set at any time. In a request, what is not set stays as it is.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -780,6 +783,9 @@ pub struct CreateKeyRequest {
     /// Raw bytes of a symmetric key, PKCS#8 of a key pair.
     #[prost(bytes = "bytes", tag = "8")]
     pub material: ::prost::bytes::Bytes,
+    /// The private half is drawn in the server's PKCS#11 device, and never leaves it.
+    #[prost(bool, tag = "9")]
+    pub external: bool,
     #[prost(string, tag = "15")]
     pub idempotency_key: ::prost::alloc::string::String,
 }
@@ -940,6 +946,84 @@ pub struct ListKeyGrantsRequest {
 pub struct ListKeyGrantsResponse {
     #[prost(message, repeated, tag = "1")]
     pub grants: ::prost::alloc::vec::Vec<KeyGrant>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSealsRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeSealsRequest {
+    #[prost(oneof = "change_seals_request::Change", tags = "1, 2, 3")]
+    pub change: ::core::option::Option<change_seals_request::Change>,
+}
+/// Nested message and enum types in `ChangeSealsRequest`.
+pub mod change_seals_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        #[prost(message, tag = "1")]
+        Add(super::AddSeal),
+        /// These open nothing any more. All others must open now: there is a new root key. One at least stays.
+        #[prost(message, tag = "2")]
+        Remove(super::RemoveSeals),
+        /// A new root key, under the same seals.
+        #[prost(message, tag = "3")]
+        Renew(super::RenewSeals),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddSeal {
+    /// 1 to 63 of `a-z0-9-`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What opens it, as the server finds it: paths are absolute, and on the server.
+    #[prost(oneof = "add_seal::Source", tags = "2, 3, 4")]
+    pub source: ::core::option::Option<add_seal::Source>,
+}
+/// Nested message and enum types in `AddSeal`.
+pub mod add_seal {
+    /// What opens it, as the server finds it: paths are absolute, and on the server.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Source {
+        /// Made unless it is there.
+        #[prost(string, tag = "2")]
+        KeyFile(::prost::alloc::string::String),
+        #[prost(string, tag = "3")]
+        PassphraseFile(::prost::alloc::string::String),
+        /// In the device that the settings name; always true.
+        #[prost(bool, tag = "4")]
+        Device(bool),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveSeals {
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewSeals {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Seal {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// `key-file`, `passphrase`, `pkcs11`.
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    /// What opens it, of what the server knows. Empty: nothing does.
+    #[prost(string, tag = "3")]
+    pub opened_by: ::prost::alloc::string::String,
+}
+/// Something that the server is to open seals with, and that opens none.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SealProblem {
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub problem: ::core::option::Option<super::super::types::v1::Problem>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SealsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub seals: ::prost::alloc::vec::Vec<Seal>,
+    #[prost(message, repeated, tag = "2")]
+    pub problems: ::prost::alloc::vec::Vec<SealProblem>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1845,6 +1929,50 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "RevokeKeyGrant"));
             self.inner.unary(req, path, codec).await
         }
+        /// What the root key of the answering server rests under: each server has seals of its own. Only on the local socket.
+        pub async fn list_seals(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSealsRequest>,
+        ) -> std::result::Result<tonic::Response<super::SealsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/ListSeals",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "ListSeals"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The server goes on meanwhile. Which keys there are stays the same.
+        pub async fn change_seals(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeSealsRequest>,
+        ) -> std::result::Result<tonic::Response<super::SealsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/bonafide.admin.v1.Admin/ChangeSeals",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("bonafide.admin.v1.Admin", "ChangeSeals"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2062,6 +2190,16 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::DeleteRequest>,
         ) -> std::result::Result<tonic::Response<super::WriteResponse>, tonic::Status>;
+        /// What the root key of the answering server rests under: each server has seals of its own. Only on the local socket.
+        async fn list_seals(
+            &self,
+            request: tonic::Request<super::ListSealsRequest>,
+        ) -> std::result::Result<tonic::Response<super::SealsResponse>, tonic::Status>;
+        /// The server goes on meanwhile. Which keys there are stays the same.
+        async fn change_seals(
+            &self,
+            request: tonic::Request<super::ChangeSealsRequest>,
+        ) -> std::result::Result<tonic::Response<super::SealsResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -3610,6 +3748,92 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeKeyGrantSvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/ListSeals" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSealsSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ListSealsRequest>
+                    for ListSealsSvc<T> {
+                        type Response = super::SealsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSealsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_seals(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSealsSvc(inner);
+                        let codec = crate::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bonafide.admin.v1.Admin/ChangeSeals" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeSealsSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ChangeSealsRequest>
+                    for ChangeSealsSvc<T> {
+                        type Response = super::SealsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeSealsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::change_seals(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeSealsSvc(inner);
                         let codec = crate::codec::MessageCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

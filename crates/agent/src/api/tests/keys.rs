@@ -85,7 +85,7 @@ impl Default for State {
 impl State {
     fn rotate(&mut self) {
         self.revision += 1;
-        let flags = Flags { exportable: false, convergent: false };
+        let flags = Flags::default();
         self.versions.push(Material::generate(KeyType::Aes256Gcm, flags, &SystemRandom).unwrap().0);
     }
 

@@ -201,7 +201,7 @@ impl House {
         let key = &record.key;
         let drawn = match &change {
             Change::Rotate { .. } => {
-                let flags = Flags { exportable: key.birth.exportable, convergent: key.birth.convergent };
+                let flags = lifecycle::flags_of(key);
                 Some(self.service.draw(key.id, key.newest() + 1, key.key_type, flags, None).await.unwrap())
             }
             _ => None,
@@ -443,7 +443,11 @@ async fn versions_come_and_go_and_what_was_encrypted_opens_until_it_must_not() {
     assert_eq!(code(house.change(name, Change::Destroy(Target::Version(4))).await), "kms.destroy-not-due");
     house.clock.advance(Duration::from_secs(7200));
     let lease = crate::lease::Holder::new("kms", "one");
-    let schedule = crate::kms::schedule::Schedule { service: house.service.clone(), lease };
+    let schedule = crate::kms::schedule::Schedule {
+        service: house.service.clone(),
+        lease,
+        device: crate::kms::schedule::Patience::default(),
+    };
     schedule.look().await.unwrap();
     assert_eq!(code(house.decrypt(&web, name, &ciphertexts[3], &[]).await), "kms.version-destroyed");
     assert!(house.registry.state().key_version(&id, 4).is_none());
@@ -461,6 +465,7 @@ async fn keys_rotate_by_themselves_once_when_it_is_time() {
         .map(|server| crate::kms::schedule::Schedule {
             service: house.service.clone(),
             lease: crate::lease::Holder::new("kms", server),
+            device: crate::kms::schedule::Patience::default(),
         })
         .into();
     for (advance, primary) in [(3599, 1), (1, 2), (3600, 3)] {
@@ -563,7 +568,7 @@ async fn every_kind_of_key_does_what_it_is_for_and_nothing_else() {
 async fn a_key_leaves_only_if_it_was_born_to_and_policies_say_so() {
     let house = House::new().await;
     let web = workload("web", &[]);
-    let flags = Flags { exportable: true, convergent: false };
+    let flags = Flags { exportable: true, ..Flags::default() };
     house.key_with("out", KeyType::HmacSha256, Settings::default(), flags).await;
     house.policy(WEB_ENCRYPTS).await;
     assert_eq!(code(house.one(&web, "out", What::Fetch { version: None }, &[]).await), "kms.denied");
@@ -573,7 +578,7 @@ async fn a_key_leaves_only_if_it_was_born_to_and_policies_say_so() {
     assert!(matches!(fetched, Done::Material { bytes, .. } if bytes.len() == 32));
     assert_eq!(
         house.registry.state().key("out").unwrap().key.birth,
-        Birth { at: house.clock.now().as_secs(), exportable: true, convergent: false }
+        Birth { at: house.clock.now().as_secs(), exportable: true, ..Birth::default() }
     );
 }
 

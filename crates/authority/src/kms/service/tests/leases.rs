@@ -107,7 +107,7 @@ async fn leases_end_at_once_with_what_they_rest_on_and_the_agent_hears_why() {
 #[tokio::test]
 async fn a_convergent_key_encrypts_at_the_authority_alone() {
     let (house, _stream) = House::leasing().await;
-    let flags = Flags { convergent: true, exportable: false };
+    let flags = Flags { convergent: true, ..Flags::default() };
     house.key_with("orders/same", KeyType::Aes256Gcm, Settings::default(), flags).await;
     let web = workload("web", &[]);
     let wish = Wish { key: "orders/same".into(), ..wish(Wanted::Encrypt) };
