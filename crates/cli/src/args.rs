@@ -105,7 +105,7 @@ pub enum Command {
     /// List, show, put and delete sites: what each place can ever obtain
     #[command(subcommand)]
     Site(SiteCommand),
-    /// Make sites, entries, rules and policies as files say: all of it in one commit, or nothing
+    /// Make sites, entries, rules, policies and keys as files say: all of it in one commit, or nothing
     ///
     /// A resource becomes what its file says, whoever wrote it before. What somebody else changes while this runs is
     /// reported, and then nothing is written. Exit codes: 0 done, or nothing to do; 1 refused or failed; 2 a command
@@ -113,7 +113,7 @@ pub enum Command {
     Apply(Box<ApplyArgs>),
     /// Show what `apply` would change. Exit codes: 0 nothing, 1 something, 2 it can't be told
     Diff(DiffArgs),
-    /// Print sites, entries, rules and policies as files that `apply` takes
+    /// Print sites, entries, rules, policies and keys as files that `apply` takes
     Export(ExportArgs),
     /// Show what was decided on this node, by which rule, and what rules in shadow would have changed
     Decisions(DecisionsArgs),

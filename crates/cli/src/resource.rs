@@ -9,6 +9,7 @@
 
 pub mod document;
 pub mod fault;
+mod key;
 pub mod print;
 pub mod source;
 pub mod unified;
@@ -49,6 +50,7 @@ pub fn title(wire: &Wire) -> String {
         }
         Wire::Registration(registration) => format!("Entry/{}", registration.id),
         Wire::Policy(policy) => format!("Policy/{}", policy.name),
+        Wire::Key(key) => format!("Key/{}", key.name),
     }
 }
 
@@ -74,6 +76,7 @@ pub fn read(sources: &[Source]) -> Result<Vec<Resource>, Vec<Fault>> {
                 // Entries and rules share their names.
                 Wire::Registration(registration) => (ResourceKind::Registration, registration.id.clone()),
                 Wire::Policy(policy) => (ResourceKind::Policy, policy.name.clone()),
+                Wire::Key(key) => (ResourceKind::Key, key.name.clone()),
             };
             if let Some((title, place)) = seen.get(&key) {
                 here.push(Fault::new(

@@ -1,9 +1,12 @@
-//! Apply: many sites and registrations at once, all of them or none.
+//! Apply: many sites, registrations, policies and keys at once, all of them or none.
 //!
 //! What is described is planned against the state that the commit is made to, so that a dry run (the same plan, against
 //! the state of now) tells exactly what the commit does. There is no ownership of fields: a resource becomes what is
 //! described, whoever wrote it before. That nobody's change is lost unseen is the callers' part: they list what they
 //! compared, and whatever has another revision by then refuses the whole.
+//!
+//! What keys need beside a commit is done around it: the secrets of new ones are drawn before, and the ledger of keys has the
+//! intent before and the outcome after. A commit that would do something else to keys than was intended is refused.
 
 mod plan;
 
@@ -12,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+use bonafide_kms::ciphertext::KeyId;
 use bonafide_wire::{
     admin::{
         Applied, ApplyRequest, ApplyResponse, Compared, Resource, ResourceKind, applied::Action,
@@ -20,10 +24,12 @@ use bonafide_wire::{
     types,
 };
 
-use self::plan::{Item, Outcome, Plan, Record, Request};
-use super::{Admin, Caller, idempotency};
+use self::plan::{Item, Outcome, Plan, Record, Request, TouchedKey};
+use super::{Admin, Caller, idempotency, keys};
 use crate::{
     convert::wire,
+    idempotency::Idempotency,
+    kms::lifecycle::{self, Drawn, Title},
     policy::{PolicyRecord, read_one},
     refusal::Refusal,
     state::State,
@@ -31,6 +37,8 @@ use crate::{
 
 /// Resources of one apply; with what they entail, they fit one commit.
 const MAX_RESOURCES: usize = 4000;
+/// Longest name of any resource: that of a key.
+const MAX_NAME: usize = bonafide_kms::key::MAX_NAME;
 /// What an idempotency key remembers of an apply.
 const NAME: &str = "apply";
 
@@ -64,18 +72,80 @@ impl Admin {
         let now = self.clock.now();
         let (state, rights) = self.reader(caller)?;
         let wanted = Request {
-            items: items(&own.resources, &state, now),
+            items: items(&own.resources, &state, now, || KeyId::from_bytes(self.random.array())),
             pruned: prune_candidates(&own, &state, &rights)?,
             prune: own.prune.clone(),
             compared: compared(&own.compared)?,
+            drawn: BTreeMap::new(),
+            now,
         };
+        let plan =
+            Plan::of(&wanted, &state, &rights).guarded(|call| self.guard.check(caller, call, &state, now));
         if own.dry_run {
-            let plan = Plan::of(&wanted, &state, &rights)
-                .guarded(|call| self.guard.check(caller, call, &state, now))
-                .warned(&state);
-            return Ok(answer(&plan, Some(&state), state.revision(), false));
+            return Ok(answer(&plan.warned(&state), Some(&state), state.revision(), false));
         }
-        drop(state);
+        let touched = if plan.is_refused() { Vec::new() } else { plan.keys() };
+        drop((plan, state));
+        if touched.is_empty() {
+            return self.commit(caller, wanted, idempotency, touched).await;
+        }
+        self.apply_keys(caller, wanted, idempotency, touched).await
+    }
+
+    /// Draws what is new, and commits, with the ledger of keys around it.
+    async fn apply_keys(
+        &self,
+        caller: &Caller,
+        wanted: Request,
+        idempotency: Idempotency,
+        touched: Vec<TouchedKey>,
+    ) -> Result<ApplyResponse, Refusal> {
+        let service = self.service_of_keys()?;
+        let title = |key: &TouchedKey| Title {
+            actor: Self::actor(caller),
+            change: if key.created { "create" } else { "configure" },
+            key: key.record.name().to_owned(),
+            key_id: bytes::Bytes::copy_from_slice(key.record.id()),
+            version: u32::from(key.created),
+        };
+        let titles = touched.iter().map(title).collect();
+        let mut drawn: BTreeMap<String, Drawn> = BTreeMap::new();
+        let commit = async {
+            for TouchedKey { record, .. } in touched.iter().filter(|key| key.created) {
+                let (key, flags) = (&record.key, lifecycle::flags_of(&record.key));
+                let first = service.draw(key.id, 1, key.key_type, flags, None).await?;
+                drawn.insert(record.name().to_owned(), first);
+            }
+            let wanted = Request { drawn: drawn.clone(), ..wanted };
+            let answer = self.commit(caller, wanted, idempotency, touched.clone()).await?;
+            if !answer.committed && !answer.replayed {
+                return Err(changed_meanwhile());
+            }
+            let revision = answer.revision;
+            Ok((answer, revision))
+        };
+        let done = service.recorded_all(titles, commit).await;
+        let taken_back = match &done {
+            Ok(answer) if answer.committed => None,
+            Ok(_) => Some(Refusal::precondition("kms.replayed", "it was done before")),
+            Err(refusal) => Some(refusal.clone()),
+        };
+        if let Some(refusal) = taken_back {
+            for one in drawn.values() {
+                service.undo(one, &refusal).await;
+            }
+        }
+        done
+    }
+
+    async fn commit(
+        &self,
+        caller: &Caller,
+        wanted: Request,
+        idempotency: Idempotency,
+        touched: Vec<TouchedKey>,
+    ) -> Result<ApplyResponse, Refusal> {
+        let now = wanted.now;
         let (caller, guard) = (caller.clone(), Arc::clone(&self.guard));
         let (_, told) = self
             .registry
@@ -94,6 +164,9 @@ impl Admin {
                 if plan.is_refused() || changes.is_empty() {
                     return Ok((Vec::new(), answer(&plan, None, state.revision(), false)));
                 }
+                if plan.keys() != touched {
+                    return Err(changed_meanwhile());
+                }
                 let revision = state.revision() + changes.len() as u64;
                 changes.extend(idempotency.remember(revision, NAME, now));
                 Ok((changes, answer(&plan, None, revision, true)))
@@ -103,7 +176,21 @@ impl Admin {
     }
 }
 
+/// Between the look at the state and the commit, somebody has written what the apply is about.
+fn changed_meanwhile() -> Refusal {
+    Refusal::new(
+        tonic::Code::Aborted,
+        "apply.changed-meanwhile",
+        "a key that the apply is about was changed meanwhile",
+    )
+    .hint("run it again, and look at the difference")
+}
+
 impl Key {
+    fn application_key(name: &str) -> Self {
+        Self { kind: ResourceKind::Key, name: name.to_owned() }
+    }
+
     fn policy(name: &str) -> Self {
         Self { kind: ResourceKind::Policy, name: name.to_owned() }
     }
@@ -122,6 +209,7 @@ fn items(
     resources: &[Resource],
     state: &State,
     now: bonafide_identity::time::UnixTime,
+    fresh_id: impl Fn() -> KeyId,
 ) -> Vec<(Key, Result<Item, Refusal>)> {
     let mut seen = BTreeSet::new();
     resources
@@ -136,6 +224,10 @@ fn items(
                     let item = PolicyRecord::of_source(&policy.source, now);
                     let name = item.as_ref().map_or(policy.name.as_str(), |policy| &policy.name);
                     (Key::policy(&bounded(name)), item.map(Arc::new).map(Item::Policy))
+                }
+                Some(Described::Key(key)) => {
+                    let item = keys::to_described(key, fresh_id(), now).map(Arc::new).map(Item::Key);
+                    (Key::application_key(&key.name.chars().take(MAX_NAME).collect::<String>()), item)
                 }
                 Some(Described::Registration(registration)) => {
                     // There is no ID to draw: to apply the same again must not make another one.
@@ -170,8 +262,8 @@ fn bounded(name: &str) -> String {
 fn compared(wire: &[Compared]) -> Result<BTreeMap<Key, u64>, Refusal> {
     wire.iter()
         .map(|compared| {
-            if compared.name.len() > 64 {
-                return Err(Refusal::invalid("apply.compared", "a compared name is longer than 64 bytes"));
+            if compared.name.len() > MAX_NAME {
+                return Err(Refusal::invalid("apply.compared", "a compared name is longer than 128 bytes"));
             }
             Ok((Key { kind: compared.kind(), name: compared.name.clone() }, compared.revision))
         })
@@ -193,6 +285,7 @@ fn prune_candidates(
         .iter()
         .filter_map(|resource| match &resource.resource {
             Some(Described::Site(site)) => Some(Key::site(&site.name)),
+            Some(Described::Key(key)) => Some(Key::application_key(&key.name)),
             Some(Described::Registration(registration)) => Some(Key::registration(&registration.id)),
             Some(Described::Policy(policy)) => {
                 let name = read_one(&policy.source).map(|document| document.body().name().to_string());
@@ -217,9 +310,15 @@ fn prune_candidates(
         .filter(|policy| rights.of_policy(policy).is_ok())
         .filter(|policy| plan::has_labels(&policy.management_labels, &labels))
         .map(|policy| Key::policy(&policy.name));
+    let keys = state
+        .keys_after("")
+        .filter(|record| rights.of_key(record).is_ok() && plan::is_kept(record))
+        .filter(|record| plan::has_labels(&record.management_labels, &labels))
+        .map(|record| Key::application_key(record.name()));
     let found: Vec<Key> = registrations
         .chain(policies)
         .chain(sites)
+        .chain(keys)
         .filter(|key| !described.contains(key))
         .take(MAX_RESOURCES + 1 - request.resources.len().min(MAX_RESOURCES))
         .collect();
@@ -258,6 +357,7 @@ fn to_resource(record: &Record) -> Resource {
     let resource = match record {
         Record::Site(site) => Described::Site(wire::from_site(site)),
         Record::Policy(policy) => Described::Policy(policy.to_wire()),
+        Record::Key(key) => Described::Key(keys::described(key)),
         Record::Registration(registration) => {
             let wire: types::Registration = wire::from_registration(registration);
             Described::Registration(wire)

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bonafide_crypto::erased::Erased;
+use bonafide_identity::time::UnixTime;
 use bonafide_kms::algorithm::{KeyType, Operation};
+use bonafide_kms::ciphertext::KeyId;
 use bonafide_kms::engine::Answer;
 use bonafide_kms::key::{Ceilings, Change, Local, Settings, State as KeyState, Target};
 use bonafide_kms::material::Flags;
@@ -44,7 +46,7 @@ impl Rights {
     ///
     /// # Errors
     /// `admin.other-site` and `admin.local-only`, as for everything else.
-    fn of_key(&self, record: &KeyRecord) -> Result<(), Refusal> {
+    pub(super) fn of_key(&self, record: &KeyRecord) -> Result<(), Refusal> {
         if record.sites().is_empty() {
             return self.everything();
         }
@@ -53,13 +55,13 @@ impl Rights {
 }
 
 impl Admin {
-    fn service_of_keys(&self) -> Result<&Service, Refusal> {
+    pub(super) fn service_of_keys(&self) -> Result<&Service, Refusal> {
         self.keys
             .as_ref()
             .ok_or_else(|| Refusal::unavailable("kms.none", "this server has no keys of applications"))
     }
 
-    fn actor(caller: &Caller) -> key_entry::Actor {
+    pub(super) fn actor(caller: &Caller) -> key_entry::Actor {
         match caller {
             Caller::Local { uid } => lifecycle::actor(&format!("local uid {uid}")),
             Caller::Peer(peer) => key_entry::Actor {
@@ -475,6 +477,27 @@ fn to_type(name: &str) -> Result<KeyType, Refusal> {
     })
 }
 
+/// A new key as it is described: what is not said is the default. If there is one of that name, it stands for how that shall be.
+pub(super) fn to_described(key: &wire::Key, id: KeyId, now: UnixTime) -> Result<KeyRecord, Refusal> {
+    let settings = key.settings.clone().unwrap_or_default();
+    // Versions come and go by themselves: they are nobody's to describe.
+    let settings = wire::KeySettings { primary: None, min_encrypt: None, min_decrypt: None, ..settings };
+    let new = NewKey {
+        name: key.name.clone(),
+        key_type: to_type(&key.r#type)?,
+        flags: Flags { exportable: key.exportable, convergent: key.convergent, external: key.external },
+        settings: to_settings(settings, Ceilings::DEFAULT)?,
+        aliases: key.aliases.clone(),
+        management_labels: to_management_labels(&key.management_labels)?,
+    };
+    new.record(id, false, now)
+}
+
+/// A key as it would be described.
+pub(super) fn described(record: &KeyRecord) -> wire::Key {
+    wire::Key { versions: Vec::new(), ..wire_key(record, &BTreeMap::new()) }
+}
+
 fn to_secret(material: &Bytes) -> Option<Secret> {
     (!material.is_empty()).then(|| Erased::new(material.to_vec()))
 }
@@ -530,14 +553,17 @@ fn to_settings(settings: wire::KeySettings, ceilings: Ceilings) -> Result<Settin
 
 /// For admins.
 fn to_wire(state: &State, record: &KeyRecord) -> wire::Key {
+    let publics = state.key_versions(record.id());
+    wire_key(record, &publics.map(|version| (version.number, version.public_key.clone())).collect())
+}
+
+fn wire_key(record: &KeyRecord, publics: &BTreeMap<u32, Bytes>) -> wire::Key {
     let key = &record.key;
     let at = |state: KeyState| match state {
         KeyState::DestroyScheduled(at) => at,
         _ => 0,
     };
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-    let publics: BTreeMap<u32, Bytes> =
-        state.key_versions(record.id()).map(|version| (version.number, version.public_key.clone())).collect();
     let versions = key.versions.iter().map(|(number, version)| wire::KeyVersion {
         number: *number,
         state: version.state.as_str().to_owned(),

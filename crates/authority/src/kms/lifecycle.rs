@@ -132,20 +132,79 @@ pub(crate) fn creation(
     drawn: &Drawn,
     everything: bool,
 ) -> Result<Vec<RecordChange>, Refusal> {
-    let most = if everything { MAX_KEYS } else { MAX_KEYS - RESERVE };
-    if state.key_count() >= most {
-        return Err(Refusal::new(
-            tonic::Code::ResourceExhausted,
-            "kms.too-many-keys",
-            format!("there can't be more than {most} keys"),
-        )
-        .hint("use one key with several contexts, and delete what is not needed"));
-    }
+    check_count(state, 1, everything)?;
     record.names().try_for_each(|name| free(state, name))?;
     Ok(vec![
         RecordChange::Put(Object::KeyVersion(Arc::clone(&drawn.record))),
         RecordChange::Put(Object::Key(Arc::new(record.clone()))),
     ])
+}
+
+/// Whether so many keys can come.
+///
+/// # Errors
+/// Too many keys.
+pub(crate) fn check_count(state: &State, new: usize, everything: bool) -> Result<(), Refusal> {
+    let most = if everything { MAX_KEYS } else { MAX_KEYS - RESERVE };
+    if state.key_count().saturating_add(new) <= most {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        tonic::Code::ResourceExhausted,
+        "kms.too-many-keys",
+        format!("there can't be more than {most} keys"),
+    )
+    .hint("use one key with several contexts, and delete what is not needed"))
+}
+
+/// A key, set as another one is that describes it. Its versions stay as they are.
+///
+/// # Errors
+/// What it was born as is not what is described; what the key does not allow.
+pub(crate) fn become_described(
+    record: &KeyRecord,
+    wanted: &KeyRecord,
+    now: UnixTime,
+) -> Result<KeyRecord, Refusal> {
+    let (key, like) = (&record.key, &wanted.key);
+    if key.key_type != like.key_type || flags_of(key) != flags_of(like) {
+        return Err(Refusal::precondition(
+            "kms.born-otherwise",
+            format!("the key `{}` was born otherwise, and stays what it is", record.name()),
+        )
+        .hint("type, exportable, convergent and external never change: make another key"));
+    }
+    let settings = Settings {
+        rotation: Some(like.rotation),
+        local: Some(like.local),
+        max_stale: Some(like.max_stale),
+        ceilings: Some(like.ceilings),
+        audit_sync: Some(like.audit_sync),
+        sites: Some(like.sites.clone()),
+        labels: Some(like.labels.clone()),
+        ..Settings::default()
+    };
+    let as_it_is = Settings {
+        rotation: Some(key.rotation),
+        local: Some(key.local),
+        max_stale: Some(key.max_stale),
+        ceilings: Some(key.ceilings),
+        audit_sync: Some(key.audit_sync),
+        sites: Some(key.sites.clone()),
+        labels: Some(key.labels.clone()),
+        ..Settings::default()
+    };
+    let configured = (settings != as_it_is).then_some(Change::Configure(settings));
+    let gone = key.aliases.difference(&like.aliases).cloned().map(Change::RemoveAlias);
+    let new = like.aliases.difference(&key.aliases).cloned().map(Change::AddAlias);
+    let changed = configured
+        .into_iter()
+        .chain(gone)
+        .chain(new)
+        .try_fold(key.clone(), |key, change| key.apply(&change, now.as_secs()));
+    let key = changed.map_err(|error| key_refusal(&error))?;
+    let management_labels = wanted.management_labels.clone();
+    Ok(KeyRecord { key, management_labels, revision: record.revision })
 }
 
 /// The changes that a change of a key comes to. `drawn`: the secret of the version that it adds.
@@ -366,45 +425,63 @@ impl Service {
         title: Title,
         commit: impl Future<Output = Result<(T, u64), Refusal>>,
     ) -> Result<T, Refusal> {
+        self.recorded_all(vec![title], commit).await
+    }
+
+    /// As [`Self::recorded`], of a commit that changes several keys.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn recorded_all<T>(
+        &self,
+        titles: Vec<Title>,
+        commit: impl Future<Output = Result<(T, u64), Refusal>>,
+    ) -> Result<T, Refusal> {
         let parts = self.parts();
-        let number = parts.book.number();
-        let entry = |stage: Stage, revision: u64, code: &str| {
-            EntryKind::Change(key_entry::Change {
-                actor: Some(title.actor.clone()),
-                change: title.change.to_owned(),
-                key: title.key.clone(),
-                key_id: title.key_id.clone(),
-                version: title.version,
-                stage: stage.into(),
-                revision,
-                code: code.to_owned(),
-                number,
-            })
+        let titles: Vec<(Title, u64)> =
+            titles.into_iter().map(|title| (title, parts.book.number())).collect();
+        let entries = |stage: Stage, revision: u64, code: &str| {
+            let entry = |(title, number): &(Title, u64)| {
+                EntryKind::Change(key_entry::Change {
+                    actor: Some(title.actor.clone()),
+                    change: title.change.to_owned(),
+                    key: title.key.clone(),
+                    key_id: title.key_id.clone(),
+                    version: title.version,
+                    stage: stage.into(),
+                    revision,
+                    code: code.to_owned(),
+                    number: *number,
+                })
+            };
+            titles.iter().map(entry).collect()
         };
-        parts.book.append(parts.clock.now(), vec![entry(Stage::Intent, 0, "")]).await?;
+        parts.book.append(parts.clock.now(), entries(Stage::Intent, 0, "")).await?;
         let done = commit.await;
-        let outcome = match &done {
-            Ok((_, revision)) => entry(Stage::Committed, *revision, ""),
-            Err(refusal) => entry(Stage::Failed, 0, refusal.code()),
+        let outcomes = match &done {
+            Ok((_, revision)) => entries(Stage::Committed, *revision, ""),
+            Err(refusal) => entries(Stage::Failed, 0, refusal.code()),
         };
         // What was changed stands in the store's log, which is as authentic, whether or not there is room for this.
-        if let Err(refusal) = parts.book.append(parts.clock.now(), vec![outcome]).await {
+        if let Err(refusal) = parts.book.append(parts.clock.now(), outcomes).await {
+            let keys: Vec<&str> = titles.iter().map(|(title, _)| title.key.as_str()).collect();
             tracing::error!(
                 code = refusal.code(),
-                change = title.change,
-                key = title.key,
-                "what came of a change of a key is not on the ledger: {refusal}"
+                keys = keys.join(" "),
+                "what came of a change of keys is not on the ledger: {refusal}"
             );
         }
         let (value, revision) = done?;
-        tracing::info!(
-            key = title.key,
-            change = title.change,
-            version = title.version,
-            actor = title.actor.id,
-            revision,
-            "a key has changed"
-        );
+        for (title, _) in titles {
+            tracing::info!(
+                key = title.key,
+                change = title.change,
+                version = title.version,
+                actor = title.actor.id,
+                revision,
+                "a key has changed"
+            );
+        }
         Ok(value)
     }
 
@@ -539,15 +616,17 @@ pub(crate) fn title_of(change: &Change) -> (&'static str, u32) {
 }
 
 fn free(state: &State, name: &str) -> Result<(), Refusal> {
-    if state.key(name).is_none() {
-        return Ok(());
-    }
-    Err(Refusal::new(
+    if state.key(name).is_none() { Ok(()) } else { Err(name_taken(name)) }
+}
+
+/// A name that another key has.
+pub(crate) fn name_taken(name: &str) -> Refusal {
+    Refusal::new(
         tonic::Code::AlreadyExists,
         "kms.name-taken",
         format!("there is a key that is called `{}` already", name::short(name)),
     )
-    .hint("choose another name; names and aliases are one set for the whole trust domain"))
+    .hint("choose another name; names and aliases are one set for the whole trust domain")
 }
 
 /// The state that a change was made for is over.

@@ -7,8 +7,8 @@ use bonafide_authority::audit::verify_key_ledger;
 use bonafide_identity::{Certificate, X509Svid};
 use bonafide_tls::{Authorizer, IdentitySlot};
 use bonafide_wire::admin::{
-    ApplyRequest, ChangeKeyRequest, CreateKeyRequest, DeleteRequest, DestroyKey, ExportKeyRequest,
-    KeySettings, ListKeysRequest, Resource, RotateKey, StringSet, change_key_request::Change, resource,
+    Applied, ApplyRequest, ChangeKeyRequest, CreateKeyRequest, DeleteRequest, DestroyKey, ExportKeyRequest,
+    Key, KeySettings, ListKeysRequest, Resource, RotateKey, StringSet, change_key_request::Change, resource,
 };
 use bonafide_wire::kms::keys_client::KeysClient;
 use bonafide_wire::kms::{
@@ -450,4 +450,92 @@ async fn signatures_are_checked_with_the_public_key_alone() {
     let none = SignItem { algorithm: "rot13".into(), ..item };
     let refused = client.sign(SignRequest { items: vec![none], ..sign }).await.unwrap_err();
     assert_eq!(problem_of(&refused).code, "kms.algorithm");
+}
+
+fn described(name: &str, key_type: &str) -> Key {
+    Key { name: name.into(), r#type: key_type.into(), ..Key::default() }
+}
+
+fn resources(keys: &[Key]) -> ApplyRequest {
+    let resource = |key: &Key| Resource { resource: Some(resource::Resource::Key(key.clone())) };
+    ApplyRequest { resources: keys.iter().map(resource).collect(), ..ApplyRequest::default() }
+}
+
+/// Actions and codes, one for each result.
+async fn applied(world: &mut World, request: ApplyRequest) -> Vec<String> {
+    let answer = world.admin.apply(request).await.unwrap().into_inner();
+    let told = |result: &Applied| {
+        let action = result.action().as_str_name().trim_start_matches("ACTION_").to_lowercase();
+        match &result.problem {
+            Some(problem) => format!("{action} {}", problem.code),
+            None => action,
+        }
+    };
+    let told: Vec<String> = answer.results.iter().map(told).collect();
+    assert_eq!(
+        answer.committed,
+        told.iter().any(|told| told != "unchanged") && !told.iter().any(|told| told.starts_with("refused"))
+    );
+    told
+}
+
+#[tokio::test]
+async fn keys_become_what_is_described_and_keep_what_they_encrypted() {
+    let mut world = world().await;
+    let agent = Agent::join(&mut world, "lab").await;
+    let web = agent.connect().await.issue("web").await.unwrap();
+    let mut client = keys(&agent).await;
+    let ciphertext = encrypted(&mut client, on_behalf_of(&web)).await.unwrap();
+
+    let pii = Key {
+        aliases: vec!["pii".into()],
+        settings: Some(KeySettings { rotation: Some(86_400), ..KeySettings::default() }),
+        ..described("orders/pii", "")
+    };
+    let new = described("orders/new", "ecdsa-p256");
+    let dry = ApplyRequest { dry_run: true, ..resources(&[pii.clone(), new.clone()]) };
+    let planned = world.admin.apply(dry).await.unwrap().into_inner();
+    assert!(!planned.committed && planned.results.iter().all(|result| result.after.is_some()));
+    assert_eq!(applied(&mut world, resources(&[pii.clone(), new.clone()])).await, ["changed", "created"]);
+    assert_eq!(applied(&mut world, resources(&[pii.clone(), new.clone()])).await, ["unchanged", "unchanged"]);
+    assert_eq!(decrypted(&mut client, &ciphertext, on_behalf_of(&web)).await, Ok(1));
+    // Idempotent, although a key that is drawn again would be another one.
+    let once = ApplyRequest { idempotency_key: "once".into(), ..resources(&[described("orders/once", "")]) };
+    let first = world.admin.apply(once.clone()).await.unwrap().into_inner();
+    let list = |name: &str| ListKeysRequest { name: name.into(), ..ListKeysRequest::default() };
+    let born = world.admin.list_keys(list("orders/once")).await.unwrap().into_inner().keys;
+    let again = world.admin.apply(once).await.unwrap().into_inner();
+    assert_eq!((again.revision, again.replayed), (first.revision, true));
+    assert_eq!(world.admin.list_keys(list("orders/once")).await.unwrap().into_inner().keys, born);
+
+    // Each of these refuses all of it.
+    for (key, code) in [
+        (described("orders/new", "rsa-2048"), "kms.born-otherwise"),
+        (Key { exportable: true, ..described("orders/new", "ecdsa-p256") }, "kms.born-otherwise"),
+        (described("pii", ""), "kms.name-taken"),
+        (Key { aliases: vec!["pii".into()], ..described("orders/new", "ecdsa-p256") }, "kms.name-taken"),
+        (described("a b", ""), "kms.key-name"),
+        (described("x", "rot13"), "kms.key-type"),
+        (described("orders/fresh", ""), "apply.twice"),
+        (Key { aliases: vec!["orders/fresh".into()], ..described("x", "") }, "kms.name-taken"),
+    ] {
+        let told = applied(&mut world, resources(&[described("orders/fresh", ""), key])).await;
+        assert_eq!(told, ["created".to_owned(), format!("refused {code}")]);
+        assert!(world.admin.list_keys(list("orders/fresh")).await.is_err());
+    }
+    // What was looked at must still be so.
+    let stale = bonafide_wire::admin::Compared {
+        kind: bonafide_wire::admin::ResourceKind::Key.into(),
+        name: "orders/pii".into(),
+        revision: 1,
+    };
+    let back = ApplyRequest { compared: vec![stale], ..resources(&[described("orders/pii", "")]) };
+    assert_eq!(applied(&mut world, back).await, ["refused apply.changed-meanwhile"]);
+
+    let (_directory, config, _) = world.stop().await;
+    let key = std::fs::read_to_string(config.data_dir.join("key-ledger.pub")).unwrap();
+    let (_, contents) =
+        verify_key_ledger(&config.data_dir.join("key-ledger"), &key.trim().parse().unwrap()).unwrap();
+    assert_eq!((contents.open_intents, contents.unknown), (0, 0));
+    assert!(contents.changes >= 4, "{contents:?}");
 }

@@ -1,4 +1,4 @@
-//! `apply`, `diff`, `export`: sites, entries and rules as files.
+//! `apply`, `diff`, `export`: sites, entries, rules, policies and keys as files.
 //!
 //! Everything is judged by the authority: a diff and a dry run are the same plan as the apply itself. An apply asks for
 //! that plan first, and then for its commit at the very revisions that the plan was made for.
@@ -14,7 +14,7 @@ use bonafide_wire::{
     types::registration::Kind,
 };
 
-use super::{entry, policy::kept, site};
+use super::{entry, key, policy::kept, site};
 use crate::{
     Console, Failure,
     admin::{self, Client, WaitArgs, idempotency_key},
@@ -106,6 +106,9 @@ pub enum ExportKind {
     /// Who can do what on which thing, when.
     #[value(alias = "policies")]
     Policy,
+    /// Keys of applications, without anything secret.
+    #[value(alias = "keys")]
+    Key,
 }
 
 /// Resources, where they came from, and what the authority says of them.
@@ -118,7 +121,7 @@ struct Planned {
     titles: BTreeMap<(i32, String), String>,
 }
 
-/// Makes sites, entries, rules and policies as the files say.
+/// Makes sites, entries, rules, policies and keys as the files say.
 ///
 /// # Errors
 /// Faults of the files, what the authority refuses, and sockets that do not answer.
@@ -227,6 +230,18 @@ pub async fn export(arguments: ExportArgs, console: &Console) -> Result<(), Fail
         let found = found.filter(|policy| of_site(&policy.sites) && labelled(&policy.management_labels));
         resources.extend(found.map(Wire::Policy));
     }
+    if wanted(ExportKind::Key) {
+        let found = key::all(&mut client).await?.into_iter();
+        let of_site =
+            |sites: &[String]| arguments.site.as_ref().is_none_or(|only| sites.iter().any(|own| own == only));
+        let found = found.filter(|key| {
+            let sites = key.settings.as_ref().and_then(|settings| settings.sites.as_ref());
+            // What is on its way out is not to be made again.
+            let lives = matches!(key.state.as_str(), "enabled" | "disabled");
+            lives && of_site(sites.map_or(&[], |sites| &sites.values)) && labelled(&key.management_labels)
+        });
+        resources.extend(found.map(Wire::Key));
+    }
     console.write(print::documents(&resources)?.as_bytes())
 }
 
@@ -240,7 +255,7 @@ fn read(arguments: &FileArgs, console: &Console) -> Result<(Vec<Source>, Vec<Res
         Ok(resources) if resources.is_empty() && !arguments.prune => Err(Failure::of(
             "resource.none",
             "there is no resource in the files",
-            "a resource begins with `kind: Site`, `kind: Entry` or `kind: Rule`",
+            "a resource begins with `kind: Site`, `Entry`, `Rule`, `Policy` or `Key`",
         )),
         Ok(resources) => Ok((sources, resources)),
         Err(faults) => {
@@ -384,6 +399,7 @@ fn revision(result: &Applied) -> u64 {
         Some(Wire::Site(site)) => site.revision,
         Some(Wire::Registration(registration)) => registration.revision,
         Some(Wire::Policy(policy)) => policy.revision,
+        Some(Wire::Key(key)) => key.revision,
         None => 0,
     }
 }

@@ -401,7 +401,7 @@ async fn change(key: NameArgs, wanted: Change, done: &str, console: &Console) ->
 }
 
 /// Every key that the caller may see, page by page.
-async fn all(client: &mut Client) -> Result<Vec<Key>, Failure> {
+pub(super) async fn all(client: &mut Client) -> Result<Vec<Key>, Failure> {
     let mut found = Vec::new();
     let mut page_token = String::new();
     loop {

@@ -18,9 +18,12 @@ use jiff::Timestamp;
 use crate::pem;
 
 /// Every kind, and how its `spec` is read.
-const KINDS: [(&str, ReadSpec); 3] = [("Site", site), ("Entry", entry), ("Rule", rule)];
+const KINDS: [(&str, ReadSpec); 4] =
+    [("Site", site), ("Entry", entry), ("Rule", rule), (KEY, super::key::read)];
 /// The name of every kind.
-pub const KIND_NAMES: [&str; 3] = ["Site", "Entry", "Rule"];
+pub const KIND_NAMES: [&str; 4] = ["Site", "Entry", "Rule", KEY];
+/// The one kind whose names have segments.
+const KEY: &str = "Key";
 /// Longest name.
 const MAX_NAME: usize = 64;
 const DOCUMENT: [&str; 4] = ["kind", "name", "labels", "spec"];
@@ -78,9 +81,9 @@ const SPEC_HABITS: [(&str, &str); 4] = [
 type ReadSpec = fn(&Node, Named<'_>, &mut Vec<Fault>) -> Option<Wire>;
 
 /// What stands beside a `spec`.
-struct Named<'a> {
-    name: Text<'a>,
-    labels: std::collections::BTreeMap<String, String>,
+pub(super) struct Named<'a> {
+    pub(super) name: Text<'a>,
+    pub(super) labels: std::collections::BTreeMap<String, String>,
 }
 
 /// Reads one document. `None` when it has faults, or is empty.
@@ -101,7 +104,11 @@ pub(super) fn read(node: &Node, faults: &mut Vec<Fault>) -> Option<(Wire, Spot)>
     let (spec, read_spec) = (spec?, read_spec?);
     // Without a name its other faults are worth telling all the same.
     let name = name.unwrap_or(Text { text: "x", spot: node.spot });
-    check_id(name, faults);
+    if kind.is_some_and(|kind| kind.text == KEY) {
+        check_key(name, faults);
+    } else {
+        check_id(name, faults);
+    }
     let wire = read_spec(spec, Named { name, labels }, faults);
     if faults.len() > before { None } else { wire.map(|wire| (wire, name.spot)) }
 }
@@ -120,7 +127,15 @@ fn read_spec(kind: Text<'_>, faults: &mut Vec<Fault>) -> Option<ReadSpec> {
     None
 }
 
-/// Names of all kinds are such that any may name a file, or a segment.
+fn check_key(name: Text<'_>, faults: &mut Vec<Fault>) {
+    if !bonafide_kms::key::is_name(name.text) {
+        let what = "a key's name has segments of letters, digits, `.`, `_` and `-`, separated by `/`";
+        let help = "choose a name such as `orders/pii`";
+        faults.push(Fault::new("resource.name", name.spot, what, help));
+    }
+}
+
+/// Names of all other kinds are such that any may name a file, or a segment.
 fn check_id(name: Text<'_>, faults: &mut Vec<Fault>) {
     if !is_name(name.text) {
         let lower = name.text.to_ascii_lowercase().replace(['_', '.', '/', ' '], "-");
@@ -356,7 +371,7 @@ fn sites(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> Vec<String> {
     names.into_iter().map(|name| name.text.to_owned()).collect()
 }
 
-fn check_site(name: Text<'_>, faults: &mut Vec<Fault>) {
+pub(super) fn check_site(name: Text<'_>, faults: &mut Vec<Fault>) {
     if let Err(refusal) = check_name(name.text) {
         let refusal: Refusal = refusal;
         faults.push(Fault::new("resource.site", name.spot, refusal.message(), refusal.hint_text()));

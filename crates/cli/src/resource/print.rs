@@ -10,6 +10,7 @@ use bonafide_wire::{
 use serde::Serialize;
 use serde_saphyr::LitString;
 
+use super::key::KeySpec;
 use crate::{Failure, duration, moment::Moment, pem, view::registration::selector};
 
 #[derive(Serialize)]
@@ -96,6 +97,12 @@ pub fn document(wire: &Wire) -> Result<String, Failure> {
             labels: site.management_labels.clone(),
             spec: site_spec(site),
         }),
+        Wire::Key(key) => text(&Document {
+            kind: "Key",
+            name: key.name.clone(),
+            labels: key.management_labels.clone(),
+            spec: KeySpec::of(key),
+        }),
         Wire::Registration(registration) => text(&Document {
             kind: if registration.kind() == Kind::Rule { "Rule" } else { "Entry" },
             name: registration.id.clone(),
@@ -173,7 +180,7 @@ fn unless(seconds: u32, default: Duration) -> Option<String> {
     (seconds != 0 && seconds != default.as_secs()).then(|| duration::format(seconds))
 }
 
-fn set(mut items: Vec<String>) -> Vec<String> {
+pub(super) fn set(mut items: Vec<String>) -> Vec<String> {
     items.sort();
     items.dedup();
     items

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs};
 
 use bonafide_cli::resource::{self, print, source::Source};
 use bonafide_wire::{
-    admin::resource::Resource as Wire,
+    admin::{Key, KeySettings, StringMap, StringSet, resource::Resource as Wire},
     types::{Registration, Scope, Selector, Site, registration::Kind},
 };
 use proptest::{prelude::*, sample::select, strategy::ValueTree as _, test_runner::TestRunner};
@@ -309,8 +309,47 @@ fn registration() -> impl Strategy<Value = Registration> {
     )
 }
 
+fn key() -> impl Strategy<Value = Key> {
+    let name = || "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,6}(/[a-zA-Z0-9_][a-zA-Z0-9._-]{0,6}){0,2}";
+    let kind = select(vec!["aes256-gcm", "hmac-sha512", "ecdsa-p384", "rsa-2048", "ml-kem-768"]);
+    let born = any::<(bool, bool, bool)>();
+    let local = select(vec!["process", "agent", "never"]);
+    let numbers = (ttl(7200), 1..90_u32, 1..400_u32, 1..u64::MAX, 1..u64::MAX);
+    let rest = (labels(), set(name()), local, numbers, any::<bool>(), set("[a-z]{1,8}"), labels());
+    (name(), kind, born, rest).prop_map(|(name, r#type, (exportable, convergent, external), rest)| {
+        let (management_labels, aliases, local, numbers, audit_sync, sites, labels) = rest;
+        let (rotation, max_stale, max_age, max_messages, max_bytes) = numbers;
+        Key {
+            name,
+            r#type: r#type.into(),
+            exportable,
+            convergent,
+            external,
+            aliases,
+            settings: Some(KeySettings {
+                rotation: Some(rotation),
+                local: Some(local.into()),
+                max_stale: Some(max_stale),
+                max_age: Some(max_age),
+                max_messages: Some(max_messages),
+                max_bytes: Some(max_bytes),
+                audit_sync: Some(audit_sync),
+                sites: Some(StringSet { values: sites }),
+                labels: Some(StringMap { values: labels }),
+                ..KeySettings::default()
+            }),
+            management_labels,
+            ..Key::default()
+        }
+    })
+}
+
 fn wire() -> impl Strategy<Value = Wire> {
-    prop_oneof![site().prop_map(Wire::Site), registration().prop_map(Wire::Registration)]
+    prop_oneof![
+        site().prop_map(Wire::Site),
+        registration().prop_map(Wire::Registration),
+        key().prop_map(Wire::Key),
+    ]
 }
 
 /// The trust domain `TD` by its real name.
@@ -326,8 +365,110 @@ fn in_trust_domain(wire: Wire, trust_domain: &str) -> Wire {
         Wire::Registration(own) => {
             Wire::Registration(Registration { spiffe_id: real(&own.spiffe_id), ..own })
         }
-        Wire::Policy(policy) => Wire::Policy(policy),
+        other @ (Wire::Policy(_) | Wire::Key(_)) => other,
     }
+}
+
+const KEYS: &str = "\
+kind: Key
+name: orders/pii
+labels: {team: shop}
+spec:
+  type: aes256-gcm
+  rotateEvery: 90d
+  keyLabels:
+    app: orders
+---
+kind: Key
+name: release/web
+labels: {team: shop}
+spec:
+  type: ecdsa-p256
+  aliases: [release/current]
+  local: never
+";
+
+#[test]
+fn what_a_key_can_not_be_is_told_with_its_place() {
+    let text = "\
+kind: Key
+name: /orders
+spec:
+  type: aes-gcm
+  exportable: yes
+  aliases: [a b]
+  local: here
+  leaseBytes: many
+  rotateEvery: 90
+  sites: [UP]
+  labels: {app: x}
+  minDecrypt: 3
+";
+    let codes = [
+        "2:7 resource.name",
+        "4:9 resource.value",
+        "5:15 resource.wrong-type",
+        "6:13 resource.name",
+        "7:10 resource.value",
+        "8:15 resource.wrong-type",
+        "9:16 resource.wrong-type",
+        "10:11 resource.site",
+        "11:3 resource.unknown-field",
+        "12:3 resource.unknown-field",
+    ];
+    assert_eq!(read(text).unwrap_err(), codes);
+    assert_eq!(read("{kind: Key, name: a, spec: {}}").unwrap().len(), 1, "all of it has a default");
+    assert_eq!(read("{kind: Entry, name: a/b, spec: {}}").unwrap_err()[0], "1:21 resource.name");
+}
+
+#[test]
+fn keys_are_made_and_set_by_files_and_destroyed_by_nobody() {
+    let dev = Dev::start();
+    let file = dev.path("keys.yaml");
+    let path = file.to_str().unwrap().to_owned();
+    fs::write(&file, KEYS).unwrap();
+    let rows = |arguments: &[&str]| {
+        let rows = dev.json(arguments)["resources"].as_array().unwrap().clone();
+        rows.iter()
+            .map(|row| format!("{} {}", row["action"].as_str().unwrap(), row["resource"].as_str().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        rows(&["apply", "-f", &path, "--dry-run"]),
+        ["created Key/orders/pii", "created Key/release/web"]
+    );
+    assert_eq!(dev.ok(&["key", "list", "-q"]), "", "a dry run draws nothing");
+    assert_eq!(rows(&["apply", "-f", &path]), ["created Key/orders/pii", "created Key/release/web"]);
+    let before = dev.json(&["key", "show", "release/current"]);
+    check_text("export-keys.yaml", &dev.ok(&["export", "key", "-l", "team=shop"]));
+    assert_eq!(rows(&["apply", "-f", &path]), ["unchanged Key/orders/pii", "unchanged Key/release/web"]);
+
+    // What is rotated by hand, and bounds of versions, are nobody's to describe.
+    dev.ok(&["key", "rotate", "orders/pii"]);
+    assert_eq!(dev.run(&["diff", "-f", &path]).status.code(), Some(0));
+    let changed = KEYS.replace("90d", "30d").replace("[release/current]", "[release/next]");
+    fs::write(&file, &changed).unwrap();
+    assert_eq!(dev.run(&["diff", "-f", &path]).status.code(), Some(1));
+    assert_eq!(rows(&["apply", "-f", &path]), ["changed Key/orders/pii", "changed Key/release/web"]);
+    let after = dev.json(&["key", "show", "release/next"]);
+    assert_eq!(
+        (&after["id"], &after["versions"]),
+        (&before["id"], &before["versions"]),
+        "it is the same key"
+    );
+
+    // What it was born as stays; nothing is done then.
+    fs::write(&file, changed.replace("ecdsa-p256", "rsa-2048").replace("30d", "10d")).unwrap();
+    let refused = dev.run(&["apply", "-f", &path]);
+    assert!(text(&refused.stderr).contains("error[kms.born-otherwise]"), "{}", text(&refused.stderr));
+    // To leave one out is not to destroy it.
+    let (one, _) = changed.split_once("---").unwrap();
+    fs::write(&file, one).unwrap();
+    let prune = ["apply", "-f", &path, "--prune", "-l", "team=shop", "--yes"];
+    let refused = dev.run(&prune);
+    assert!(text(&refused.stderr).contains("error[apply.prune-key]"), "{}", text(&refused.stderr));
+    dev.ok(&["key", "destroy", "release/web"]);
+    assert_eq!(rows(&prune), ["unchanged Key/orders/pii"]);
 }
 
 proptest! {

@@ -400,7 +400,7 @@ pub struct WaitResponse {
 /// What an apply describes. Revision and creation are the authority's, and not read.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Resource {
-    #[prost(oneof = "resource::Resource", tags = "1, 2, 3")]
+    #[prost(oneof = "resource::Resource", tags = "1, 2, 3, 4")]
     pub resource: ::core::option::Option<resource::Resource>,
 }
 /// Nested message and enum types in `Resource`.
@@ -414,6 +414,10 @@ pub mod resource {
         /// Only `source` is read.
         #[prost(message, tag = "3")]
         Policy(super::super::super::types::v1::Policy),
+        /// Its name, what it is born as, its aliases, its management labels and its settings are read, but for those that name versions;
+        /// what is not set is the default. A key that there is not is drawn.
+        #[prost(message, tag = "4")]
+        Key(super::Key),
     }
 }
 /// A resource, and the revision at which its difference was looked at; 0: there was none.
@@ -1033,6 +1037,8 @@ pub enum ResourceKind {
     /// Entries and rules: they share their IDs.
     Registration = 2,
     Policy = 3,
+    /// Pruning never destroys one: it is refused.
+    Key = 4,
 }
 impl ResourceKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1045,6 +1051,7 @@ impl ResourceKind {
             Self::Site => "RESOURCE_KIND_SITE",
             Self::Registration => "RESOURCE_KIND_REGISTRATION",
             Self::Policy => "RESOURCE_KIND_POLICY",
+            Self::Key => "RESOURCE_KIND_KEY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1054,6 +1061,7 @@ impl ResourceKind {
             "RESOURCE_KIND_SITE" => Some(Self::Site),
             "RESOURCE_KIND_REGISTRATION" => Some(Self::Registration),
             "RESOURCE_KIND_POLICY" => Some(Self::Policy),
+            "RESOURCE_KIND_KEY" => Some(Self::Key),
             _ => None,
         }
     }

@@ -6,6 +6,8 @@ use std::{
 };
 
 use bonafide_attest::registration::Registration;
+use bonafide_identity::time::UnixTime;
+use bonafide_kms::key::State as KeyState;
 use bonafide_wire::admin::{ResourceKind, applied::Action};
 
 use super::Key;
@@ -15,6 +17,10 @@ use crate::{
         policies::Shares,
         registrations::{taken, unknown_site},
         sites::{self, check_count, deletion},
+    },
+    kms::{
+        KeyRecord,
+        lifecycle::{self, Drawn},
     },
     policy::PolicyRecord,
     records::{self, Object, RecordChange},
@@ -27,6 +33,9 @@ use crate::{
 /// Registrations of a site that a narrower scope is tried on, for a warning.
 const MAX_TRIED: usize = 10_000;
 
+/// Keys that one apply makes: each is drawn before the commit.
+const MAX_NEW_KEYS: usize = 200;
+
 /// What is wanted: checked in itself, not yet against any state.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
@@ -36,6 +45,9 @@ pub(super) struct Request {
     pub(super) prune: BTreeMap<String, String>,
     /// Empty: nothing was compared, and nothing is checked.
     pub(super) compared: BTreeMap<Key, u64>,
+    /// First versions of new keys, by name; none as long as nothing is committed.
+    pub(super) drawn: BTreeMap<String, Drawn>,
+    pub(super) now: UnixTime,
 }
 
 /// One described resource.
@@ -44,6 +56,15 @@ pub(super) enum Record {
     Site(Arc<Site>),
     Registration(Arc<Registration>),
     Policy(Arc<PolicyRecord>),
+    Key(Arc<KeyRecord>),
+}
+
+/// A key that an apply makes or sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TouchedKey {
+    pub(super) created: bool,
+    /// As it will be.
+    pub(super) record: Arc<KeyRecord>,
 }
 
 /// As it was described.
@@ -74,11 +95,16 @@ pub(super) fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<St
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
+/// Whether a key is not on its way out already.
+pub(super) fn is_kept(record: &KeyRecord) -> bool {
+    matches!(record.key.state, KeyState::Enabled | KeyState::Disabled)
+}
+
 impl Plan {
     /// Sites first, because registrations are judged by the scopes that they bring; then registrations; then what is
     /// pruned.
     pub(super) fn of(request: &Request, state: &State, rights: &Rights) -> Self {
-        let mut planner = Planner { request, state, rights, sites: BTreeMap::new() };
+        let mut planner = Planner { request, state, rights, sites: BTreeMap::new(), names: BTreeSet::new() };
         let mut outcomes: Vec<Option<Outcome>> = request.items.iter().map(|_| None).collect();
         for sites_turn in [true, false] {
             for ((key, item), slot) in request.items.iter().zip(&mut outcomes) {
@@ -87,22 +113,36 @@ impl Plan {
                         Ok(Record::Site(site)) => planner.site(key, site),
                         Ok(Record::Registration(registration)) => planner.registration(key, registration),
                         Ok(Record::Policy(policy)) => planner.policy(key, policy),
+                        Ok(Record::Key(record)) => planner.key(key, record),
                         Err(refusal) => Outcome::refused(key, refusal.clone()),
                     });
                 }
             }
         }
         let mut outcomes: Vec<Outcome> = outcomes.into_iter().flatten().collect();
-        let pruned: Vec<Outcome> = [ResourceKind::Policy, ResourceKind::Registration, ResourceKind::Site]
-            .into_iter()
-            .flat_map(|kind| request.pruned.iter().filter(move |key| key.kind == kind))
-            .filter_map(|key| planner.deletion(key, &outcomes))
-            .collect();
+        let pruned: Vec<Outcome> =
+            [ResourceKind::Key, ResourceKind::Policy, ResourceKind::Registration, ResourceKind::Site]
+                .into_iter()
+                .flat_map(|kind| request.pruned.iter().filter(move |key| key.kind == kind))
+                .filter_map(|key| planner.deletion(key, &outcomes))
+                .collect();
         outcomes.extend(pruned);
         planner.count_sites(&mut outcomes);
         planner.count_policies(&mut outcomes);
-        let changes = changes(&outcomes, state);
+        planner.count_keys(&mut outcomes);
+        let changes = changes(&outcomes, state, &request.drawn);
         Self { outcomes, changes }
+    }
+
+    /// The keys that it makes or sets.
+    pub(super) fn keys(&self) -> Vec<TouchedKey> {
+        let touched = |outcome: &Outcome| match (&outcome.after, outcome.action) {
+            (Some(Record::Key(record)), Action::Created | Action::Changed) => {
+                Some(TouchedKey { created: outcome.action == Action::Created, record: Arc::clone(record) })
+            }
+            _ => None,
+        };
+        self.outcomes.iter().filter_map(touched).collect()
     }
 
     pub(super) fn is_refused(&self) -> bool {
@@ -151,6 +191,8 @@ struct Planner<'a> {
     rights: &'a Rights,
     /// Those that the apply brings or changes.
     sites: BTreeMap<Arc<str>, Arc<Site>>,
+    /// Names and aliases of keys that the apply brings.
+    names: BTreeSet<String>,
 }
 
 impl Planner<'_> {
@@ -238,10 +280,55 @@ impl Planner<'_> {
         outcome.unless(self.compared(key, revision))
     }
 
+    fn key(&mut self, key: &Key, wanted: &Arc<KeyRecord>) -> Outcome {
+        let before = self.state.key(wanted.name());
+        // Says no more about what is another site's.
+        let own = before.into_iter().chain([wanted]).try_for_each(|record| self.rights.of_key(record));
+        if let Err(refusal) = own {
+            return Outcome::refused(key, refusal);
+        }
+        if before.is_some_and(|before| before.name() != wanted.name()) {
+            return Outcome::refused(key, lifecycle::name_taken(wanted.name()));
+        }
+        let after = match before {
+            Some(before) => lifecycle::become_described(before, wanted, self.request.now).map(Arc::new),
+            None => Ok(Arc::clone(wanted)),
+        };
+        let after = match after {
+            Ok(after) => after,
+            Err(refusal) => return Outcome::refused(key, refusal),
+        };
+        let outcome = Outcome {
+            key: key.clone(),
+            action: if before.is_some() { Action::Changed } else { Action::Created },
+            before: before.cloned().map(Record::Key),
+            after: Some(Record::Key(Arc::clone(&after))),
+            refusal: None,
+            warnings: Vec::new(),
+        };
+        if before.is_some_and(|before| *before == after) {
+            return Outcome { action: Action::Unchanged, ..outcome };
+        }
+        let new =
+            after.names().filter(|name| !before.is_some_and(|before| before.names().any(|own| own == *name)));
+        let mut free = Ok(());
+        for name in new {
+            if self.state.key(name).is_some() || !self.names.insert(name.to_owned()) {
+                free = Err(lifecycle::name_taken(name));
+            }
+        }
+        let revision = before.map_or(0, |before| before.revision);
+        outcome.unless(free.and_then(|()| self.compared(key, revision)))
+    }
+
     /// `None`: it has gone by itself, or has other labels by now.
     fn deletion(&self, key: &Key, outcomes: &[Outcome]) -> Option<Outcome> {
         let prune = &self.request.prune;
-        let (before, revision, checked) = if key.kind == ResourceKind::Policy {
+        let (before, revision, checked) = if key.kind == ResourceKind::Key {
+            let record = self.state.key(&key.name).filter(|record| is_kept(record))?;
+            let record = Some(record).filter(|record| has_labels(&record.management_labels, prune))?;
+            (Record::Key(Arc::clone(record)), record.revision, Err(unpruned(&key.name)))
+        } else if key.kind == ResourceKind::Policy {
             let policy = self.state.policy(&key.name)?;
             let policy = Some(policy).filter(|policy| has_labels(&policy.management_labels, prune))?;
             (Record::Policy(Arc::clone(policy)), policy.revision, self.rights.of_policy(policy))
@@ -373,6 +460,26 @@ impl Planner<'_> {
     }
 }
 
+impl Planner<'_> {
+    /// Refuses new keys beyond what there may be.
+    fn count_keys(&self, outcomes: &mut [Outcome]) {
+        let created =
+            |outcome: &Outcome| outcome.key.kind == ResourceKind::Key && outcome.action == Action::Created;
+        let new = outcomes.iter().filter(|outcome| created(outcome)).count();
+        let refusal = if new > MAX_NEW_KEYS {
+            let message = format!("one apply makes at most {MAX_NEW_KEYS} keys, and this would make {new}");
+            Some(Refusal::invalid("apply.too-many", message).hint("apply them in parts"))
+        } else {
+            lifecycle::check_count(self.state, new, self.rights.everything().is_ok()).err()
+        };
+        let Some(refusal) = refusal.filter(|_| new > 0) else { return };
+        for outcome in outcomes.iter_mut().filter(|outcome| created(outcome)) {
+            outcome.action = Action::Refused;
+            outcome.refusal = Some(refusal.clone());
+        }
+    }
+}
+
 impl Outcome {
     /// The call that does this to the one resource; none if nothing is done.
     fn call(&self) -> Option<&'static str> {
@@ -380,6 +487,8 @@ impl Outcome {
             (Action::Created | Action::Changed, ResourceKind::Site) => Some("PutSite"),
             (Action::Created | Action::Changed, ResourceKind::Registration) => Some("PutRegistration"),
             (Action::Created | Action::Changed, ResourceKind::Policy) => Some("PutPolicy"),
+            (Action::Created, ResourceKind::Key) => Some("CreateKey"),
+            (Action::Changed, ResourceKind::Key) => Some("ChangeKey"),
             (Action::Deleted, ResourceKind::Site) => Some("DeleteSite"),
             (Action::Deleted, ResourceKind::Registration) => Some("DeleteRegistration"),
             (Action::Deleted, ResourceKind::Policy) => Some("DeletePolicy"),
@@ -407,7 +516,7 @@ impl Outcome {
 }
 
 /// Registrations go before their site, and sites come before theirs.
-fn changes(outcomes: &[Outcome], state: &State) -> Vec<RecordChange> {
+fn changes(outcomes: &[Outcome], state: &State, drawn: &BTreeMap<String, Drawn>) -> Vec<RecordChange> {
     let mut sites = Vec::new();
     let mut registrations = Vec::new();
     let mut gone = Vec::new();
@@ -427,6 +536,14 @@ fn changes(outcomes: &[Outcome], state: &State) -> Vec<RecordChange> {
             (Action::Created | Action::Changed, _, Some(Record::Policy(policy))) => {
                 registrations.push(RecordChange::Put(Object::Policy(policy.clone())));
             }
+            (Action::Created | Action::Changed, before, Some(Record::Key(record))) => {
+                // Of a new one there is a first version as soon as it is to be committed.
+                if before.is_none() {
+                    let first = drawn.get(record.name()).map(|drawn| Arc::clone(&drawn.record));
+                    registrations.extend(first.map(|first| RecordChange::Put(Object::KeyVersion(first))));
+                }
+                registrations.push(RecordChange::Put(Object::Key(Arc::clone(record))));
+            }
             (Action::Deleted, Some(Record::Policy(policy)), _) => {
                 registrations.push(RecordChange::Remove(records::policy_key(&policy.name)));
             }
@@ -437,6 +554,14 @@ fn changes(outcomes: &[Outcome], state: &State) -> Vec<RecordChange> {
         }
     }
     sites.into_iter().chain(registrations).chain(gone).collect()
+}
+
+fn unpruned(name: &str) -> Refusal {
+    Refusal::precondition(
+        "apply.prune-key",
+        format!("the key `{name}` is not in the files, and no key is destroyed by that"),
+    )
+    .hint("`bonafide key destroy` destroys it after a time of grace; or keep it in the files, or take its label away")
 }
 
 /// What a narrower scope leaves outside, of what is not described anew.
