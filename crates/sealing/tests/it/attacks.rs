@@ -251,6 +251,19 @@ fn one_share_less_is_nothing() {
     assert_ne!(guessed, right);
 }
 
+/// Shares of one old epoch combine for ever, whatever has become of them since: who keeps t of them (a backup, a snapshot) has the
+/// key. That is why they are erased at the switch, with the seal key of their epoch; no mathematics does it.
+#[test]
+fn old_shares_of_one_epoch_are_the_key() {
+    let world = World::dealt(2, 3, Vec::new());
+    let old: Vec<_> =
+        world.shares.iter().map(|share| Scalar::from_bytes(&share.secret_bytes()).unwrap()).collect();
+    drop(world.shares);
+    let coefficients = bonafide_sealing::group::lagrange_at_zero(&[index(1), index(3)]).unwrap();
+    let key = old[0].times(&coefficients[0]).plus(&old[2].times(&coefficients[1]));
+    assert_eq!(times(&key), world.params.params().key);
+}
+
 /// What a keyholder sees is uniformly random: it is the encapsulation of any object as well as of any other.
 #[test]
 fn blinded_points_tell_nothing() {

@@ -8,6 +8,7 @@ use bonafide_sealing::group::{G1Point, Gt, Scalar};
 use bonafide_sealing::opening::{Holder, Keyholders, LieKind, OpenError, Opening, Step};
 use bonafide_sealing::proof::{Proof, Statement};
 use bonafide_sealing::share::Share;
+use proptest::prelude::*;
 
 use crate::world::{Seeded, World, answer, certified, index, member_key, signed, times};
 
@@ -281,4 +282,99 @@ fn a_share_answers_for_its_own_key() {
     assert_eq!((again.name(), again.public()), (own.name(), own.public()));
     assert_ne!(own.name().aad(), world.shares[1].name().aad());
     assert!(!format!("{own:?} {prepared:?}").contains("secret:"));
+}
+
+/// What a keyholder does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Habit {
+    Honest,
+    /// One wrong value, from beginning to end.
+    Lies,
+    /// Wrong first, right when proof is asked for.
+    Repents,
+    /// No element of the group.
+    Babbles,
+    /// Nothing at all.
+    Silent,
+    /// Right, but without the proof that was asked for.
+    Proofless,
+}
+
+fn speak(
+    world: &World,
+    number: u64,
+    habit: Habit,
+    request: &EvaluationRequest,
+) -> Option<Signed<EvaluationReply>> {
+    let right = world.answer(number, request);
+    Some(match habit {
+        Habit::Honest => right,
+        Habit::Lies => falsified(&right, doubled),
+        Habit::Repents if request.prove => right,
+        Habit::Repents => falsified(&right, doubled),
+        Habit::Babbles => falsified(&right, |reply| *reply.value = [7; 576]),
+        Habit::Silent => return None,
+        Habit::Proofless => falsified(&right, |reply| reply.proof = None),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// With a threshold of honest keyholders it opens, whatever the others do, and in whatever order they are asked. With one less it
+    /// never does, nor is the secret said to be damaged. Nobody honest is ever named, and all evidence convicts.
+    #[test]
+    fn honest_keyholders_are_enough_and_never_blamed(
+        habits in prop::collection::vec(prop::sample::select(vec![
+            Habit::Honest, Habit::Honest, Habit::Honest,
+            Habit::Lies, Habit::Repents, Habit::Babbles, Habit::Silent, Habit::Proofless,
+        ]), 5),
+        order in Just((1..=5_u64).collect::<Vec<_>>()).prop_shuffle(),
+    ) {
+        static WORLD: std::sync::LazyLock<World> = std::sync::LazyLock::new(|| World::dealt(3, 5, Vec::new()));
+        let world = &*WORLD;
+        let object = world.verify(world.seal(b"secret")).unwrap();
+        let mut opening = world.begin(&object, 0, None);
+        let (question, demand) = (opening.request().clone(), opening.proof_request().clone());
+        let mut asks: std::collections::VecDeque<(u64, bool)> = order.into_iter().map(|number| (number, false)).collect();
+        let mut demanded = std::collections::BTreeSet::new();
+        let mut opened = false;
+        while let Some((number, prove)) = asks.pop_front() {
+            let habit = habits[number as usize - 1];
+            let request = if prove { &demand } else { &question };
+            let Some(reply) = speak(world, number, habit, request) else { continue };
+            match opening.accept(reply) {
+                Ok(Step::Opened(key)) => {
+                    prop_assert_eq!(&**object.secret(&key).unwrap(), b"secret");
+                    opened = true;
+                    break;
+                }
+                Ok(Step::Prove(who)) => {
+                    for holder in who {
+                        let number = u64::from(holder.index.number());
+                        if demanded.insert(number) {
+                            asks.push_back((number, true));
+                        }
+                    }
+                }
+                Ok(Step::Named(lie)) => {
+                    let habit = habits[lie.holder.index.place()];
+                    prop_assert!(!matches!(habit, Habit::Honest | Habit::Silent), "{habit:?} was named");
+                    prop_assert!(lie.convicts(&world.epoch));
+                }
+                Ok(Step::Wait) => {}
+                Err(error) => prop_assert!(false, "{error:?}"),
+            }
+        }
+        let honest = habits.iter().filter(|habit| **habit == Habit::Honest).count();
+        // Those who only keep their proofs back have answered rightly: as long as nobody lies, they count.
+        let right = honest + habits.iter().filter(|habit| **habit == Habit::Proofless).count();
+        prop_assert!(opened || honest < 3);
+        prop_assert!(!opened || right >= 3);
+        if !opened {
+            for liar in opening.liars() {
+                prop_assert_ne!(habits[liar.index.place()], Habit::Honest);
+            }
+        }
+    }
 }

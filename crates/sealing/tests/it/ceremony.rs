@@ -523,3 +523,106 @@ fn strangers_are_not_heard() {
         if abort.reason == AbortReason::Equivocated && abort.named == [Party::Receiver(index(2))])));
     assert!(!format!("{ceremony:?}").contains("secret:"));
 }
+
+/// Something else of the same kind, signed all the same.
+fn twisted(content: &Content, draw: u8) -> Content {
+    let number = Scalar::from_number(u64::from(draw) + 2);
+    match content.clone() {
+        Content::Deal { mut commitments, possession } => {
+            let place = usize::from(draw) % commitments.len();
+            commitments[place] = times(&number);
+            Content::Deal { commitments, possession }
+        }
+        Content::Join { .. } => Content::Join { key: times(&number) },
+        Content::Shares { transcript, mut sealed } => {
+            let place = usize::from(draw) % sealed.len();
+            sealed[place].0[usize::from(draw) % 96] ^= 1;
+            Content::Shares { transcript, sealed }
+        }
+        Content::Complaint { transcript, .. } => Content::Complaint { transcript, accused: index(1) },
+        Content::Answer { transcript, receiver, share } => {
+            Content::Answer { transcript, receiver, share: share.plus(&number) }
+        }
+        Content::Ready { .. } => Content::Never,
+        Content::Never => Content::Ready { signature: vec![draw] },
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// One of four says to each of the others what it likes: the right thing, another, nothing, or a complaint about somebody. The
+    /// honest three come to one record and one key, or keep the old one; and whom they name alone is the one.
+    #[test]
+    fn one_liar_splits_nobody_and_frames_nobody(
+        draws in prop::collection::vec(any::<u8>(), 48),
+        mostly_honest in any::<bool>(),
+        refresh in any::<bool>(),
+    ) {
+        let mut cluster =
+            if refresh { Cluster::generated(2, &[1, 2, 3, 4]) } else { Cluster::new(2, &[1, 2, 3, 4]) };
+        let plan = if refresh { cluster.refresh() } else { cluster.generate() };
+        let mut draws = draws.into_iter().cycle();
+        let lie = plan.clone();
+        let wire: Wire<'_> = Box::new(move |from, _, message| {
+            if from != 4 || message.body.sender != index(4) {
+                return vec![message.clone()];
+            }
+            let draw = draws.next().unwrap();
+            let content = &message.body.content;
+            match draw % if mostly_honest { 32 } else { 8 } {
+                0 => Vec::new(),
+                1 | 2 => vec![say(4, index(4), &lie, twisted(content, draw))],
+                3 => vec![message.clone(), say(4, index(4), &lie, twisted(content, draw))],
+                4 => match content {
+                    Content::Shares { transcript, .. } => {
+                        let accused = index(u64::from(draw >> 5) % 3 + 1);
+                        let complaint = Content::Complaint { transcript: *transcript, accused };
+                        vec![say(4, index(4), &lie, complaint), message.clone()]
+                    }
+                    _ => vec![message.clone()],
+                },
+                _ => vec![message.clone()],
+            }
+        });
+        let mut net = run(&cluster, &plan, wire);
+        net.time_out();
+        net.run();
+        // Whoever has a certificate shows it.
+        let certificate = [1, 2, 3].iter().find_map(|number| net.holders[number].certificate.clone());
+        if let Some(certificate) = certificate {
+            for number in [1, 2, 3] {
+                let holder = net.holders.get_mut(&number).unwrap();
+                prop_assert!(holder.pending.is_some(), "{number} has nothing to switch to");
+                let effects = holder.ceremony.as_mut().unwrap().relay(&certificate);
+                net.carry_out(number, effects);
+                let own = net.holders[&number].certificate.as_ref();
+                prop_assert_eq!(own.map(|own| &own.body), Some(&certificate.body));
+            }
+            let params = net.holders[&1].pending.as_ref().unwrap().params.clone();
+            cluster.adopt_record(&params, &certificate);
+            for number in [1, 2, 3] {
+                let pending = net.holders.get_mut(&number).unwrap().pending.take().unwrap();
+                let share = cluster.share(pending);
+                cluster.shares.insert(number, share);
+            }
+        }
+        if !cluster.shares.is_empty() {
+            for pair in [[1, 2], [1, 3], [2, 3]] {
+                prop_assert_eq!(cluster.key_of(&pair), cluster.public_key());
+            }
+        }
+        for number in [1, 2, 3] {
+            for abort in net.holders[&number].aborts.iter().chain(&net.holders[&number].reports) {
+                let alone = matches!(
+                    abort.reason,
+                    AbortReason::Equivocated | AbortReason::InvalidDeal | AbortReason::InvalidShare
+                );
+                let liar = abort.named.iter().all(|party| {
+                    matches!(party, Party::Dealer(who) | Party::Receiver(who) if *who == index(4))
+                });
+                prop_assert!(!alone || liar, "{abort:?}");
+            }
+        }
+    }
+}
