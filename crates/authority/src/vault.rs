@@ -36,9 +36,9 @@ use tokio::time::timeout;
 
 use self::answer::{Answer, Reply};
 use self::fields::Fields;
-use self::token::Tokens;
+use self::token::{Token, Tokens};
 use crate::admin::Admin;
-use crate::kms::callers::Callers;
+use crate::kms::callers::{Caller, Callers};
 use crate::kms::grpc::Grpc;
 use crate::kms::service::Service;
 use crate::refusal::Refusal;
@@ -79,6 +79,8 @@ struct Parts {
 struct Call<'a> {
     vault: &'a Vault,
     parts: &'a http::request::Parts,
+    /// Who calls, if that had to be known before the body was read.
+    known: Option<(Caller, Option<Token>)>,
     fields: Fields,
 }
 
@@ -132,6 +134,7 @@ async fn answer(vault: &Vault, request: Request<Body>) -> Result<Answer, Refusal
     }
     let path: Vec<&str> =
         parts.uri.path().trim_start_matches("/v1/").trim_end_matches('/').split('/').collect();
+    let mut known = None;
     let fields = match *path.as_slice() {
         _ if !writes => Fields::default(),
         ["auth", "jwt", "login"] => timeout(LOGIN_TIME, read(body, MAX_LOGIN, &vault.0.logins))
@@ -143,11 +146,11 @@ async fn answer(vault: &Vault, request: Request<Body>) -> Result<Answer, Refusal
         }
         _ => {
             // Nothing is read for whoever may not ask, and not for many at once: what a body becomes takes more room than it.
-            identity::caller(vault, &parts)?;
+            known = Some(identity::caller(vault, &parts)?);
             read(body, MAX_BODY, &vault.0.reading).await?
         }
     };
-    let call = Call { vault, parts: &parts, fields };
+    let call = Call { vault, parts: &parts, known, fields };
     let delete = parts.method == Method::DELETE;
     match *path.as_slice() {
         ["sys", ref rest @ ..] => identity::system(&call, rest),

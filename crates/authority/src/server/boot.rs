@@ -237,7 +237,7 @@ async fn unseal(config: &AuthorityConfig, random: Arc<dyn Random>) -> Result<Ope
 fn fitted(program: &WorkerProgram, config: &AuthorityConfig) -> WorkerProgram {
     let mut program = seals::fitted(program, config);
     // One for each thread that signs for agents, one for the server itself, and those of applications' keys.
-    program.lanes += 1 + super::keys::THREADS;
+    program.lanes += 1 + super::keys::threads();
     program
 }
 

@@ -29,8 +29,15 @@ use crate::lease::Holder;
 use crate::registry::Registry;
 use crate::stream::feed::Feed;
 
-/// Threads that ask the worker for callers, each on a lane of its own.
-pub(super) const THREADS: usize = 2;
+/// What more cores than twice as many would gain, the ledger's disk would not.
+const MAX_THREADS: usize = 8;
+
+/// Threads that ask the worker for callers, each on a lane of its own: one for every two cores. One that is busy finds more
+/// waiting when it comes back, and a switch between the processes is then shared by many.
+pub(super) fn threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cores / 2).clamp(1, MAX_THREADS)
+}
 /// The ledger's folder, in the data directory; its public key lies beside it.
 const DIRECTORY: &str = "key-ledger";
 /// How often a checkpoint of the ledger is published when there is something new.
@@ -78,7 +85,7 @@ pub(super) fn start(
     let callers = Callers::new(registry.clone(), keys, lineages, Arc::clone(&clock));
     let service = Service::new(Parts {
         guard: Guard::new(u64::from_ne_bytes(random.array())),
-        hands: Hands::new(Dispatch::start(live, THREADS)?),
+        hands: Hands::new(Dispatch::start(live, threads())?),
         book: Arc::new(Book::new(Arc::clone(ledger) as _, u64::from_ne_bytes(random.array()))),
         ends: Arc::new(Ends::default()),
         leases: Mutex::new(Leases::default()),

@@ -44,7 +44,10 @@ impl Call<'_> {
     /// # Errors
     /// As there.
     pub(super) fn caller(&self) -> Result<(Caller, Option<Token>), Refusal> {
-        caller(self.vault, self.parts)
+        match &self.known {
+            Some(known) => Ok(known.clone()),
+            None => caller(self.vault, self.parts),
+        }
     }
 }
 
