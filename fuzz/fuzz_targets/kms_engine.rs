@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
+use bonafide_crypto::erased::Erased;
 use bonafide_crypto::random::SystemRandom;
 use bonafide_kms::algorithm::KeyType;
 use bonafide_kms::ciphertext::KeyId;
 use bonafide_kms::engine::{Engine, Request, Wrapping, decode_outcomes, decode_requests, encode_requests};
 use bonafide_kms::material::Flags;
 use libfuzzer_sys::fuzz_target;
-use zeroize::Zeroizing;
 
 /// Hides nothing, so that any material is reached.
 struct Glass;
@@ -20,8 +20,8 @@ impl Wrapping for Glass {
         Some(Vec::new())
     }
 
-    fn unwrap(&self, _: &str, wrapped: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        Some(Zeroizing::new(wrapped.to_vec()))
+    fn unwrap(&self, _: &str, wrapped: &[u8]) -> Option<Erased> {
+        Some(Erased::new(wrapped.to_vec()))
     }
 }
 

@@ -4,7 +4,9 @@
 use std::sync::LazyLock;
 
 use bonafide_identity::SpiffeId;
-use bonafide_policy::{Caller, CertifiedLabels, Document, Request, Snapshot, Thing, read, scenario::DEFAULT_NOW};
+use bonafide_policy::{
+    Caller, CertifiedLabels, Document, Request, Snapshot, Thing, read, scenario::DEFAULT_NOW,
+};
 use libfuzzer_sys::fuzz_target;
 
 static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
