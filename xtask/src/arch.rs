@@ -23,7 +23,7 @@ fn allowed(name: &str) -> Option<Vec<&'static str>> {
         "net" => vec!["tls"],
         "authority" => below_roles(),
         "agent" => below_roles().into_iter().filter(|room| !["ca", "store"].contains(room)).collect(),
-        "sdk" => vec!["crypto", "identity", "kms", "policy", "tls", "wire"],
+        "sdk" => vec!["crypto", "identity", "kms", "policy", "sealing", "tls", "wire"],
         // A client of the authority's wire, for `cli` and `lab`: knowing no role, it measures whichever serves.
         "simulation" => vec!["attest", "crypto", "identity", "tls", "wire"],
         "cli" => [below_roles().as_slice(), FLOOR_3].concat(),

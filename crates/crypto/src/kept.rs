@@ -31,6 +31,12 @@ impl KeptKey {
         XaesKey::xaes_256(self.0.expose())
     }
 
+    /// The key, for a use that is none of a cipher's. What is made of it has to be erased by whoever makes it.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; SLOT] {
+        self.0.expose()
+    }
+
     /// What keeps others from the keys of this process, as far as the kernel and the limit of locked memory let it.
     #[must_use]
     pub fn protection() -> Protection {

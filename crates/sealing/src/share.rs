@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bonafide_crypto::kept::{KeptKey, NoRoom};
 use bonafide_crypto::random::Random;
 use zeroize::Zeroizing;
 
@@ -27,10 +28,10 @@ pub struct ShareName {
     pub index: Index,
 }
 
-/// A share. Erased when dropped.
+/// A share. It lies in protected memory, and leaves it for as long as a policy is prepared or an answer proven; erased when dropped.
 pub struct Share {
     name: ShareName,
-    secret: Scalar,
+    secret: KeptKey,
     public: G1Point,
 }
 
@@ -55,6 +56,9 @@ pub enum ShareError {
     /// A number was zero, which happens to nobody.
     #[error(transparent)]
     Group(#[from] GroupError),
+    /// There is no protected memory for it.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
 }
 
 impl ShareName {
@@ -76,7 +80,8 @@ impl Share {
     /// A share that fits its epoch.
     ///
     /// # Errors
-    /// [`ShareError::Inconsistent`] if it does not; [`ShareError::OtherKey`] if the record is of other parameters.
+    /// [`ShareError::Inconsistent`] if it does not; [`ShareError::OtherKey`] if the record is of other parameters;
+    /// [`ShareError::NoRoom`] if there is no protected memory for it.
     pub fn new(
         params: &SealParams,
         record: &EpochRecord,
@@ -97,7 +102,7 @@ impl Share {
             epoch: record.epoch,
             index,
         };
-        Ok(Self { name, secret, public })
+        Ok(Self { name, secret: KeptKey::new(&secret.to_bytes())?, public })
     }
 
     /// A share from the bytes that [`Self::secret_bytes`] gave, of a record that was verified.
@@ -128,11 +133,11 @@ impl Share {
     /// The secret, to be stored under a seal key of this epoch, bound to [`ShareName::aad`].
     #[must_use]
     pub fn secret_bytes(&self) -> Zeroizing<[u8; 32]> {
-        self.secret.to_bytes()
+        Zeroizing::new(*self.secret.expose())
     }
 
-    pub(crate) fn secret(&self) -> &Scalar {
-        &self.secret
+    pub(crate) fn secret(&self) -> Result<Scalar, GroupError> {
+        Scalar::from_bytes(self.secret.expose())
     }
 
     /// What is computed once for each policy and label: 0.5 ms.
@@ -140,7 +145,7 @@ impl Share {
     /// # Errors
     /// [`ShareError`] if the identity has no point.
     pub fn prepare(&self, identity: &Identity) -> Result<PreparedPolicy, ShareError> {
-        let lines = identity.point()?.prepare_multiple(&self.secret).ok_or(GroupError::G2)?;
+        let lines = identity.point()?.prepare_multiple(&self.secret()?).ok_or(GroupError::G2)?;
         Ok(PreparedPolicy { name: self.name.clone(), identity: *identity.digest(), lines })
     }
 
@@ -168,7 +173,7 @@ impl Share {
         random: &dyn Random,
     ) -> Result<Proof, ShareError> {
         let statement = Statement { identity, share: &self.public, point, value };
-        Ok(Proof::new(&statement, &self.secret, random)?)
+        Ok(Proof::new(&statement, &self.secret()?, random)?)
     }
 }
 
@@ -188,6 +193,7 @@ impl ShareError {
             Self::OtherKey => "sealing.other-key",
             Self::Inconsistent => "sealing.share-inconsistent",
             Self::Group(error) => error.code(),
+            Self::NoRoom(_) => "sealing.no-protected-memory",
         }
     }
 
@@ -200,6 +206,7 @@ impl ShareError {
                 "the share was damaged, or belongs to another epoch; reshare without this keyholder"
             }
             Self::Group(_) => "try again; if it persists, the machine or its memory is at fault",
+            Self::NoRoom(_) => "raise the limit of locked memory, or free some memory",
         }
     }
 }

@@ -83,7 +83,7 @@ impl Ceremony {
         }
         let mut old_share = None;
         if matches!(plan.kind, Kind::Refresh(_)) {
-            old_share = Some(share.ok_or(CeremonyError::NoShare)?.secret().clone());
+            old_share = Some(share.ok_or(CeremonyError::NoShare)?.secret()?);
         }
         let mut this = Self {
             session,
@@ -355,7 +355,10 @@ impl Ceremony {
         effects.extend(self.show());
         effects.extend(self.take_shares()?);
         self.settle()?;
-        effects.extend(self.finish()?);
+        // What was said above was heard as well, and may have ended it.
+        if !self.over {
+            effects.extend(self.finish()?);
+        }
         Ok(effects)
     }
 
@@ -376,7 +379,9 @@ impl Ceremony {
     }
 
     fn take_shares(&mut self) -> Result<Vec<Effect>, Abort> {
-        let Some(own) = self.transcript.filter(|_| self.outcome.is_none()) else { return Ok(Vec::new()) };
+        let Some(own) = self.transcript.filter(|_| self.outcome.is_none() && !self.over) else {
+            return Ok(Vec::new());
+        };
         let mut wrong = Vec::new();
         for (dealer, message) in &self.sealed {
             let Content::Shares { transcript, sealed } = &message.content else { continue };
@@ -450,9 +455,9 @@ impl Ceremony {
         }
         let no_key = || Abort { reason: AbortReason::NoKey, named: Vec::new() };
         let (params, record) = self.compute().ok_or_else(no_key)?;
-        self.outcome = Some((params.clone(), record.clone()));
         let Some((index, _)) = &self.receiver else {
             // Who only deals still has to know when to erase.
+            self.outcome = Some((params, record.clone()));
             return Ok(self.decide(Decision::observe(self.session, self.roster.clone(), record)));
         };
         let index = *index;
@@ -462,6 +467,7 @@ impl Ceremony {
             return Err(no_key());
         }
         self.taken.clear();
+        self.outcome = Some((params.clone(), record.clone()));
         self.waits_for_disk = true;
         let session = self.session;
         Ok(vec![Effect::Store(Box::new(Pending { session, index, record, params, secret }))])

@@ -54,7 +54,7 @@ pub(super) fn dealt(
             let factors = lagrange_at_zero(&plan.dealers)?;
             let place = plan.dealers.iter().position(|dealer| *dealer == index);
             let factor = place.and_then(|place| factors.get(place)).ok_or(CeremonyError::Plan)?;
-            Ok(share.secret().times(factor))
+            Ok(share.secret()?.times(factor))
         }
     }
 }
