@@ -4,11 +4,12 @@
 //! or YAML can look into it, and [`crate::read`] reads it back to the same policy:
 //!
 //! - Fields stand in this order: `kind`, `version` (1), `name`, `appliesTo`, `mode`, `stale` (`after`, `then`),
-//!   `cacheFor`, `rules`, `entrypoint`, `rego`. A rule is `name`, then `allow` or `deny` with `who`, `can`, `on`, `when`,
+//!   `cacheFor`, `evidence`, `witness` (`node`, `workload`, by key), `rules`, `entrypoint`, `rego`. A rule is `name`, then `allow` or `deny` with `who`, `can`, `on`, `when`,
 //!   `except`. `who` has `id`, `trustDomain`, `labels`, `props`; `on` has `path`, `host`, `key`, `service`, `props`;
 //!   `when` has `same`, `aad`, `alg`, `time` (`from`, `until`), `source`, `props`; an exception has `id`,
 //!   `trustDomain`, `labels`, `can`, `path`, `host`, `key`, `service`. Labels and properties are in the order of their
-//!   keys. Fields that ask nothing are left out, as is `mode: enforce`; `who: anyone` is written.
+//!   keys. Fields that ask nothing are left out, as is `mode: enforce`; `who: anyone` is written, and a
+//!   `SecretPolicy` says its `evidence` in any case.
 //! - Rules are in the order of their names. Other lists are sorted by the bytes of their items, without repetitions, and
 //!   are lists also when they have one item.
 //! - Values are in the form that this crate prints: IDs and hosts in lower case where case has no meaning, paths

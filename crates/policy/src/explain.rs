@@ -238,11 +238,11 @@ fn prop(
     })
 }
 
-fn any_of(items: &[impl ToString]) -> String {
+pub(crate) fn any_of(items: &[impl ToString]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
 }
 
-fn needed<V: Ord + fmt::Display>(wanted: &Requirement<V>) -> String {
+pub(crate) fn needed<V: Ord + fmt::Display>(wanted: &Requirement<V>) -> String {
     match wanted {
         Requirement::In(values) => any_of(values),
         Requirement::NotIn(values) => format!("other than {}", any_of(values)),

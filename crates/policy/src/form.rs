@@ -8,8 +8,8 @@ use std::{
 use crate::{
     duration,
     model::{
-        Body, Bound, Document, Exception, Kind, LabelRequirements, Mode, Policy, PropRequirements,
-        RegoPolicy, Requirement, Rule, Stale, Target, Test, When, WhenStale, Who,
+        Body, Bound, Document, Evidence, Exception, Kind, LabelRequirements, Mode, Policy, PropRequirements,
+        RegoPolicy, Requirement, Rule, SelectorRequirements, Stale, Target, Test, When, WhenStale, Who,
     },
     request::AssertedProps,
     scenario::{DEFAULT_NOW, Scenario},
@@ -88,9 +88,17 @@ pub(crate) fn body(body: &Body, version: Option<u32>) -> Vec<(Field, Form)> {
 
 /// As [`body`], of a policy of rules.
 pub(crate) fn policy(policy: &Policy, version: Option<u32>) -> Vec<(Field, Form)> {
-    let Policy { kind, name, applies_to, mode, stale, cache_for, rules, digest: _ } = policy;
+    let Policy { kind, name, applies_to, mode, stale, cache_for, evidence, rules, digest: _ } = policy;
     let mut map = head((*kind, version), name, applies_to, *mode, *stale);
     map.add_some("cacheFor", cache_for.map(|seconds| duration::format(seconds.into())));
+    if *kind == Kind::SecretPolicy {
+        map.add("evidence", Form::text(evidence.as_str()));
+    }
+    if let Evidence::Witness(witness) = evidence {
+        let mut named = Map::default();
+        named.add("node", selectors(&witness.node)).add("workload", selectors(&witness.workload));
+        map.add("witness", named.form());
+    }
     map.add("rules", Form::List(rules.iter().map(rule).collect()));
     map.0
 }
@@ -114,6 +122,14 @@ fn head(
     }
     map.add("stale", self::stale(stale));
     map
+}
+
+fn selectors(all: &SelectorRequirements) -> Form {
+    let mut map = Map::default();
+    for (key, values) in all.iter() {
+        map.add(key.to_string(), Form::set(values));
+    }
+    map.form()
 }
 
 /// All of a document.

@@ -26,6 +26,7 @@
 //! | policies for another engine | [`cedar`] |
 //! | what can be said without a request | [`analysis`], [`check`], [`diff`](mod@diff) |
 //! | what documents' own tests say; what a draft would change of what was decided | [`coverage`], [`replay`] |
+//! | who may open a sealed secret, of the very bytes that it is sealed to | [`secret`] |
 //! | requests as JSON; programs in Rego, and policies as such | [`record`], [`rego`] |
 //!
 //! There is no clock, no randomness and no I/O here: times and the seed of hashes are parameters.
@@ -55,6 +56,7 @@ pub mod rego;
 pub mod replay;
 pub mod request;
 pub mod scenario;
+pub mod secret;
 pub mod set;
 pub mod several;
 pub mod snapshot;
@@ -72,5 +74,6 @@ pub use crate::{
     read::{read, read_canonical, read_node},
     request::{AssertedProps, Caller, CertifiedLabels, Circumstances, Request, Thing},
     scenario::Scenario,
+    secret::SecretPolicy,
     snapshot::Snapshot,
 };

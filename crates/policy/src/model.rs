@@ -15,7 +15,10 @@ use crate::{
     host::HostPattern,
     network::Network,
     set::{Map, Set},
-    words::{Action, Algorithm, LabelKey, LabelValue, Name, PropName, PropValue, ServiceName},
+    words::{
+        Action, Algorithm, LabelKey, LabelValue, Name, PropName, PropValue, SelectorKey, SelectorValue,
+        ServiceName,
+    },
     yaml::fault::Spot,
 };
 
@@ -99,6 +102,28 @@ pub enum WhenStale {
     Deny,
 }
 
+/// On whose word a `SecretPolicy` believes who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Evidence {
+    /// On that of the authority, which has certified ID and labels: whoever has its keys opens the secret.
+    #[default]
+    Authority,
+    /// Also on that of the node, which has measured the workload.
+    Witness(Witness),
+}
+
+/// What a node must have measured. It is asked beside the rules, and of nothing that the authority says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Witness {
+    /// Of the node: what its certificate, under a site's root, says.
+    pub(crate) node: SelectorRequirements,
+    /// Of the workload. Never empty: without it, a node would sign for whatever the authority registers.
+    pub(crate) workload: SelectorRequirements,
+}
+
+/// Selectors, each of which must have one of these values.
+pub type SelectorRequirements = Map<SelectorKey, Set<SelectorValue>>;
+
 /// A policy of rules: `Policy`, `Guardrail` or `SecretPolicy`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -109,6 +134,8 @@ pub struct Policy {
     pub(crate) stale: Option<Stale>,
     /// Seconds; only of a `SecretPolicy`.
     pub(crate) cache_for: Option<u32>,
+    /// Only a `SecretPolicy` asks for more than the authority's word.
+    pub(crate) evidence: Evidence,
     /// By name.
     pub(crate) rules: Vec<Rule>,
     pub(crate) digest: Computed,
@@ -344,6 +371,11 @@ impl Policy {
         self.cache_for
     }
 
+    /// Of a `SecretPolicy`: on whose word it believes who asks.
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
     /// The rules, by name.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
@@ -365,6 +397,28 @@ impl Policy {
         self.rules.iter().any(|rule| {
             !(rule.who.props.is_empty() && rule.on.props.is_empty() && rule.when.props.is_empty())
         })
+    }
+}
+
+impl Evidence {
+    /// As documents write it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Authority => "authority",
+            Self::Witness(_) => "witness",
+        }
+    }
+}
+
+impl Witness {
+    /// Selectors of the node.
+    pub fn node(&self) -> &SelectorRequirements {
+        &self.node
+    }
+
+    /// Selectors of the workload.
+    pub fn workload(&self) -> &SelectorRequirements {
+        &self.workload
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod clause;
 mod list;
+mod secret;
 mod test;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -35,7 +36,8 @@ pub const VERSION: u32 = 1;
 pub const KINDS: [&str; 4] = ["Policy", "Guardrail", "SecretPolicy", "RegoPolicy"];
 const POLICY: [&str; 10] =
     ["kind", "version", "name", "labels", "sites", "appliesTo", "mode", "stale", "rules", "tests"];
-const SECRET: [&str; 7] = ["kind", "version", "name", "labels", "cacheFor", "rules", "tests"];
+const SECRET: [&str; 9] =
+    ["kind", "version", "name", "labels", "cacheFor", "evidence", "witness", "rules", "tests"];
 const REGO: [&str; 10] =
     ["kind", "version", "name", "labels", "sites", "appliesTo", "mode", "stale", "entrypoint", "rego"];
 const RULE: [&str; 3] = ["name", "allow", "deny"];
@@ -51,7 +53,9 @@ const POLICY_HABITS: [(&str, &str); 9] = [
     ("priority", "leave it out: deny beats allow, and order has no meaning"),
     ("algo", "leave it out: deny beats allow, and order has no meaning"),
 ];
-const SECRET_HABITS: [(&str, &str); 3] = [
+const SECRET_HABITS: [(&str, &str); 5] = [
+    ("node", "write it below `witness:`"),
+    ("workload", "write it below `witness:`"),
     ("appliesTo", "leave it out: a `SecretPolicy` holds wherever its secret is"),
     ("mode", "leave it out: a `SecretPolicy` is always enforced"),
     ("stale", "leave it out: a `SecretPolicy` never changes, because secrets are sealed to it"),
@@ -109,6 +113,26 @@ pub fn read_canonical(text: &str) -> Option<Document> {
         return None;
     }
     exactly(text).or_else(|| <[_; 1]>::try_from(read(text).ok()?).ok().map(|[document]| document))
+}
+
+/// What stands in a text that must be canonical.
+#[derive(Debug)]
+pub(crate) enum Exact {
+    Document(Box<Document>),
+    /// It is for another reader.
+    Version,
+    Malformed,
+}
+
+/// Reads one document of JSON alone. That the text is its canonical one is for the caller to compare.
+pub(crate) fn exactly(text: &str) -> Exact {
+    let Some(node) = json::parse(text) else { return Exact::Malformed };
+    let mut faults = Vec::new();
+    match document(&node, &mut faults) {
+        Some(document) if faults.is_empty() => Exact::Document(Box::new(document)),
+        _ if faults.iter().any(|fault| fault.code == "policy.version") => Exact::Version,
+        _ => Exact::Malformed,
+    }
 }
 
 /// Reads one document. `None` when it has faults, or is empty.
@@ -185,11 +209,12 @@ fn document(node: &Node, faults: &mut Vec<Fault>) -> Option<Document> {
         return Some(Document { body, labels, sites, tests: Vec::new(), places });
     }
     let cache_for = Some(fields.duration("cacheFor", faults)).filter(|seconds| *seconds > 0);
+    let evidence = secret::evidence(&fields, faults);
     let mut rules = rules(&fields, kind, faults);
     rules.sort_by(|one, other| one.0.name.cmp(&other.0.name));
     let (rules, rule_spots) = rules.into_iter().unzip();
     let digest = Computed::default();
-    let policy = Policy { kind, name: name?, applies_to, mode, stale, cache_for, rules, digest };
+    let policy = Policy { kind, name: name?, applies_to, mode, stale, cache_for, evidence, rules, digest };
     let (tests, test_spots) = test::tests(&fields, &policy, faults).into_iter().unzip();
     let places = Places { name: spot, rules: rule_spots, tests: test_spots };
     Some(Document { body: Body::Policy(Arc::new(policy)), labels, sites, tests, places })

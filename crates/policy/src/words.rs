@@ -133,6 +133,19 @@ word!(
     "write it as the guarded program names it, such as `orders.v1.Orders`"
 );
 
+word!(
+    /// The key of an attested selector: 1 to 64 of `a-z 0-9 _ . -`, with a dot in it.
+    SelectorKey, is_selector_key, "policy.selector",
+    "the key of a selector has 1 to 64 of `a-z 0-9 _ . -`, and a dot",
+    "write it as agents do, such as `k8s.ns`"
+);
+word!(
+    /// The value of an attested selector: 1 to 1024 bytes without control characters.
+    SelectorValue, is_selector_value, "policy.selector",
+    "the value of a selector has 1 to 1024 bytes without control characters",
+    "write it as agents do, without the key"
+);
+
 fn is_name(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=MAX_NAME).contains(&text.len())
@@ -148,6 +161,16 @@ pub(crate) fn is_action(text: &str) -> bool {
 
 pub(crate) fn is_key(text: &str) -> bool {
     (1..=MAX_KEY).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn is_selector_key(text: &str) -> bool {
+    let inner =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'.' | b'-');
+    (1..=64).contains(&text.len()) && text.contains('.') && text.bytes().all(inner)
+}
+
+fn is_selector_value(text: &str) -> bool {
+    !text.is_empty() && is_value(text)
 }
 
 pub(crate) fn is_value(text: &str) -> bool {

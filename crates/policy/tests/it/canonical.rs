@@ -19,7 +19,7 @@ fn the_bytes_that_secrets_are_sealed_to() {
     let document = read_one(text);
     assert_eq!(
         document.canonical(),
-        "{\"kind\":\"SecretPolicy\",\"version\":1,\"name\":\"db-password\",\"cacheFor\":\"10m\",\"rules\":[\
+        "{\"kind\":\"SecretPolicy\",\"version\":1,\"name\":\"db-password\",\"cacheFor\":\"10m\",\"evidence\":\"authority\",\"rules\":[\
          {\"name\":\"billing-prod\",\"allow\":{\"who\":{\"id\":[\"spiffe://prod.acme/ns/billing/sa/*\"],\
          \"labels\":{\"compliance\":[\"pci\"],\"env\":[\"prod\"]}},\"can\":[\"unseal\"]}},\
          {\"name\":\"not-edge\",\"deny\":{\"who\":{\"labels\":{\"site-type\":[\"edge\"]}},\"can\":[\"unseal\"]}}]}"
@@ -27,7 +27,7 @@ fn the_bytes_that_secrets_are_sealed_to() {
     // As anybody computes it from those bytes.
     assert_eq!(
         document.digest().to_string(),
-        "sha256:8baaa17ab55bc6a46d082651718030b53019e84f4223729364f06d970aa66080"
+        "sha256:0e6a59bc01d62cd8ed42fcbb5ed01d19b99030f7b92015fd130c70e3add2625b"
     );
 }
 

@@ -82,6 +82,21 @@ impl Generator {
         out
     }
 
+    /// A `SecretPolicy` of a few rules, without a witness.
+    pub(crate) fn secret_policy(&mut self) -> String {
+        let mut out = "kind: SecretPolicy\nname: p\nrules:\n".to_owned();
+        for rule in 0..1 + self.below(4) {
+            let effect = if self.one_in(4) { "deny" } else { "allow" };
+            let mut who = self.who(2);
+            // Nobody certified what a program asserts.
+            while who.contains("props") {
+                who = self.who(2);
+            }
+            let _ = writeln!(out, "- {{name: r{rule}, {effect}: {{who: {who}}}}}");
+        }
+        out
+    }
+
     /// Denials have more clauses, so that something is left to be allowed.
     fn clauses(&mut self, narrow: bool) -> String {
         let rare = if narrow { 2 } else { 3 };

@@ -17,3 +17,4 @@ mod oracle;
 mod page;
 mod read;
 mod rego;
+mod secret;
