@@ -122,7 +122,8 @@ impl<'a> Opening<'a> {
         let params = keyholders.params.params();
         let same = params.tenant == object.object().tenant
             && params.keyset == stanza.keyset
-            && params.version == stanza.version;
+            && params.version == stanza.version
+            && keyholders.epochs.iter().all(|epoch| epoch.record().params == *keyholders.params.digest());
         if !same || stanza.post_quantum.is_some() != site_secret.is_some() {
             return Err(if same { OpenError::SiteSecret } else { OpenError::OtherKey });
         }

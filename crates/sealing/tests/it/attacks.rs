@@ -275,8 +275,23 @@ fn blinded_points_tell_nothing() {
         assert_ne!(*point, u);
         assert!(!asked[place + 1..].contains(point));
     }
-    // A blind is for one policy under one key.
+    // A blind is for one policy under one key, and so are the epochs that are asked.
     let next = World::version(2, 1, 1, Vec::new());
+    let policy = bonafide_sealing::opening::Opening::blinding_policy(&object, 0, &world.params).unwrap();
+    let keyholders = bonafide_sealing::opening::Keyholders {
+        epochs: std::slice::from_ref(&next.epoch),
+        ..world.keyholders()
+    };
+    let begun = bonafide_sealing::opening::Opening::begin(
+        &object,
+        0,
+        keyholders,
+        policy.blind(world.random.as_ref()).unwrap(),
+        None,
+        None,
+        world.random.as_ref(),
+    );
+    assert_eq!(begun.unwrap_err(), OpenError::OtherKey);
     let policy = bonafide_sealing::opening::Opening::blinding_policy(&object, 0, &next.params).unwrap();
     let blinding = policy.blind(world.random.as_ref()).unwrap();
     let begun = bonafide_sealing::opening::Opening::begin(
