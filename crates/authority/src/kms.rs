@@ -12,6 +12,7 @@
 
 pub(crate) mod book;
 pub(crate) mod callers;
+pub(crate) mod described;
 pub(crate) mod ends;
 pub(crate) mod grpc;
 pub(crate) mod guard;

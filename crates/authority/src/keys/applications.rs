@@ -74,12 +74,7 @@ impl External for InDevice {
         .map_err(refusal)
     }
 
-    fn decrypt(
-        &self,
-        hash: OaepHash,
-        label: &[u8],
-        ciphertext: &[u8],
-    ) -> Result<Erased, Refusal> {
+    fn decrypt(&self, hash: OaepHash, label: &[u8], ciphertext: &[u8]) -> Result<Erased, Refusal> {
         self.0.decrypt(hash, label, ciphertext).map_err(refusal)?.map(Erased::from).ok_or(Refusal::Ciphertext)
     }
 }

@@ -23,8 +23,7 @@ pub trait External: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Refusal::Ciphertext`] if it does not open, [`Refusal::Device`] if it can't be done where the key is.
-    fn decrypt(&self, hash: OaepHash, label: &[u8], ciphertext: &[u8])
-    -> Result<Erased, Refusal>;
+    fn decrypt(&self, hash: OaepHash, label: &[u8], ciphertext: &[u8]) -> Result<Erased, Refusal>;
 }
 
 /// A version whose public half is here, and whose private half is not.

@@ -31,7 +31,12 @@ impl External for Kept {
     }
 
     fn decrypt(&self, hash: OaepHash, label: &[u8], sealed: &[u8]) -> Result<Erased, Refusal> {
-        self.1.as_ref().ok_or(Refusal::Unfit)?.decrypt(hash, label, sealed).map(Erased::from).map_err(|_| Refusal::Ciphertext)
+        self.1
+            .as_ref()
+            .ok_or(Refusal::Unfit)?
+            .decrypt(hash, label, sealed)
+            .map(Erased::from)
+            .map_err(|_| Refusal::Ciphertext)
     }
 }
 

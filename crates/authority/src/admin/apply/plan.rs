@@ -1,5 +1,7 @@
 //! What a described set of resources comes to in one state: a pure function, for dry runs and commits alike.
 
+mod keys;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -7,9 +9,10 @@ use std::{
 
 use bonafide_attest::registration::Registration;
 use bonafide_identity::time::UnixTime;
-use bonafide_kms::key::State as KeyState;
 use bonafide_wire::admin::{ResourceKind, applied::Action};
 
+pub(super) use self::keys::is_kept;
+use self::keys::unpruned;
 use super::Key;
 use crate::{
     admin::{
@@ -18,10 +21,7 @@ use crate::{
         registrations::{taken, unknown_site},
         sites::{self, check_count, deletion},
     },
-    kms::{
-        KeyRecord,
-        lifecycle::{self, Drawn},
-    },
+    kms::{KeyRecord, lifecycle::Drawn},
     policy::PolicyRecord,
     records::{self, Object, RecordChange},
     refusal::Refusal,
@@ -32,9 +32,6 @@ use crate::{
 
 /// Registrations of a site that a narrower scope is tried on, for a warning.
 const MAX_TRIED: usize = 10_000;
-
-/// Keys that one apply makes: each is drawn before the commit.
-const MAX_NEW_KEYS: usize = 200;
 
 /// What is wanted: checked in itself, not yet against any state.
 #[derive(Clone, Debug)]
@@ -93,11 +90,6 @@ pub(super) struct Plan {
 /// Whether all of `wanted` are among `labels`.
 pub(super) fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
-}
-
-/// Whether a key is not on its way out already.
-pub(super) fn is_kept(record: &KeyRecord) -> bool {
-    matches!(record.key.state, KeyState::Enabled | KeyState::Disabled)
 }
 
 impl Plan {
@@ -280,47 +272,6 @@ impl Planner<'_> {
         outcome.unless(self.compared(key, revision))
     }
 
-    fn key(&mut self, key: &Key, wanted: &Arc<KeyRecord>) -> Outcome {
-        let before = self.state.key(wanted.name());
-        // Says no more about what is another site's.
-        let own = before.into_iter().chain([wanted]).try_for_each(|record| self.rights.of_key(record));
-        if let Err(refusal) = own {
-            return Outcome::refused(key, refusal);
-        }
-        if before.is_some_and(|before| before.name() != wanted.name()) {
-            return Outcome::refused(key, lifecycle::name_taken(wanted.name()));
-        }
-        let after = match before {
-            Some(before) => lifecycle::become_described(before, wanted, self.request.now).map(Arc::new),
-            None => Ok(Arc::clone(wanted)),
-        };
-        let after = match after {
-            Ok(after) => after,
-            Err(refusal) => return Outcome::refused(key, refusal),
-        };
-        let outcome = Outcome {
-            key: key.clone(),
-            action: if before.is_some() { Action::Changed } else { Action::Created },
-            before: before.cloned().map(Record::Key),
-            after: Some(Record::Key(Arc::clone(&after))),
-            refusal: None,
-            warnings: Vec::new(),
-        };
-        if before.is_some_and(|before| *before == after) {
-            return Outcome { action: Action::Unchanged, ..outcome };
-        }
-        let new =
-            after.names().filter(|name| !before.is_some_and(|before| before.names().any(|own| own == *name)));
-        let mut free = Ok(());
-        for name in new {
-            if self.state.key(name).is_some() || !self.names.insert(name.to_owned()) {
-                free = Err(lifecycle::name_taken(name));
-            }
-        }
-        let revision = before.map_or(0, |before| before.revision);
-        outcome.unless(free.and_then(|()| self.compared(key, revision)))
-    }
-
     /// `None`: it has gone by itself, or has other labels by now.
     fn deletion(&self, key: &Key, outcomes: &[Outcome]) -> Option<Outcome> {
         let prune = &self.request.prune;
@@ -460,26 +411,6 @@ impl Planner<'_> {
     }
 }
 
-impl Planner<'_> {
-    /// Refuses new keys beyond what there may be.
-    fn count_keys(&self, outcomes: &mut [Outcome]) {
-        let created =
-            |outcome: &Outcome| outcome.key.kind == ResourceKind::Key && outcome.action == Action::Created;
-        let new = outcomes.iter().filter(|outcome| created(outcome)).count();
-        let refusal = if new > MAX_NEW_KEYS {
-            let message = format!("one apply makes at most {MAX_NEW_KEYS} keys, and this would make {new}");
-            Some(Refusal::invalid("apply.too-many", message).hint("apply them in parts"))
-        } else {
-            lifecycle::check_count(self.state, new, self.rights.everything().is_ok()).err()
-        };
-        let Some(refusal) = refusal.filter(|_| new > 0) else { return };
-        for outcome in outcomes.iter_mut().filter(|outcome| created(outcome)) {
-            outcome.action = Action::Refused;
-            outcome.refusal = Some(refusal.clone());
-        }
-    }
-}
-
 impl Outcome {
     /// The call that does this to the one resource; none if nothing is done.
     fn call(&self) -> Option<&'static str> {
@@ -554,14 +485,6 @@ fn changes(outcomes: &[Outcome], state: &State, drawn: &BTreeMap<String, Drawn>)
         }
     }
     sites.into_iter().chain(registrations).chain(gone).collect()
-}
-
-fn unpruned(name: &str) -> Refusal {
-    Refusal::precondition(
-        "apply.prune-key",
-        format!("the key `{name}` is not in the files, and no key is destroyed by that"),
-    )
-    .hint("`bonafide key destroy` destroys it after a time of grace; or keep it in the files, or take its label away")
 }
 
 /// What a narrower scope leaves outside, of what is not described anew.
