@@ -32,6 +32,7 @@ const SETS: &[Set] = &[
             "bonafide/agent/v1/agent.proto",
             "bonafide/admin/v1/admin.proto",
             "bonafide/kms/v1/kms.proto",
+            "bonafide/keyholder/v1/keyholder.proto",
             "envoy/service/auth/v3/external_auth.proto",
         ],
         out: "crates/wire/src/generated",
@@ -41,6 +42,12 @@ const SETS: &[Set] = &[
         include: "crates/authority/proto",
         protos: &["record.proto", "entry.proto", "key_entry.proto"],
         out: "crates/authority/src/generated",
+        services: Services::None,
+    },
+    Set {
+        include: "crates/keyholder/proto",
+        protos: &["worker.proto"],
+        out: "crates/keyholder/src/generated",
         services: Services::None,
     },
     Set {

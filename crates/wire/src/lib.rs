@@ -16,7 +16,7 @@ mod problem;
 mod revocation;
 mod secret;
 
-pub use generated::{admin, agent, external_auth, kms, node, types, workload};
+pub use generated::{admin, agent, external_auth, keyholder, kms, node, types, workload};
 pub use problem::{IntoStatus, problem_of};
 pub use revocation::{
     REVOCATIONS_PART, apply_revocations, from_revocation, from_subject, to_revocation, to_subject,

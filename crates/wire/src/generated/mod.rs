@@ -31,6 +31,11 @@ mod bonafide {
             include!("bonafide.admin.v1.rs");
         }
     }
+    pub mod keyholder {
+        pub mod v1 {
+            include!("bonafide.keyholder.v1.rs");
+        }
+    }
     pub mod kms {
         pub mod v1 {
             include!("bonafide.kms.v1.rs");
@@ -40,6 +45,7 @@ mod bonafide {
 
 pub use bonafide::admin::v1 as admin;
 pub use bonafide::agent::v1 as agent;
+pub use bonafide::keyholder::v1 as keyholder;
 pub use bonafide::kms::v1 as kms;
 pub use bonafide::node::v1 as node;
 pub use bonafide::types::v1 as types;
