@@ -18,6 +18,7 @@ use crate::{
         inspect::InspectArgs,
         join::JoinArgs,
         key::KeyCommand,
+        keyholder::KeyholderCommand,
         log::LogCommand,
         policy::PolicyCommand,
         revoke::RevokeCommand,
@@ -131,6 +132,9 @@ pub enum Command {
     /// Make and run an authority
     #[command(subcommand)]
     Authority(AuthorityCommand),
+    /// Make and run a keyholder of sealed secrets, and its ceremonies with the others
+    #[command(subcommand)]
+    Keyholder(KeyholderCommand),
     /// Run the agent of this node; list and ban agents
     #[command(subcommand)]
     Agent(AgentsCommand),

@@ -12,6 +12,7 @@ pub mod explain;
 pub mod inspect;
 pub mod join;
 pub mod key;
+pub mod keyholder;
 pub mod log;
 pub mod policy;
 pub mod revoke;

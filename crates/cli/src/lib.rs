@@ -16,6 +16,7 @@
 //! | `bonafide key create\|list\|rotate\|config\|…` | keys that workloads use and never see; who may for a while (`grant`) |
 //! | `bonafide token create\|list\|delete` | join tokens |
 //! | `bonafide authority init\|run` | makes and runs an authority |
+//! | `bonafide keyholder init\|run\|status\|install\|generate\|refresh\|reshare` | one keyholder of sealed secrets, and its ceremonies |
 //! | `bonafide agent run` | the agent of this node; `--join -` lets a new node join |
 //! | `bonafide agent list\|ban` | agents, as the authority knows them |
 //! | `bonafide ca show` | what signs, in which state, until when |
@@ -84,6 +85,9 @@ pub fn run() -> ExitCode {
     // Before there is a second thread: such a process can still give up its network.
     if std::env::args_os().nth(1).is_some_and(|first| first == roles::KEY_WORKER) {
         return finish(roles::serve_key_worker());
+    }
+    if std::env::args_os().nth(1).is_some_and(|first| first == roles::SHARE_WORKER) {
+        return finish(roles::serve_share_worker());
     }
     finish(parse::<Cli>().and_then(|cli| match cli {
         Some(cli) => start(cli.globals, async |console: &Console| execute(cli.command, console).await),
@@ -184,6 +188,7 @@ async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
         Command::DemoKeyReader { client } => demo::role::play(Part::KeyReader { client }, console).await,
         Command::DemoLaunch => demo::role::play(Part::Launch, console).await,
         Command::Authority(command) => command::authority::run(command, console).await,
+        Command::Keyholder(command) => command::keyholder::run(command, console).await,
         Command::Completion { shell } => complete::<Cli>(shell, "bonafide", console),
     }
 }

@@ -6,6 +6,8 @@ use bonafide_agent::{Agent, AgentConfig, AgentError};
 use bonafide_authority::keys::application_keys;
 use bonafide_authority::{Authority, AuthorityConfig, StartError};
 use bonafide_crypto::random::SystemRandom;
+use bonafide_identity::SystemClock;
+use bonafide_keyholder::{Keyholder, KeyholderConfig, Refusal};
 use bonafide_keyring::WorkerProgram;
 use bonafide_net::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,6 +16,9 @@ use crate::{Console, Failure};
 
 /// What makes this program the worker of an authority. Not a command: no person needs it.
 pub const KEY_WORKER: &str = "key-worker";
+
+/// What makes this program the process of a keyholder's share. Not a command either.
+pub const SHARE_WORKER: &str = "share-worker";
 
 /// A running authority.
 pub type RunningAuthority = bonafide_authority::Running;
@@ -84,6 +89,51 @@ pub fn serve_key_worker() -> Result<(), Failure> {
     let random = Arc::new(SystemRandom);
     bonafide_keyring::serve_worker_with(Arc::clone(&random) as _, application_keys(random))
         .map_err(|cause| Failure::of(cause.code(), &cause, cause.hint()))
+}
+
+/// Holds the share of the keyholder that started this process.
+///
+/// # Errors
+/// When a person starts it: it is no command.
+pub fn serve_share_worker() -> Result<(), Failure> {
+    let random = Arc::new(SystemRandom);
+    let handler = bonafide_keyholder::share_handler(Arc::new(SystemClock), Arc::clone(&random) as _);
+    bonafide_keyring::serve_worker_with(random, handler)
+        .map_err(|cause| Failure::of(cause.code(), &cause, cause.hint()))
+}
+
+/// Makes the data directory of a new keyholder.
+///
+/// # Errors
+/// When there is one already, and when it cannot be written.
+pub async fn create_keyholder(mut config: KeyholderConfig, console: &Console) -> Result<(), Failure> {
+    config.worker = Some(WorkerProgram::this([SHARE_WORKER]));
+    let made = Keyholder::init(&config, Arc::clone(console.clock()), Arc::new(SystemRandom)).await;
+    made.map_err(|cause| keyholder_failure(&cause))
+}
+
+/// Runs a keyholder until it is told to end, with its share in a process of its own.
+///
+/// # Errors
+/// Why it ended, unless it was told to.
+pub async fn serve_keyholder(mut config: KeyholderConfig, console: &Console) -> Result<(), Failure> {
+    harden();
+    config.worker = Some(WorkerProgram::this([SHARE_WORKER]));
+    let mut told = pin!(told_to_end()?);
+    let starting = Keyholder::start(config, Arc::clone(console.clock()), Arc::new(SystemRandom));
+    let mut running = tokio::select! {
+        biased;
+        () = &mut told => return Ok(()),
+        started = starting => started.map_err(|cause| keyholder_failure(&cause))?,
+    };
+    console.note(format!("the keyholder answers on {}", running.address()));
+    tokio::select! {
+        ended = running.ended() => ended.map_err(|cause| keyholder_failure(&cause)),
+        () = &mut told => {
+            running.stop().await;
+            Ok(())
+        }
+    }
 }
 
 /// Starts an authority, with its live keys in a process of their own.
@@ -185,6 +235,10 @@ fn harden() {
 }
 
 pub(crate) fn agent_failure(cause: &AgentError) -> Failure {
+    Failure::of(cause.code(), cause, cause.hint())
+}
+
+fn keyholder_failure(cause: &Refusal) -> Failure {
     Failure::of(cause.code(), cause, cause.hint())
 }
 

@@ -9,6 +9,7 @@ pub mod inspection;
 pub mod kept_policy;
 pub mod key;
 mod key_ledger;
+pub mod keyholder;
 pub mod ledger;
 pub mod policy;
 pub mod registration;
