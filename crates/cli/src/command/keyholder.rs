@@ -27,7 +27,7 @@ const MAX_DOCUMENT: u64 = 1 << 20;
 /// One keyholder: holds one share of a sealing key.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum KeyholderCommand {
-    /// Make the data directory of a new keyholder, and its settings; prints the key for the owner's roster
+    /// Make the data directory of a new keyholder, and its settings; `status` tells its key, for the roster
     Init(InitArgs),
     /// Run the keyholder until it is told to end
     Run(ConfigArgs),
@@ -95,7 +95,7 @@ pub struct InstallArgs {
     #[arg(long, value_name = "FILE")]
     params: Option<PathBuf>,
     /// The version of these parameters
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long = "key-version", id = "key-version", value_name = "NUMBER", default_value_t = 1)]
     version: u64,
 }
 
@@ -105,7 +105,7 @@ pub struct GenerateArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Which version of the key
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long = "key-version", id = "key-version", value_name = "NUMBER", default_value_t = 1)]
     version: u64,
     /// For how long secrets may be sealed with it
     #[arg(long, value_name = "DURATION", default_value = "365d", value_parser = duration::parse)]
@@ -118,7 +118,7 @@ pub struct VersionArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Which version of the key
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long = "key-version", id = "key-version", value_name = "NUMBER", default_value_t = 1)]
     version: u64,
 }
 
