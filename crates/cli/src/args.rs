@@ -22,6 +22,7 @@ use crate::{
         log::LogCommand,
         policy::PolicyCommand,
         revoke::RevokeCommand,
+        secret::SecretCommand,
         simulate::SimulateArgs,
         site::SiteCommand,
         status::StatusArgs,
@@ -124,6 +125,9 @@ pub enum Command {
     /// Make, change, destroy and grant keys that workloads use and never see
     #[command(subcommand)]
     Key(Box<KeyCommand>),
+    /// Seal secrets offline, and look into what is public of them
+    #[command(subcommand)]
+    Secret(Box<SecretCommand>),
     /// Print the one line to paste on a new node
     Join(JoinArgs),
     /// Create, list and delete join tokens

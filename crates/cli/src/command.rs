@@ -16,6 +16,7 @@ pub mod keyholder;
 pub mod log;
 pub mod policy;
 pub mod revoke;
+pub mod secret;
 pub mod simulate;
 pub mod site;
 pub mod status;

@@ -14,6 +14,7 @@
 //! | `bonafide export [KIND…]` | sites, entries and rules as files that `apply` takes |
 //! | `bonafide join [SITE]` | the one line to paste on a new node |
 //! | `bonafide key create\|list\|rotate\|config\|…` | keys that workloads use and never see; who may for a while (`grant`) |
+//! | `bonafide secret seal\|inspect\|params\|policy\|owner` | seals secrets offline, and looks into what is public of them |
 //! | `bonafide token create\|list\|delete` | join tokens |
 //! | `bonafide authority init\|run` | makes and runs an authority |
 //! | `bonafide keyholder init\|run\|status\|install\|generate\|refresh\|reshare` | one keyholder of sealed secrets, and its ceremonies |
@@ -164,6 +165,7 @@ async fn execute(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Policy(command) => command::policy::run(*command, console).await,
         Command::Join(arguments) => command::join::run(arguments, console).await,
         Command::Key(arguments) => command::key::run(*arguments, console).await,
+        Command::Secret(command) => command::secret::run(*command, console),
         Command::Token(command) => command::token::run(command, console).await,
         Command::Agent(command) => command::agent::run(command, console).await,
         Command::Revoke(command) => command::revoke::run(command, console).await,

@@ -15,6 +15,7 @@ pub mod policy;
 pub mod registration;
 pub mod revocation;
 pub mod seal;
+pub mod secret;
 pub mod simulation;
 pub mod site;
 pub mod status;

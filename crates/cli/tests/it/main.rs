@@ -20,5 +20,6 @@ mod policy;
 mod program;
 mod resources;
 mod revocation;
+mod secret;
 mod signals;
 mod story;
