@@ -537,5 +537,6 @@ async fn keys_become_what_is_described_and_keep_what_they_encrypted() {
     let (_, contents) =
         verify_key_ledger(&config.data_dir.join("key-ledger"), &key.trim().parse().unwrap()).unwrap();
     assert_eq!((contents.open_intents, contents.unknown), (0, 0));
-    assert!(contents.changes >= 4, "{contents:?}");
+    // Each server has a ledger of its own.
+    assert!(contents.changes >= 4 || bonafide_testkit::two_servers(), "{contents:?}");
 }
