@@ -319,8 +319,12 @@ impl RegistryError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Closed => "start the server again",
-            Self::Gap { .. } | Self::RolledBack { .. } => {
+            Self::Gap { .. } => {
                 "the store was restored or changed from outside: start the server again, which checks all of it"
+            }
+            Self::RolledBack { .. } => {
+                "it is an older copy of the store: bring the newer one back; if it was restored on purpose, start one server \
+                 once with `--accept-restore`, then the others"
             }
             Self::OtherTrustDomain { .. } => "point the server at its own data directory",
             Self::Record(error) => error.hint(),
